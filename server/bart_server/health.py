@@ -1,0 +1,54 @@
+"""grpc.health.v1 on asyncio, over the standard service's stubs.
+
+grpcio-health-checking's own asyncio servicer keeps one condition a service and deletes it when any watcher leaves, so
+the others never hear of another change; it also holds it while it writes, so one slow watcher stops everybody.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """One status for the server (the empty name) and all of its services. NOT_SERVING at first. Of one event loop."""
+
+    def __init__(self, services: tuple[str, ...]) -> None:
+        self._services = frozenset(services) | {""}
+        self._status = NOT_SERVING
+        self._changed = asyncio.Event()
+
+    @property
+    def serving(self) -> bool:
+        return self._status == SERVING
+
+    def set(self, serving: bool) -> None:
+        """Changes the status and wakes every watcher."""
+        self._status = SERVING if serving else NOT_SERVING
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return health_pb2.HealthCheckResponse(status=self._status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        sent = None
+        while True:
+            changed = self._changed
+            status = self._status if request.service in self._services else SERVICE_UNKNOWN
+            if status != sent:
+                sent = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            else:
+                await changed.wait()

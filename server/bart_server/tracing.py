@@ -1,0 +1,60 @@
+"""OpenTelemetry traces, if the `otel` extra is installed and tracing is asked for. Otherwise nothing."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Tracer:
+    """Traces nothing."""
+
+    @contextlib.contextmanager
+    def call(self, method: str, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[None]:
+        """A server span around one call. facts: filled while it runs, see `calls`."""
+        yield
+
+
+class OpenTelemetry(Tracer):
+    """A span a call, the caller's `traceparent` as its parent, with a child each for the queue and the device.
+
+    provider: an opentelemetry TracerProvider.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._tracer = provider.get_tracer("bart_server")
+        self._propagator = TraceContextTextMapPropagator()
+
+    @contextlib.contextmanager
+    def call(self, method: str, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[None]:
+        from opentelemetry.trace import SpanKind, set_span_in_context
+
+        service, _, name = method.strip("/").partition("/")
+        parent = self._propagator.extract({key: str(value) for key, value in metadata.items()})
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        with self._tracer.start_as_current_span(
+            method.strip("/"), parent, SpanKind.SERVER, attributes, record_exception=False
+        ) as span:
+            yield
+            span.set_attributes({f"bart.{key}": value for key, value in facts.items() if key not in ("method", "peer")})
+            if "compute_seconds" in facts:
+                ended = time.time_ns()
+                started = ended - round(facts["compute_seconds"] * 1e9)
+                arrived = started - round(facts["queue_seconds"] * 1e9)
+                inside = set_span_in_context(span)
+                self._tracer.start_span("queue", inside, start_time=arrived).end(started)
+                self._tracer.start_span("device", inside, start_time=started).end(ended)
+
+
+def otlp() -> Tracer:
+    """Exports to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, by OTLP over gRPC."""
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "bart-server"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return OpenTelemetry(provider)
