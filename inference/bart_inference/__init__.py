@@ -1,0 +1,21 @@
+"""What makes BART fast and complete: checkpoints, cached generation with Hugging Face's options, summaries, task heads."""
+
+from bart_inference.checkpoint import CheckpointError, Model, load, save
+from bart_inference.generate import Generated, generate
+from bart_inference.layout import Prepared, prepare
+from bart_inference.options import OptionError, Options
+from bart_inference.summarize import summarize
+
+__all__ = [
+    "CheckpointError",
+    "Generated",
+    "Model",
+    "OptionError",
+    "Options",
+    "Prepared",
+    "generate",
+    "load",
+    "prepare",
+    "save",
+    "summarize",
+]

@@ -1,0 +1,181 @@
+"""Checkpoints: a folder or a hub id in Hugging Face's format <-> a Model of this project."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from bart_inference.tokenization import load_tokenizer
+from bart_oneliner import Config, Params, convert, leaves, revert, unflatten
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+FILES = ["*.json", "*.txt", "*.safetensors"]  # what a download fetches; the .bin only if there is no safetensors file
+
+
+class Model(NamedTuple):
+    """A checkpoint in memory."""
+
+    params: Params  # bart_oneliner's format, one dtype throughout
+    config: Config
+    generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
+    tokenizer: Tokenizer | None  # None if the folder has none
+
+
+class CheckpointError(ValueError):
+    """A folder that is not a BART checkpoint, or a damaged one; the message names the file."""
+
+
+def embedded() -> Path:
+    """The folder of the checkpoint that ships with the project: inside the installed package, or in the checkout."""
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "debian-tiny", here.parents[2] / "models" / "debian-tiny"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError("the embedded checkpoint models/debian-tiny is missing from this installation")
+
+
+def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Model:
+    """A checkpoint folder, a Hugging Face hub id, or (None) the embedded checkpoint.
+
+    dtype is what the parameters are converted to and computed in: "float32" (exact against PyTorch), "bfloat16" (the
+    speed mode of TPUs) or "float64" (needs JAX_ENABLE_X64).
+    CheckpointError for a folder that is not a BART checkpoint; ValueError for an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not one of {sorted(DTYPES)}")
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
+    folder = embedded() if path_or_hub_id is None else resolve(path_or_hub_id)
+    fields = read_json(folder / "config.json")
+    try:
+        config = Config.from_json(fields)
+        params = convert(read_tensors(folder), config)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    cast = {path: jnp.asarray(np.asarray(leaf).astype(DTYPES[dtype], copy=False)) for path, leaf in leaves(params)}
+    return Model(unflatten(cast), config, generation_defaults(folder, fields), load_tokenizer(folder))
+
+
+def resolve(path_or_hub_id: str | Path) -> Path:
+    """A local folder as it is; anything else is looked up on the Hugging Face hub (with its cache and progress bars)."""
+    folder = Path(path_or_hub_id).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or str(path_or_hub_id).startswith((".", "/", "~")) or str(path_or_hub_id).count("/") != 1:
+        raise CheckpointError(f"{path_or_hub_id}: no such folder, and not a hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(str(path_or_hub_id), allow_patterns=FILES))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(str(path_or_hub_id), allow_patterns=[*FILES, "pytorch_model*.bin"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path_or_hub_id}: no such folder, and the hub gave: {reason}") from error
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; CheckpointError if the file is missing or is not one."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} holds {type(fields).__name__}, not an object")
+    return fields
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of a folder: safetensors first (memory-mapped, sharded or not), then a PyTorch .bin."""
+    for index, single, read in (
+        ("model.safetensors.index.json", "model.safetensors", read_safetensors),
+        ("pytorch_model.bin.index.json", "pytorch_model.bin", read_pytorch),
+    ):
+        if (folder / single).is_file():
+            return dict(read(folder / single))
+        if (folder / index).is_file():
+            weight_map = read_json(folder / index).get("weight_map", {})
+            tensors: dict[str, np.ndarray] = {}
+            for shard in sorted(set(weight_map.values())):
+                tensors.update(read(folder / shard))
+            if missing := sorted(set(weight_map) - set(tensors)):
+                raise CheckpointError(f"{folder / index} lists tensors that its shards lack: {missing[:5]}")
+            return tensors
+    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+
+
+def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or missing: {error}") from error
+
+
+def read_pytorch(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} needs PyTorch to be read: pip install torch, or use model.safetensors"
+        ) from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for a damaged file
+        raise CheckpointError(f"{path} is damaged or missing: {error}") from error
+    for name, tensor in state.items():
+        yield name, (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What the checkpoint says about generation, as GenerationConfig.from_pretrained reads it.
+
+    generation_config.json if there is one, else config.json, where BartConfig's own defaults hold.
+    """
+    if (folder / "generation_config.json").is_file():
+        fields = read_json(folder / "generation_config.json")
+    else:
+        special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+        fields = {**special, "forced_eos_token_id": 2, **config_fields}
+        if fields.get("force_bos_token_to_be_generated"):
+            fields.setdefault("forced_bos_token_id", fields["bos_token_id"])
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def save(model: Model, path: str | Path, dtype: str | None = None) -> None:
+    """Write a folder that transformers and `load` read: config, generation config, safetensors and tokenizer.
+
+    dtype: of the stored tensors ("float16", "bfloat16", "float32", …); the params' own by default.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": "bart", "architectures": ["BartForConditionalGeneration"], "is_encoder_decoder": True}
+    config |= {name: getattr(model.config, name) for name in model.config.__dataclass_fields__}
+    tensors = revert(model.params, model.config)
+    if dtype is not None:
+        kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        tensors = {name: tensor.astype(kind) for name, tensor in tensors.items()}
+    config["dtype"] = str(next(iter(tensors.values())).dtype)
+    for name, fields in (("config.json", config), ("generation_config.json", dict(model.generation))):
+        (folder / name).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with contextlib.suppress(AttributeError):
+        model.tokenizer.save(str(folder / "tokenizer.json"))  # type: ignore[union-attr]

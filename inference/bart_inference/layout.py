@@ -1,0 +1,97 @@
+"""Derived parameters: the form that a device likes best, made once from the checkpoint's.
+
+Letters as in bart_oneliner. Heads are flattened into D = H·K, the three self-attention projections and the two of
+cross-attention that read the source are fused into one matrix each, and layers are a list instead of a stacked axis: on
+XLA:CPU a scan copies every layer's weights out of the stack at each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from tokenizers import Tokenizer
+
+from bart_inference.checkpoint import Model
+from bart_oneliner import Array, Config, Params
+
+LAYOUTS = ("cpu", "gpu", "tpu")
+
+
+class Prepared(NamedTuple):
+    """A Model whose weights are in a device's layout."""
+
+    weights: Params
+    config: Config
+    generation: Mapping[str, Any]
+    tokenizer: Tokenizer | None
+
+
+def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
+    """The derived form of a model for a device, `layout` being one of LAYOUTS (the default device's if None).
+
+    A prepared model is returned as it is. "cpu" keeps an additional transposed output embedding (D,V): few-row products
+    with the (V,D) matrix take twice as long there; the others read the embedding itself.
+    """
+    if isinstance(model, Prepared):
+        return model
+    layout = layout or jax.default_backend()
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
+    return Prepared(derive(model.params, layout == "cpu"), model.config, model.generation, model.tokenizer)
+
+
+def derive(params: Params, transposed_head: bool) -> Params:
+    """bart_oneliner's parameter tree -> the weights that `transformer` reads.
+
+    {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "encoder" and "decoder": {"embed_positions",
+    "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2", "final_norm", and in the
+    decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}; matrices with their biases.
+    """
+
+    def fuse(*projections: Params) -> Params:
+        weights = [p["weight"].swapaxes(0, 1).reshape(p["weight"].shape[1], -1) for p in projections]
+        return {
+            "weight": jnp.concatenate(weights, 1),
+            "bias": jnp.concatenate([p["bias"].ravel() for p in projections]),
+        }
+
+    def merge(out_proj: Params) -> Params:
+        return {"weight": out_proj["weight"].reshape(-1, out_proj["weight"].shape[-1]), "bias": out_proj["bias"]}
+
+    def layer(p: Params) -> Params:
+        own = p["self_attn"]
+        derived = {
+            "qkv": fuse(own["q_proj"], own["k_proj"], own["v_proj"]),
+            "out": merge(own["out_proj"]),
+            "norm": p["self_attn_layer_norm"],
+            "fc1": p["fc1"],
+            "fc2": p["fc2"],
+            "final_norm": p["final_layer_norm"],
+        }
+        if cross := p.get("encoder_attn"):
+            derived |= {
+                "cross_q": fuse(cross["q_proj"]),
+                "cross_kv": fuse(cross["k_proj"], cross["v_proj"]),
+                "cross_out": merge(cross["out_proj"]),
+                "cross_norm": p["encoder_attn_layer_norm"],
+            }
+        return derived
+
+    def side(p: Params) -> Params:
+        depth = p["layers"]["fc1"]["bias"].shape[0]
+        layers = [layer(jax.tree.map(lambda stacked, i=i: stacked[i], p["layers"])) for i in range(depth)]
+        return {**p, "layers": layers}
+
+    shared = jnp.asarray(params["shared"])
+    weights = {
+        "shared": shared,
+        "final_logits_bias": params["final_logits_bias"],
+        "encoder": side(params["encoder"]),
+        "decoder": side(params["decoder"]),
+    }
+    if transposed_head:
+        weights["head"] = shared.T
+    return weights

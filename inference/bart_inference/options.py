@@ -1,0 +1,310 @@
+"""Generation options: Hugging Face's names and defaults, checked, and packed into arrays with one row per source.
+
+Priority as in transformers' generate: a row's own options, then the call's, then the checkpoint's, then the global
+defaults. Unset is not None: an explicit None switches an option off, whatever the checkpoint says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bart_oneliner import Array, Config
+
+# Capacities of the per-row lists: rows with different options share one compiled program, so lists are padded to these.
+MAX_EOS = 4  # eos_token_id, forced_eos_token_id
+MAX_SUPPRESSED = 256  # suppress_tokens, begin_suppress_tokens
+MAX_BIASES = 256  # sequence_bias and bad_words_ids together
+MAX_BIAS_LENGTH = 8  # tokens in one of their sequences
+
+NEVER, EARLY, HEURISTIC = 2, 1, 0  # early_stopping "never", True, False
+STATIC = ("num_beams", "do_sample", "num_return_sequences")  # the same for all rows of a call: they shape the program
+
+
+class OptionError(ValueError):
+    """An unknown option, or a value out of its limits; `option` is its name."""
+
+    def __init__(self, option: str, message: str):
+        super().__init__(f"{option} {message}")
+        self.option = option
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All options of one row, under transformers' names, with its global defaults (5.23, GenerationConfig).
+
+    Lengths count the decoder's start token, `*_new_tokens` do not. seed is ours: the same seed and source give the same
+    sample whatever the batch.
+    """
+
+    num_beams: int = 1
+    do_sample: bool = False
+    num_return_sequences: int = 1
+    max_length: int | None = None  # None: the prompt and 20 tokens more
+    max_new_tokens: int | None = None
+    min_length: int = 0
+    min_new_tokens: int | None = None
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]] | None = None
+    suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
+    renormalize_logits: bool = False
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
+    decoder_start_token_id: int | None = None
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return as_ids(self.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """pad_token_id, else the first end-of-sequence token (GenerationMixin._prepare_special_tokens)."""
+        if self.pad_token_id is not None:
+            return self.pad_token_id
+        return self.eos_ids[0] if self.eos_ids else 0
+
+    @property
+    def start_id(self) -> int:
+        start = self.decoder_start_token_id if self.decoder_start_token_id is not None else self.bos_token_id
+        if start is None:
+            raise OptionError("decoder_start_token_id", "must be set: the checkpoint has neither it nor bos_token_id")
+        return start
+
+    def lengths(self, prompt: int, config: Config) -> tuple[int, int]:
+        """(min_length, max_length), both including a prompt of that many tokens."""
+        limit = config.max_position_embeddings
+        if self.max_new_tokens is not None:
+            name, longest = "max_new_tokens", self.max_new_tokens + prompt
+        elif self.max_length is not None:
+            name, longest = "max_length", self.max_length
+        else:
+            name, longest = "max_length", min(20 + prompt, limit)
+        if longest > limit:
+            raise OptionError(name, f"asks for {longest} tokens, the position table has {limit}")
+        if longest <= prompt:
+            raise OptionError(name, f"must leave room for a token after the prompt of {prompt}, got {longest} in all")
+        shortest = self.min_length if self.min_new_tokens is None else self.min_new_tokens + prompt
+        return shortest, longest
+
+
+OFF = {f.name: f.default for f in dataclasses.fields(Options)} | {"top_k": 0}  # what an explicit None means
+NEUTRAL = {  # options of transformers that we do not have, with the values that ask for nothing
+    "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "num_beam_groups": (1,), "guidance_scale": (1.0,),
+    "diversity_penalty": (0.0,), "remove_invalid_values": (False,), "penalty_alpha": (0.0,), "low_memory": (False,),
+    "top_h": (), "max_time": (), "stop_strings": (), "watermarking_config": (), "constraints": (), "force_words_ids": (),
+    "dola_layers": (), "prompt_lookup_num_tokens": (), "token_healing": (False,),
+}  # fmt: skip
+
+
+def as_ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (int(value),) if isinstance(value, (int, np.integer)) else tuple(int(i) for i in value)
+
+
+def resolve(
+    defaults: Mapping[str, Any],
+    config: Config,
+    call: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]] | None,
+    B: int,
+) -> list[Options]:
+    """One checked Options for each of B rows. OptionError names what is unknown or out of its limits."""
+    base: dict[str, Any] = {}
+    for name, value in defaults.items():
+        if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
+            raise OptionError(name, f"is set to {value!r} by the checkpoint, and is not supported")
+        if name in OFF and value is not None:
+            base[name] = value
+    if rows is not None and len(rows) != B:
+        raise OptionError("options", f"must have one entry per row: {B} rows, {len(rows)} entries")
+    resolved = []
+    for row in rows if rows is not None else [{}]:
+        merged = dict(base)
+        for source in (call, row):
+            for name, value in source.items():
+                if name not in OFF:
+                    raise OptionError(name, f"is not an option; the options are {', '.join(sorted(OFF))}")
+                merged[name] = OFF[name] if value is None else value
+        resolved.append(check(Options(**merged), config))
+    for name in STATIC:
+        if len(values := {getattr(o, name) for o in resolved}) > 1:
+            raise OptionError(name, f"must be the same for all rows of a call, got {sorted(values)}")
+    return resolved if rows is not None else resolved * B
+
+
+def check(o: Options, config: Config) -> Options:
+    """The options themselves, if every value is within its limits."""
+
+    def require(name: str, ok: bool, rule: str) -> None:
+        if not ok:
+            raise OptionError(name, f"must be {rule}, got {getattr(o, name)!r}")
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+    def real(value: Any) -> bool:
+        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+    def token_ids(name: str, value: Any, capacity: int) -> None:
+        ids = [value] if whole(value) else list(value or ())
+        inside = all(whole(i) and 0 <= i < config.vocab_size for i in ids)
+        require(name, inside, f"token ids between 0 and {config.vocab_size - 1}")
+        require(name, len(ids) <= capacity, f"at most {capacity} token ids")
+
+    for name in ("num_beams", "num_return_sequences"):
+        require(name, whole(getattr(o, name)) and getattr(o, name) >= 1, "an integer of at least 1")
+    for name in ("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_k"):
+        require(name, whole(getattr(o, name)) and getattr(o, name) >= 0, "an integer of at least 0")
+    for name, least in (("max_length", 1), ("max_new_tokens", 1), ("min_new_tokens", 0)):
+        value = getattr(o, name)
+        require(name, value is None or (whole(value) and value >= least), f"an integer of at least {least}, or None")
+    for name in ("repetition_penalty", "encoder_repetition_penalty", "temperature"):
+        require(name, real(getattr(o, name)) and getattr(o, name) > 0, "a number above 0")
+    for name in ("top_p", "min_p"):
+        require(name, real(getattr(o, name)) and 0 <= getattr(o, name) <= 1, "a number between 0 and 1")
+    require("length_penalty", real(o.length_penalty), "a finite number")
+    require("seed", whole(o.seed) and 0 <= o.seed < 2**32, "an integer between 0 and 2**32 - 1")
+    require(
+        "early_stopping", isinstance(o.early_stopping, bool) or o.early_stopping == "never", "True, False or 'never'"
+    )
+    for name in ("do_sample", "renormalize_logits"):
+        require(name, isinstance(getattr(o, name), (bool, np.bool_)), "True or False")
+    token_ids("eos_token_id", o.eos_token_id, MAX_EOS)
+    token_ids("forced_eos_token_id", o.forced_eos_token_id, MAX_EOS)
+    token_ids("suppress_tokens", o.suppress_tokens, MAX_SUPPRESSED)
+    token_ids("begin_suppress_tokens", o.begin_suppress_tokens, MAX_SUPPRESSED)
+    for name in ("forced_bos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"):
+        require(name, getattr(o, name) is None or whole(getattr(o, name)), "a token id")
+        token_ids(name, getattr(o, name), 1)
+    if (decay := o.exponential_decay_length_penalty) is not None:
+        ok = len(decay) == 2 and whole(decay[0]) and real(decay[1]) and decay[1] > 0
+        require("exponential_decay_length_penalty", ok, "a pair (start, factor above 0)")
+        require("exponential_decay_length_penalty", bool(o.eos_ids), "None without an eos_token_id")
+    for sequence, bias in biases(o):
+        name = "bad_words_ids" if bias == -math.inf else "sequence_bias"
+        inside = all(whole(i) and 0 <= i < config.vocab_size for i in sequence)
+        require(name, bool(sequence) and inside, f"made of token ids between 0 and {config.vocab_size - 1}")
+        require(name, len(sequence) <= MAX_BIAS_LENGTH, f"made of sequences of at most {MAX_BIAS_LENGTH} tokens")
+        require(name, bias == -math.inf or real(bias), "made of finite numbers")
+    if (count := len(biases(o))) > MAX_BIASES:
+        raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
+    if o.num_beams == 1 and not o.do_sample:
+        require("num_return_sequences", o.num_return_sequences == 1, "1 in a greedy search")
+    if o.num_beams > 1:
+        require("num_return_sequences", o.num_return_sequences <= o.num_beams, f"at most num_beams = {o.num_beams}")
+    require("num_beams", o.num_beams * (1 + MAX_EOS) < config.vocab_size, "far below the size of the vocabulary")
+    return o
+
+
+def biases(o: Options) -> list[tuple[tuple[int, ...], float]]:
+    """sequence_bias and bad_words_ids as one list: of identical sequences the last wins, a word [eos] is no bad word."""
+    pairs = o.sequence_bias.items() if isinstance(o.sequence_bias, Mapping) else o.sequence_bias or ()
+    biased = {tuple(sequence): float(bias) for sequence, bias in pairs}
+    bad = {tuple(word): -math.inf for word in o.bad_words_ids or () if len(word) != 1 or word[0] not in o.eos_ids}
+    return [*biased.items(), *bad.items()]
+
+
+class Packed(NamedTuple):
+    """Options as data: every leaf has a leading row axis (B,…), so rows can be inserted into a running batch."""
+
+    prompt_length: Array  # int32
+    min_length: Array  # int32, prompt included
+    max_length: Array  # int32, prompt included
+    eos: Array  # int32 (B,MAX_EOS), -1 where unused
+    pad: Array  # int32
+    length_power: Array  # float32 (B,T+1): n ** length_penalty, in Python's float64 as transformers computes it
+    patient: Array  # bool: early_stopping "never" with a positive length_penalty
+    early: Array  # bool: early_stopping True
+    no_repeat_ngram: Array  # int32, 0 is off, as below
+    encoder_no_repeat_ngram: Array  # int32
+    repetition_penalty: Array  # float32, 1 is off
+    encoder_repetition_penalty: Array  # float32, 1 is off; applied as its reciprocal
+    forced_bos: Array  # int32, -1 is off
+    forced_eos: Array  # int32 (B,MAX_EOS), -1 where unused
+    decay: Array  # float32 (B,T+1): factor ** (n - start) - 1 for n generated tokens, 0 is off
+    suppressed: Array  # int32 (B,MAX_SUPPRESSED), -1 where unused
+    begin_suppressed: Array  # int32 (B,MAX_SUPPRESSED), -1 where unused
+    begin: Array  # int32: the length at which begin_suppressed holds
+    bias_tokens: Array  # int32 (B,MAX_BIASES,MAX_BIAS_LENGTH), to the right, -1 where unused
+    bias: Array  # float32 (B,MAX_BIASES)
+    renormalize: Array  # bool
+    temperature: Array  # float32
+    top_k: Array  # int32, 0 is off
+    top_p: Array  # float32, 1 is off
+    min_p: Array  # float32, 0 is off
+    keep: Array  # int32: the warpers' min_tokens_to_keep
+    seed: Array  # uint32
+    copy: Array  # uint32: which of a source's num_return_sequences samples the row is
+
+
+def pack(rows: Sequence[Options], config: Config, T: int, prompts: Sequence[int], copies: Sequence[int]) -> Packed:
+    """Rows of options as numpy arrays, for buffers of T positions; prompts: tokens of each row's prompt."""
+
+    def padded(values: Sequence[int] | None, width: int) -> np.ndarray:
+        ids = as_ids(values)
+        return np.array([*ids, *[-1] * (width - len(ids))], np.int32)
+
+    def pack_row(o: Options, prompt: int, copy: int) -> list[Any]:
+        shortest, longest = o.lengths(prompt, config)
+        powers = [1.0] + [float(n) ** o.length_penalty for n in range(1, T + 1)]
+        decay = np.zeros(T + 1, np.float32)
+        if o.exponential_decay_length_penalty is not None:
+            start, factor = o.exponential_decay_length_penalty
+            decay[start + 1 :] = [factor**n - 1 for n in range(1, T + 1 - start)]
+        bias_tokens = np.full((MAX_BIASES, MAX_BIAS_LENGTH), -1, np.int32)
+        bias = np.zeros(MAX_BIASES, np.float32)
+        for i, (sequence, value) in enumerate(biases(o)):
+            bias_tokens[i, MAX_BIAS_LENGTH - len(sequence) :], bias[i] = sequence, value
+        return [
+            prompt, shortest, longest, padded(o.eos_ids, MAX_EOS), o.pad_id, np.array(powers, np.float32),
+            o.early_stopping == "never" and o.length_penalty > 0, o.early_stopping is True,
+            o.no_repeat_ngram_size, o.encoder_no_repeat_ngram_size, o.repetition_penalty, o.encoder_repetition_penalty,
+            -1 if o.forced_bos_token_id is None else o.forced_bos_token_id,
+            padded(as_ids(o.forced_eos_token_id), MAX_EOS), decay,
+            padded(o.suppress_tokens, MAX_SUPPRESSED), padded(o.begin_suppress_tokens, MAX_SUPPRESSED),
+            prompt + (prompt == 1 and o.forced_bos_token_id is not None),
+            bias_tokens, bias, o.renormalize_logits, o.temperature, o.top_k, o.top_p, o.min_p,
+            1 if o.num_beams == 1 else len(o.eos_ids) + 1, o.seed, copy,
+        ]  # fmt: skip
+
+    columns = zip(*(pack_row(*row) for row in zip(rows, prompts, copies, strict=True)), strict=True)
+    return Packed(*(np.array(column, DTYPES[name]) for name, column in zip(Packed._fields, columns, strict=True)))
+
+
+DTYPES = dict.fromkeys(Packed._fields, np.int32)
+DTYPES |= dict.fromkeys(("patient", "early", "renormalize"), np.bool_)
+DTYPES |= dict.fromkeys(("seed", "copy"), np.uint32)
+DTYPES |= dict.fromkeys(
+    (
+        "length_power",
+        "repetition_penalty",
+        "encoder_repetition_penalty",
+        "decay",
+        "bias",
+        "temperature",
+        "top_p",
+        "min_p",
+    ),
+    np.float32,
+)
