@@ -1,4 +1,4 @@
-"""What makes BART fast and complete: checkpoints, cached generation with Hugging Face's options, summaries, task heads."""
+"""What makes BART fast and complete: checkpoints, generation with Hugging Face's options, summaries, heads."""
 
 from bart_inference.checkpoint import CheckpointError, Model, load, save
 from bart_inference.generate import Generated, generate

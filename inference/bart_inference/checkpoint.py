@@ -54,7 +54,7 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {sorted(DTYPES)}")
-    if dtype == "float64" and not jax.config.jax_enable_x64:
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
     folder = embedded() if path_or_hub_id is None else resolve(path_or_hub_id)
     fields = read_json(folder / "config.json")
@@ -70,7 +70,7 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
 
 
 def resolve(path_or_hub_id: str | Path) -> Path:
-    """A local folder as it is; anything else is looked up on the Hugging Face hub (with its cache and progress bars)."""
+    """A local folder as it is; anything else from the Hugging Face hub (with its cache and progress bars)."""
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir():
         return folder

@@ -1,8 +1,8 @@
 """Greedy search, sampling and beam search: one step, run by one loop, for whole answers and in chunks alike.
 
 Letters as in bart_oneliner; here B is sources, N the beams of each (1 for greedy search and sampling), T the room for
-tokens. Every leaf of a State has a leading axis of B (the cache of B·N), and rows are independent of each other, each at
-its own length and with its own options: a row can leave or enter between two calls of `decode` (bart_server does that).
+tokens. Every leaf of a State has a leading axis of B (the cache of B·N), and rows are independent of each other, each
+at its own length and with its own options: rows can leave and enter between two calls of `decode`, as in bart_server.
 
 One request's life: `prefill` its source -> `begin` a state -> `decode` until `done` -> `hypotheses`.
 """
@@ -52,7 +52,7 @@ class State(NamedTuple):
 def begin(
     config: Config, source: Source, prompts: Array, options: Packed, N: int, done: Array, dtype: jnp.dtype
 ) -> State:
-    """A state before its first step; prompts (B,T) int32 with padding behind, done (B,) for rows that are only padding."""
+    """A state before its first step; prompts (B,T) int32 with padding behind, done (B,) marks rows of mere padding."""
     B, T = prompts.shape
     tokens = jnp.broadcast_to(prompts[:, None], (B, N, T))
     nothing = jnp.zeros((B, N, T), jnp.float32)
@@ -82,7 +82,7 @@ def decode(weights: Params, config: Config, state: State, steps: Array | int, do
 
 def step(weights: Params, config: Config, state: State, do_sample: bool) -> State:
     """One token for every beam of every row that is not done."""
-    B, N, T = state.tokens.shape
+    B, N, _ = state.tokens.shape
     position = state.length - 1
     latest = jnp.take_along_axis(state.tokens, position[:, None, None], 2)[..., 0]
     logits, cache = transformer.step(weights, config, state.source, state.cache, latest, position)
@@ -98,13 +98,12 @@ def step(weights: Params, config: Config, state: State, do_sample: bool) -> Stat
     def merge(old: Array, new: Array) -> Array:
         return jnp.where(keep.reshape(B, *[1] * (old.ndim - 1)), old, new)
 
-    fixed = {"source": None, "cache": None, "options": None}
-    merged = jax.tree.map(merge, state._replace(**fixed), chosen._replace(**fixed))
-    length = state.length + ~state.done
+    moving = ("tokens", "log_probs", "score", "done", "hopeful", "finished")
+    merged = {name: jax.tree.map(merge, getattr(state, name), getattr(chosen, name)) for name in moving}
     if N > 1:
         parents = jnp.where(keep[:, None], jnp.arange(N), parents) + N * jnp.arange(B)[:, None]
         cache = jax.tree.map(lambda rows: rows[parents.ravel()], cache)
-    return merged._replace(source=state.source, cache=cache, options=state.options, length=length)
+    return state._replace(cache=cache, length=state.length + ~state.done, **merged)
 
 
 def keys(state: State) -> Array:
@@ -141,11 +140,11 @@ def choose_token(state: State, scores: Array, do_sample: bool) -> tuple[State, A
 
 
 def choose_beams(state: State, scores: Array, do_sample: bool) -> tuple[State, Array]:
-    """One step of GenerationMixin._beam_search, in its order: scores (B,N,V) -> the state one token on, parents (B,N)."""
+    """A step of GenerationMixin._beam_search, in its order: scores (B,N,V) -> the state one token on, parents (B,N)."""
     B, N, V = scores.shape
     o, finished = state.options, state.finished
 
-    # b. The best continuations over all beams: so many that N remain if all others end (sampled: drawn, in their order).
+    # b. The best continuations over all beams (or drawn ones), so many that N remain if all others end.
     total = (scores + state.score[..., None]).reshape(B, N * V)
     if do_sample:  # Gumbel top-k draws without replacement
         ranked = total + jax.vmap(lambda key: jax.random.gumbel(key, (N * V,)))(keys(state))

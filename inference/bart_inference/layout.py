@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tokenizers import Tokenizer
 
 from bart_inference.checkpoint import Model
-from bart_oneliner import Array, Config, Params
+from bart_oneliner import Config, Params
 
 LAYOUTS = ("cpu", "gpu", "tpu")
 

@@ -109,10 +109,11 @@ class Options:
 
 OFF = {f.name: f.default for f in dataclasses.fields(Options)} | {"top_k": 0}  # what an explicit None means
 NEUTRAL = {  # options of transformers that we do not have, with the values that ask for nothing
-    "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "num_beam_groups": (1,), "guidance_scale": (1.0,),
-    "diversity_penalty": (0.0,), "remove_invalid_values": (False,), "penalty_alpha": (0.0,), "low_memory": (False,),
-    "top_h": (), "max_time": (), "stop_strings": (), "watermarking_config": (), "constraints": (), "force_words_ids": (),
-    "dola_layers": (), "prompt_lookup_num_tokens": (), "token_healing": (False,),
+    "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "top_h": (), "num_beam_groups": (1,),
+    "diversity_penalty": (0.0,), "guidance_scale": (1.0,), "penalty_alpha": (0.0,), "dola_layers": (),
+    "remove_invalid_values": (False,), "low_memory": (False,), "token_healing": (False,), "max_time": (),
+    "stop_strings": (), "watermarking_config": (), "constraints": (), "force_words_ids": (),
+    "prompt_lookup_num_tokens": (),
 }  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def check(o: Options, config: Config) -> Options:
 
 
 def biases(o: Options) -> list[tuple[tuple[int, ...], float]]:
-    """sequence_bias and bad_words_ids as one list: of identical sequences the last wins, a word [eos] is no bad word."""
+    """sequence_bias and bad_words_ids as one list; of identical sequences the last wins, [eos] is no bad word."""
     pairs = o.sequence_bias.items() if isinstance(o.sequence_bias, Mapping) else o.sequence_bias or ()
     biased = {tuple(sequence): float(bias) for sequence, bias in pairs}
     bad = {tuple(word): -math.inf for word in o.bad_words_ids or () if len(word) != 1 or word[0] not in o.eos_ids}
@@ -289,22 +290,18 @@ def pack(rows: Sequence[Options], config: Config, T: int, prompts: Sequence[int]
         ]  # fmt: skip
 
     columns = zip(*(pack_row(*row) for row in zip(rows, prompts, copies, strict=True)), strict=True)
-    return Packed(*(np.array(column, DTYPES[name]) for name, column in zip(Packed._fields, columns, strict=True)))
+    arrays: list[Any] = [np.array(c, dtype_of(name)) for name, c in zip(Packed._fields, columns, strict=True)]
+    return Packed(*arrays)
 
 
-DTYPES = dict.fromkeys(Packed._fields, np.int32)
-DTYPES |= dict.fromkeys(("patient", "early", "renormalize"), np.bool_)
-DTYPES |= dict.fromkeys(("seed", "copy"), np.uint32)
-DTYPES |= dict.fromkeys(
-    (
-        "length_power",
-        "repetition_penalty",
-        "encoder_repetition_penalty",
-        "decay",
-        "bias",
-        "temperature",
-        "top_p",
-        "min_p",
-    ),
-    np.float32,
-)
+UNSIGNED = ("seed", "copy")
+BOOLS = ("patient", "early", "renormalize")
+PENALTIES = ("repetition_penalty", "encoder_repetition_penalty")
+FLOATS = (*PENALTIES, "length_power", "decay", "bias", "temperature", "top_p", "min_p")
+
+
+def dtype_of(field: str) -> type:
+    for dtype, fields in ((np.float32, FLOATS), (np.bool_, BOOLS), (np.uint32, UNSIGNED)):
+        if field in fields:
+            return dtype
+    return np.int32

@@ -150,7 +150,7 @@ def warp(scores: Array, o: Packed) -> Array:
 
 
 def sampling_floor(best: Array, o: Packed) -> Array:
-    """The lowest score (B,N,1) that top_k, top_p and min_p all let live; best (B,N,M) holds the top scores, descending."""
+    """The lowest score (B,N,1) that top_k, top_p and min_p let live; best (B,N,M) holds the top scores, descending."""
     M = best.shape[-1]
     keep, k, p, least = (x[:, None, None] for x in (o.keep, o.top_k, o.top_p, o.min_p))
 

@@ -19,8 +19,11 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
         tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-        end, start = (("</s>", tokenizer.token_to_id("</s>")), ("<s>", tokenizer.token_to_id("<s>")))
-        tokenizer.post_processor = processors.RobertaProcessing(end, start, False, False)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>",
+            pair="<s> $A </s> </s> $B </s>",
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("<s>", "</s>")],
+        )
     else:
         return None
     tokenizer.no_padding()

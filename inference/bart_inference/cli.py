@@ -1,0 +1,152 @@
+"""The command line of `python bart_oneliner.py` and `bart-oneliner`: summaries of texts, files or bundled documents."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bart_inference.checkpoint import CheckpointError, Model, embedded, load
+from bart_inference.layout import prepare
+from bart_inference.options import resolve
+from bart_inference.stream import stream
+from bart_inference.summarize import encode_within, require_tokenizer, summarize
+from bart_inference.tokenization import decode_text
+from bart_oneliner import bart
+
+
+class Document(NamedTuple):
+    name: str
+    text: str
+    reference: str | None = None  # what a person wrote, for the bundled ones
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bart-oneliner",
+        description="Summarize texts with BART. Without a text: a few bundled documents.",
+        epilog="Example: bart-oneliner -f report.txt --model facebook/bart-large-cnn --num-beams 4",
+    )
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text itself, or - for standard input")
+    parser.add_argument("-f", "--file", nargs="+", default=[], metavar="FILE", help="summarize each of these files")
+    parser.add_argument("--model", metavar="FOLDER|HUB_ID", help="a checkpoint (default: the embedded one)")
+    parser.add_argument("--num-beams", type=int, metavar="N", help="beams; 1 is greedy search")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest summary, in tokens")
+    parser.add_argument("--stream", action="store_true", help="print tokens as they become final")
+    parser.add_argument("--json", action="store_true", help="one JSON object per document")
+    parser.add_argument("--one-line", action="store_true", help="greedy search with the one line alone, uncached")
+    args = parser.parse_args(argv)
+    if args.text is not None and args.file:
+        parser.error("TEXT and --file exclude each other")
+    if args.stream and (args.json or args.one_line):
+        parser.error("--stream excludes --json and --one-line")
+    if args.one_line and args.num_beams not in (None, 1):
+        parser.error(f"--one-line is a greedy search, --num-beams {args.num_beams} is not")
+    return args
+
+
+def documents(args: argparse.Namespace) -> list[Document]:
+    """What is to be summarized. OSError or UnicodeDecodeError for files that cannot be read as text."""
+    if args.text == "-":
+        return [Document("standard input", sys.stdin.read())]
+    if args.text is not None:
+        return [Document("text", args.text)]
+    if args.file:
+        return [Document(name, Path(name).read_text(encoding="utf-8")) for name in args.file]
+    lines = (embedded() / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    examples = [json.loads(line) for line in lines]
+    return [Document(e["package"], e["document"], e["summary"]) for e in examples]
+
+
+def one_line_summary(model: Model, text: str, **options: Any) -> str:
+    """The greedy summary by `bart` alone: a whole forward for every token, the highest logit each time."""
+    config = model.config
+    if config.activation_function != "gelu" or config.scale_embedding:
+        raise ValueError("the one line is BART as published: gelu and unscaled embeddings")
+    row = resolve(model.generation, config, options | {"num_beams": 1}, None, 1)[0]
+    source = np.array([encode_within(model, text, "text")], np.int32)
+    longest = row.lengths(1, config)[1]
+    ids = np.full((1, longest), config.pad_token_id, np.int32)
+    ids[0, 0] = row.start_id
+    logits_of = jax.jit(bart)
+    for t in range(1, longest):
+        with jax.default_matmul_precision("highest"):
+            logits = logits_of(model.params, source, np.ones_like(source), ids)
+        ids[0, t] = int(logits[0, t - 1].argmax())
+        if t == 1 and row.forced_bos_token_id is not None:
+            ids[0, t] = row.forced_bos_token_id
+        if ids[0, t] in row.eos_ids:
+            break
+    return decode_text(require_tokenizer(model), ids[0, : t + 1])
+
+
+def summaries(model: Model, texts: Sequence[str], args: argparse.Namespace) -> Iterator[str]:
+    options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
+    options = {name: value for name, value in options.items() if value is not None}
+    if args.one_line:
+        yield from (one_line_summary(model, text, **options) for text in texts)
+        return
+    prepared = prepare(model)
+    if not args.stream:
+        yield from summarize(prepared, texts, **options)
+        return
+    for text in texts:
+        pieces = []
+        for piece in stream(prepared, text, **options):
+            print(piece, end="", flush=True)
+            pieces.append(piece)
+        print()
+        yield "".join(pieces)
+
+
+def show(document: Document, summary: str, args: argparse.Namespace) -> None:
+    if args.json:
+        record = {"name": document.name, "summary": summary, "model": args.model or "debian-tiny"}
+        print(json.dumps(record, ensure_ascii=False))
+    elif document.reference is not None:
+        print(f"── {document.name} " + "─" * max(0, 90 - len(document.name)))
+        print(textwrap.fill(document.text, 94, initial_indent="   ", subsequent_indent="   "))
+        print(f" → {summary}\n   (its maintainer wrote: {document.reference})\n")
+    elif not args.stream:
+        print(summary)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if all is well, 1 with one line on standard error if not."""
+    args = parse(argv)
+
+    def notice(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"bart-oneliner: {message}", file=sys.stderr)
+
+    warnings.showwarning = notice
+    try:
+        begun = time.perf_counter()
+        found = documents(args)
+        model = load(args.model)
+        loaded = time.perf_counter()
+        for document, summary in zip(found, summaries(model, [d.text for d in found], args), strict=True):
+            show(document, summary, args)
+        done = time.perf_counter()
+    except (CheckpointError, ValueError, OSError) as error:
+        notice(str(error))
+        return 1
+    if args.text is None and not args.file and not args.json:
+        size = sum(leaf.size for leaf in jax.tree.leaves(model.params)) / 1e6
+        print(
+            f"{args.model or 'debian-tiny (embedded)'}: {size:.1f} M parameters on {jax.devices()[0].platform}, loaded "
+            f"in {loaded - begun:.1f} s, {len(found)} documents in {done - loaded:.1f} s, compilation included"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
