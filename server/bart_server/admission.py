@@ -29,14 +29,16 @@ class Speed:
     def __init__(self) -> None:
         self._cost = 0.0
         self._seconds = 0.0
+        self._fresh = 0  # retired since the last `worked`
+
+    def retired(self, cost: int) -> None:
+        self._fresh += cost
 
     def worked(self, seconds: float) -> None:
         keep = 0.5 ** (seconds / HALF_LIFE)
-        self._cost *= keep
+        self._cost = self._cost * keep + self._fresh
         self._seconds = self._seconds * keep + seconds
-
-    def retired(self, cost: int) -> None:
-        self._cost += cost
+        self._fresh = 0
 
     def seconds(self, cost: float) -> float | None:
         """How long `cost` takes, or None while too little has been seen."""

@@ -33,9 +33,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or method.startswith(OPEN):
@@ -52,12 +52,11 @@ class Guard(grpc.aio.ServerInterceptor):
             return True
         scheme, _, token = authorization.partition(" ")
         digest = hashlib.sha256(token.strip().encode()).digest()
-        return any([hmac.compare_digest(digest, known) for known in self._digests]) and scheme.lower() == "bearer"
+        known = sum(hmac.compare_digest(digest, accepted) for accepted in self._digests)
+        return bool(known) and scheme.lower() == "bearer"
 
-    def _guarded(
-        self, handler: grpc.RpcMethodHandler, method: str, metadata: dict[str, Any], allowed: bool
-    ) -> grpc.RpcMethodHandler:
-        behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    def _guarded(self, handler: Any, method: str, metadata: dict[str, Any], allowed: bool) -> grpc.RpcMethodHandler:
+        behaviour: Behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
         parse = handler.request_deserializer
 
         async def guarded(message: bytes, context: grpc.aio.ServicerContext) -> Any:
@@ -100,7 +99,7 @@ def parsed(parse: Callable[[bytes], Any], message: bytes) -> Any:
         raise InvalidArgument("request", f"{len(message)} bytes that are no such message") from None
 
 
-def denied(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+def denied(handler: Any) -> grpc.RpcMethodHandler:
     """A handler of the same kind that refuses."""
 
     async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:

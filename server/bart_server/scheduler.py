@@ -22,7 +22,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,16 +99,13 @@ class Scheduler:
 
     def __init__(
         self,
-        engines: Mapping[str, Engine],
         budget: Budget,
         chunk: int = 8,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
-        self._batches = {
-            (name, lane): Batch(name, engine, lane) for name, engine in engines.items() for lane in engine.lanes
-        }
+        self._batches: dict[tuple[str, Lane], Batch] = {}
         self._chunk = chunk
         self._observer = observer or Observer()
         self._clock = clock
@@ -121,6 +118,14 @@ class Scheduler:
         self._stopped = False
         self._death: BaseException | None = None
         self._faults = 0  # engine calls that raised since the last step or classification that did not
+
+    def add(self, model: str, engine: Engine) -> None:
+        """Gives it an engine, before it runs. Raises ValueError if a request could never be admitted."""
+        for lane in engine.lanes:
+            most = (lane.source + engine.description.target_tokens) * lane.beams
+            if most > self._admission.budget.cost:
+                raise ValueError(f"lane {lane.name} needs a budget of {most}, it is {self._admission.budget.cost}")
+            self._batches[model, lane] = Batch(model, engine, lane)
 
     # ── from any thread ───────────────────────────────────────────────────────────────────────────────────────────────
 

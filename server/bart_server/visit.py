@@ -10,7 +10,7 @@ from bart_server.types import Delta, Event, Failure, Finish, Request
 
 
 class Answer:
-    """What comes back for one request. Tokens that nobody has fetched yet are kept together, at most one answer's worth."""
+    """What comes back for one request. Tokens not fetched yet are kept together: at most one answer's worth."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,0 +1,46 @@
+"""`python -m bart_server`: the embedded checkpoint on localhost:50051. `--help` lists the settings."""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from bart_server import logs, tracing
+from bart_server.app import App, Exit
+from bart_server.config import Config, ConfigError, parse
+from bart_server.metrics import Metrics
+from bart_server.models import Served
+
+log = logging.getLogger("bart_server")
+
+
+def load(config: Config, metrics: Metrics, stop: Callable[[], bool]) -> list[Served]:
+    from bart_server.engine import load_models  # jax is only imported to serve, not for --help
+
+    return load_models(config, metrics.compiled, stop)
+
+
+async def serve(config: Config) -> tuple[Exit, bool]:
+    app = App(config, load, tracing.otlp() if config.trace else None)
+    app_run = asyncio.ensure_future(app.run(app.handle_signals))
+    return await app_run, app.busy()
+
+
+def main() -> None:
+    try:
+        config = parse(sys.argv[1:])
+        logs.set_up(config.log_level)
+        log.info("settings", extra={"settings": dataclasses.asdict(config)})
+        status, busy = asyncio.run(serve(config))
+    except (ConfigError, RuntimeError, OSError) as error:  # RuntimeError: grpc cannot bind the port
+        sys.exit(f"bart_server: {error}")
+    logging.shutdown()
+    if busy:  # a compilation or a device call cannot be interrupted; nothing waits for it
+        os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

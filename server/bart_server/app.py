@@ -1,0 +1,222 @@
+"""From settings to a server that is up, and down again.
+
+    listen      the port is open, health says NOT_SERVING, calls get UNAVAILABLE
+    load        in a thread: checkpoints, then every program is compiled
+    serve       health says SERVING; the scheduler's thread drives the devices
+    drain       after SIGTERM: health says NOT_SERVING, new calls get UNAVAILABLE, work in hand may end within the grace
+
+A second SIGTERM, a spent grace, an unreadable checkpoint or a dead scheduler end it at once with a status other than 0.
+"""
+
+import asyncio
+import contextlib
+import enum
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import prometheus_client
+from bart_proto.v1 import bart_pb2, bart_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from bart_server import security
+from bart_server.admission import Budget
+from bart_server.config import Config, address_of
+from bart_server.guard import Guard
+from bart_server.health import Health
+from bart_server.metrics import Metrics
+from bart_server.models import Limits, Models, Served
+from bart_server.scheduler import Scheduler
+from bart_server.service import Classification, Generation, ModelInformation, Service, Summarization
+from bart_server.tracing import Tracer
+
+log = logging.getLogger(__name__)
+SERVICES = tuple(service.full_name for service in bart_pb2.DESCRIPTOR.services_by_name.values())
+LAST_WORDS = 1.0  # seconds for answers that are on the wire when the house is empty
+Load = Callable[[Config, Metrics, Callable[[], bool]], list[Served]]
+
+
+class Exit(enum.IntEnum):
+    """The process's exit status."""
+
+    DRAINED = 0
+    CUT_OFF = 1  # requests were still in work
+    USAGE = 2
+    NOT_LOADED = 3
+    BROKEN = 4  # the scheduler died
+
+
+class App:
+    """One server. load: reads and compiles the models, in a thread; returns early when its third argument says so."""
+
+    def __init__(self, config: Config, load: Load, tracer: Tracer | None = None) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.models = Models()
+        self.scheduler = Scheduler(
+            Budget(config.max_requests, config.max_cost), config.chunk, self.metrics, on_death=self._died
+        )
+        self.port = 0
+        self.metrics_port = 0
+        self._load = load
+        self._tracer = tracer or Tracer()
+        self._end: asyncio.Future[Exit | None] | None = None  # None: drain
+        self._again = asyncio.Event()  # a second signal
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    async def run(self, started: Callable[[], None] = lambda: None) -> Exit:
+        """Serves until `stop` is called or something breaks. started: called when the port is open."""
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.create_future()
+        self.health = Health(SERVICES)
+        pool = ThreadPoolExecutor(self.config.tokenizer_threads, thread_name_prefix="tokenizer")
+        server = self._server(pool)
+        with self._metrics_server():
+            await server.start()
+            log.info(
+                "listening", extra={"address": f"{self.config.host}:{self.port}", "tls": bool(self.config.tls_cert)}
+            )
+            started()
+            self._spawn(self._load_models, "loader")
+            end = await self._end
+            self._stopping.set()
+            if end is None:
+                end = await self._drain()
+            self._unready()
+            await server.stop(LAST_WORDS if end is Exit.DRAINED else 0)
+            self.scheduler.stop()
+            for thread in self._threads:
+                thread.join(LAST_WORDS)
+            pool.shutdown(wait=False, cancel_futures=True)
+        log.info("ended", extra={"exit": end.name.lower()})
+        return end
+
+    def stop(self) -> None:
+        """Drains; called again, ends at once. From the event loop."""
+        assert self._end is not None
+        if self._end.done():
+            self._again.set()
+        else:
+            self._end.set_result(None)
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT call `stop`."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
+
+    def busy(self) -> bool:
+        """Whether a thread is still inside the device's library, which cannot be interrupted."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _server(self, pool: ThreadPoolExecutor) -> grpc.aio.Server:
+        config = self.config
+        options = [
+            ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_concurrent_streams", 4 * config.max_requests),
+            ("grpc.keepalive_time_ms", 30_000),  # finds half-open connections within 40 s
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ]
+        if config.max_connection_age:
+            options.append(("grpc.max_connection_age_ms", round(config.max_connection_age * 1000)))
+        guard = Guard(security.tokens(config), self.metrics, self._tracer)
+        server = grpc.aio.server(interceptors=[guard], options=options)
+        limits = Limits(
+            text_bytes=config.max_text_bytes,
+            windows=config.max_windows,
+            batch_items=config.max_batch_items,
+            labels=config.max_labels,
+            label_bytes=config.max_label_bytes,
+        )
+        service = Service(self.models, self.scheduler, pool, limits)
+        bart_pb2_grpc.add_SummarizationServiceServicer_to_server(Summarization(service), server)
+        bart_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(service), server)
+        bart_pb2_grpc.add_ClassificationServiceServicer_to_server(Classification(service), server)
+        bart_pb2_grpc.add_ModelServiceServicer_to_server(ModelInformation(service), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), server)
+        address = f"{config.host}:{config.port}"
+        tls = security.credentials(config)
+        self.port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
+        return server
+
+    @contextlib.contextmanager
+    def _metrics_server(self) -> Iterator[None]:
+        if self.config.metrics == "off":
+            yield
+            return
+        host, port = address_of(self.config.metrics)
+        server, thread = prometheus_client.start_http_server(port, host, self.metrics.registry)
+        self.metrics_port = server.server_port
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def _load_models(self) -> None:
+        """On the loader's thread."""
+        try:
+            served = self._load(self.config, self.metrics, self._stopping.is_set)
+        except Exception as error:
+            log.error("not loaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            self._call(self._finish, Exit.NOT_LOADED)
+            return
+        if not self._stopping.is_set():
+            self._call(self._serve, served)
+
+    def _serve(self, served: list[Served]) -> None:
+        if self._stopping.is_set():
+            return
+        for model in served:
+            self.scheduler.add(model.name, model.engine)
+        self._spawn(self.scheduler.run, "scheduler")
+        self.models.publish({model.name: model for model in served})
+        self.metrics.ready(True)
+        self.health.set(True)
+        log.info("ready", extra={"models": {model.name: model.engine.description.revision for model in served}})
+
+    async def _drain(self) -> Exit:
+        log.info("draining", extra={"grace": self.config.grace})
+        self._unready()
+        self.scheduler.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.grace):
+                while not self.scheduler.idle() and not self._again.is_set():
+                    await asyncio.sleep(0.01)
+        return Exit.DRAINED if self.scheduler.idle() else Exit.CUT_OFF
+
+    def _unready(self) -> None:
+        self.metrics.ready(False)
+        self.health.set(False)
+
+    def _died(self, error: BaseException) -> None:
+        """On the scheduler's thread."""
+        log.critical("the scheduler died", exc_info=error)
+        self._call(self._finish, Exit.BROKEN)
+
+    def _finish(self, status: Exit) -> None:
+        assert self._end is not None
+        self._unready()
+        if self._end.done():
+            self._again.set()
+        else:
+            self._end.set_result(status)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """On the event loop, from any thread; nothing if it is closed."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _spawn(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()

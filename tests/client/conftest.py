@@ -1,0 +1,1 @@
+from tests.server.harness import start, stubs  # noqa: F401  fixtures

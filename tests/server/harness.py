@@ -1,0 +1,196 @@
+"""A real grpc.aio server on a loopback port over the fake engine, and a scheduler with a clock that only tests move."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from bart_proto.v1 import bart_pb2_grpc
+from bart_server.app import App, Exit
+from bart_server.config import Config
+from bart_server.fake import FakeEngine
+from bart_server.metrics import Metrics
+from bart_server.models import Served
+from bart_server.text import Text
+from bart_server.types import Delta, Event, Failure, Finish
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+PATIENCE = 20.0  # seconds after which a test that waits has failed
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token a byte, ids from 3; <s> and </s> around a text and between two, as BART has them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2} | {byte: 3 + index for index, byte in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>"])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Mailbox:
+    """Keeps what is delivered for one request."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def deltas(self) -> list[tuple[int, ...]]:
+        return [event.tokens for event in self.events if isinstance(event, Delta)]
+
+    @property
+    def finish(self) -> Finish:
+        [finish] = [event for event in self.events if isinstance(event, Finish)]
+        assert self.events[-1] is finish
+        return finish
+
+    @property
+    def error(self) -> Exception:
+        [failure] = self.events
+        assert isinstance(failure, Failure)
+        return failure.error
+
+
+class Gate:
+    """A fake engine's `on_call` that holds the scheduler's thread in one verb until the test opens it."""
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, verb: str, requests: Any) -> None:
+        if verb == self.verb:
+            self.reached.set()
+            assert self.opened.wait(PATIENCE)
+
+    def wait(self) -> None:
+        assert self.reached.wait(PATIENCE)
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+class Running:
+    """An App on its own thread and event loop. load: what the App loads; the fake engine by default."""
+
+    def __init__(self, *engines: FakeEngine, load: Callable[..., list[Served]] | None = None, **settings: Any) -> None:
+        self.engines = engines or (FakeEngine(),)
+        self.config = Config(**({"host": "127.0.0.1", "port": 0, "metrics": "off", "chunk": 4} | settings))
+        self.app = App(self.config, load or self._load, settings.pop("tracer", None))
+        self.exit: Exit | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="server")
+        self._thread.start()
+        assert self._started.wait(PATIENCE)
+
+    def _load(self, config: Config, metrics: Metrics, stop: Callable[[], bool]) -> list[Served]:
+        text = byte_tokenizer()
+        served = []
+        for index, engine in enumerate(self.engines):
+            engine.compile(stop)
+            served.append(Served(f"echo{index or ''}", engine, Text(text, engine.description.source_tokens)))
+        return served
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        try:
+            self.exit = await self.app.run(self._started.set)
+        finally:
+            self._started.set()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.app.port}"
+
+    def channel(self, **options: Any) -> grpc.Channel:
+        return grpc.insecure_channel(self.address, options=[("grpc.enable_retries", 0), *options.items()])
+
+    def ready(self) -> "Running":
+        """Waits until it serves."""
+        wait_until(lambda: self.app.health.serving or not self._thread.is_alive())
+        assert self.app.health.serving
+        return self
+
+    def signal(self) -> None:
+        """What SIGTERM does."""
+        self.loop.call_soon_threadsafe(self.app.stop)
+
+    def join(self) -> Exit:
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        assert self.exit is not None
+        return self.exit
+
+    def close(self) -> None:
+        for _ in range(2):
+            if self._thread.is_alive():
+                try:
+                    self.signal()
+                except RuntimeError:
+                    break
+        self._thread.join(PATIENCE)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.app.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    """Waits for what another thread brings about."""
+    deadline = threading.Event()
+    for _ in range(int(PATIENCE / 0.005)):
+        if holds():
+            return
+        deadline.wait(0.005)
+    raise AssertionError("it did not happen in time")
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """Starts servers, and ends them after the test."""
+    running: list[Running] = []
+
+    def begin(*engines: FakeEngine, wait: bool = True, **settings: Any) -> Running:
+        running.append(Running(*engines, **settings))
+        return running[-1].ready() if wait else running[-1]
+
+    yield begin
+    for server in running:
+        server.close()
+
+
+@pytest.fixture
+def stubs() -> Iterator[Callable[[Running], Any]]:
+    """A server's four stubs over one channel, as attributes of one object."""
+    channels: list[grpc.Channel] = []
+
+    class Stubs:
+        def __init__(self, server: Running) -> None:
+            channels.append(channel := server.channel())
+            self.summarization = bart_pb2_grpc.SummarizationServiceStub(channel)
+            self.generation = bart_pb2_grpc.GenerationServiceStub(channel)
+            self.classification = bart_pb2_grpc.ClassificationServiceStub(channel)
+            self.models = bart_pb2_grpc.ModelServiceStub(channel)
+
+    yield Stubs
+    for channel in channels:
+        channel.close()

@@ -1,0 +1,386 @@
+"""The scheduler on the fake engine and a clock that only the test moves: every number here can be computed by hand."""
+
+import pytest
+from bart_server.admission import Budget
+from bart_server.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
+from bart_server.fake import END, FakeEngine
+from bart_server.scheduler import FAULTS, Scheduler
+from bart_server.types import Task
+
+from tests.server.harness import Clock, Mailbox
+
+
+class House:
+    """A scheduler whose turns the test takes."""
+
+    def __init__(self, engine=None, budget=None, chunk=4):
+        self.clock = Clock()
+        self.engine = engine or FakeEngine()
+        self.scheduler = Scheduler(budget or Budget(), chunk, clock=self.clock)
+        self.scheduler.add("echo", self.engine)
+
+    def ask(self, source, deadline=None, stream=False, task=Task.GENERATE, **options):
+        box = Mailbox()
+        request = self.engine.request(source, options, task, stream)
+        box.job = self.scheduler.submit(self.scheduler.reserve(), "echo", request, box, deadline)
+        return box
+
+    def turns(self, count):
+        for _ in range(count):
+            self.scheduler.turn()
+
+    def calls(self):
+        calls = list(self.engine.calls)
+        self.engine.calls.clear()
+        return calls
+
+
+def test_an_answer_is_the_echo():
+    house = House()
+    box = house.ask([10, 11, 12])
+    house.turns(1)
+    [answer] = box.finish.hypotheses
+    assert (answer.tokens, answer.score, answer.stopped) == ((10, 11, 12, END), -3.0, True)
+    assert house.scheduler.turn() is False
+
+
+def test_a_length_limit_is_told_from_an_end():
+    house = House()
+    box = house.ask([10, 11, 12], max_new_tokens=2)
+    house.turns(1)
+    [answer] = box.finish.hypotheses
+    assert (answer.tokens, answer.stopped) == ((10, 11), False)
+
+
+def test_a_stream_gets_each_chunk_once_and_then_the_end():
+    house = House(chunk=2)
+    box = house.ask([10, 11, 12], stream=True)
+    house.turns(2)
+    assert box.deltas == [(10, 11), (12, END)]
+    assert box.finish.hypotheses[0].tokens == (10, 11, 12, END)
+
+
+def test_a_beam_stream_sends_only_what_all_beams_agree_on():
+    house = House(chunk=2)
+    box = house.ask([10, 11, 12, 13, 14], stream=True, num_beams=3)
+    house.turns(3)
+    assert box.deltas == [(10, 11), (12, 13, 14, END)]  # after 2, 4 and 6 steps; the last two tokens may change
+
+
+def test_those_who_wait_together_are_encoded_together():
+    house = House()
+    for token in (10, 20, 30):
+        house.ask([token])
+    house.turns(1)
+    assert house.calls() == [("encode", 3), ("step", 3)]
+
+
+def test_a_newcomer_joins_the_running_batch_within_one_chunk():
+    house = House()
+    first = house.ask([10] * 8)
+    house.turns(1)
+    second = house.ask([20])
+    house.turns(1)
+    assert second.finish.hypotheses[0].tokens == (20, END)
+    assert not first.events
+    house.turns(1)
+    assert first.finish.hypotheses[0].tokens == (*[10] * 8, END)
+
+
+def test_finished_rows_leave_at_once_and_the_batch_shrinks():
+    house = House()
+    batch = None
+    for source in ([10] * 8, [20], [30]):
+        house.ask(source)
+    house.turns(1)
+    batch = next(batch for batch in house.scheduler._batches.values() if batch.jobs)
+    assert len(batch.jobs) == 1  # 3 rows ran in the shape of 4; one is left
+    house.turns(2)
+    assert batch.state is None and batch.jobs == []
+
+
+def test_more_than_the_rows_wait_their_turn():
+    house = House()
+    boxes = [house.ask([10 + index]) for index in range(6)]
+    house.turns(1)
+    assert [bool(box.events) for box in boxes] == [True] * 4 + [False] * 2
+    house.turns(1)
+    assert all(box.finish for box in boxes)
+
+
+def test_the_earliest_deadline_goes_first():
+    house = House()
+    boxes = [house.ask([10], deadline=house.clock() + seconds) for seconds in (50, 40, 30, 20, 10)]
+    house.turns(1)
+    assert [bool(box.events) for box in boxes] == [False, True, True, True, True]
+
+
+def test_without_a_deadline_one_is_due_a_minute_after_arrival():
+    house = House(FakeEngine(sizes=(1,)))
+    patient = house.ask([10])
+    house.clock.time += 31
+    urgent = [house.ask([20], deadline=house.clock() + 30) for _ in range(2)]
+    house.turns(1)
+    assert patient.events and not any(box.events for box in urgent)
+
+
+def test_different_beams_and_sampling_run_side_by_side():
+    house = House()
+    boxes = [house.ask([10, 11]), house.ask([20, 21], num_beams=3), house.ask([30, 31], do_sample=True)]
+    house.turns(1)
+    assert [box.finish.hypotheses[0].tokens for box in boxes] == [(10, 11, END), (20, 21, END), (30, 31, END)]
+
+
+def test_hypotheses_come_best_first():
+    house = House()
+    box = house.ask([10, 11, 12], num_beams=3, num_return_sequences=3)
+    house.turns(1)
+    assert [h.score for h in box.finish.hypotheses] == [-3.0, -4.0, -5.0]
+
+
+def test_cancel_while_queued_costs_the_device_nothing():
+    house = House()
+    box = house.ask([10])
+    house.scheduler.cancel(box.job)
+    house.turns(1)
+    assert house.calls() == [] and box.events == []
+
+
+def test_cancel_while_encoding_frees_the_row_before_the_first_step():
+    house = House()
+    boxes = []
+
+    def cancel_the_first(verb, requests):
+        if verb == "encode":
+            house.scheduler.cancel(boxes[0].job)
+
+    house.engine.on_call = cancel_the_first
+    boxes += [house.ask([10]), house.ask([20])]
+    house.turns(1)
+    assert house.calls() == [("encode", 2), ("step", 1)]
+    assert boxes[0].events == [] and boxes[1].finish.hypotheses[0].tokens == (20, END)
+
+
+def test_cancel_while_decoding_frees_the_row_within_one_chunk_and_leaves_neighbours_alone():
+    house = House()
+    gone, stays = house.ask([10] * 8), house.ask([20] * 7)
+    house.turns(1)
+    house.scheduler.cancel(gone.job)
+    house.turns(1)
+    assert house.calls() == [("encode", 2), ("step", 2), ("step", 1)]
+    assert gone.events == [] and stays.finish.hypotheses[0].tokens == (*[20] * 7, END)
+
+
+def test_a_deadline_that_passes_in_the_queue_is_answered():
+    house = House(FakeEngine(sizes=(1,)))
+    house.ask([10] * 8, deadline=house.clock() + 1)
+    late = house.ask([20], deadline=house.clock() + 2)
+    house.turns(1)
+    house.clock.time += 3
+    house.turns(1)
+    assert isinstance(late.error, DeadlineExceeded)
+    assert house.calls() == [("encode", 1), ("step", 1)]
+
+
+def test_a_deadline_that_passes_while_decoding_frees_the_row():
+    house = House()
+    late = house.ask([10] * 8, deadline=house.clock() + 1)
+    house.turns(1)
+    house.clock.time += 2
+    house.turns(1)
+    assert isinstance(late.error, DeadlineExceeded)
+    assert house.scheduler._batches["echo", late.job.request.lane].state is None
+
+
+def test_a_full_house_refuses_at_once_by_count():
+    house = House(budget=Budget(requests=2))
+    house.ask([10]), house.ask([20])
+    with pytest.raises(Overloaded, match="the limit is 2") as refusal:
+        house.ask([30])
+    assert 0 < refusal.value.retry_after <= 30
+    assert house.calls() == []
+
+
+def test_a_full_house_refuses_at_once_by_padded_tokens_times_beams():
+    house = House(FakeEngine(sources=(8,)), Budget(cost=(8 + 64) * 3))
+    house.ask([10], num_beams=3, max_new_tokens=64)  # (8 + 63) x 3 = 213 of 216
+    with pytest.raises(Overloaded, match="213 padded tokens x beams"):
+        house.ask([20], max_new_tokens=1)
+
+
+def test_room_is_given_back_however_a_request_ends():
+    house = House(budget=Budget(requests=3))
+    place = house.scheduler.reserve(3)
+    place.release()
+    place.release()
+    with house.scheduler.reserve() as reservation:
+        request = house.engine.request([10], {})
+        job = house.scheduler.submit(reservation, "echo", request, Mailbox())
+        house.scheduler.cancel(job)
+        house.scheduler.cancel(job)
+        house.scheduler.submit(reservation, "echo", request, Mailbox(), house.clock() - 1)
+        house.scheduler.submit(reservation, "echo", request, Mailbox())
+        house.turns(1)
+    assert house.scheduler.idle()
+    assert house.scheduler._admission.cost == 0
+
+
+def work_at_one_second_a_step(house):
+    """Teaches the scheduler its speed: ten requests of cost 9, one second a chunk."""
+
+    def tick(verb, requests):
+        house.clock.time += verb == "step"
+
+    house.engine.on_call = tick
+    for _ in range(10):
+        house.ask([10], max_new_tokens=1)
+        house.turns(1)
+
+
+def test_what_cannot_meet_its_deadline_is_refused_at_once():
+    house = House(FakeEngine(sources=(8,), sizes=(1,)))
+    work_at_one_second_a_step(house)  # so a request of cost 9 takes about a second
+    for _ in range(5):
+        house.ask([10], max_new_tokens=1, deadline=house.clock() + 5.5)
+    with pytest.raises(Overloaded, match=r"about 6.0 s of work are ahead of a deadline in 5.5 s") as refusal:
+        house.ask([10], max_new_tokens=1, deadline=house.clock() + 5.5)
+    assert refusal.value.retry_after == 5.0
+    house.ask([10], max_new_tokens=1, deadline=house.clock() + 5.4)  # due first, so nothing is ahead of it
+
+
+def test_a_deadline_is_believed_possible_until_the_speed_is_known():
+    house = House(FakeEngine(sources=(8,), sizes=(1,)))
+    assert house.ask([10], deadline=house.clock() + 0.001)
+
+
+def test_the_retry_hint_is_a_second_until_the_speed_is_known():
+    house = House(FakeEngine(sources=(8,), sizes=(1,)), Budget(requests=4))
+    house.scheduler.reserve(4)
+    with pytest.raises(Overloaded) as unknown:
+        house.scheduler.reserve()
+    assert unknown.value.retry_after == 1.0
+
+
+def test_a_fault_in_a_step_fails_its_batch_and_nothing_else():
+    house = House()
+    doomed, other = house.ask([10] * 6), house.ask([20] * 6, num_beams=3)
+
+    def break_the_greedy_lane(verb, requests):
+        if verb == "step" and requests[0].lane.beams == 1:
+            raise RuntimeError("XLA:RESOURCE_EXHAUSTED")
+
+    house.engine.on_call = break_the_greedy_lane
+    house.turns(1)
+    house.engine.on_call = lambda verb, requests: None
+    house.turns(1)
+    assert isinstance(doomed.error, DeviceFault)
+    assert other.finish.hypotheses[0].tokens == (*[20] * 6, END)
+    after = house.ask([30])
+    house.turns(1)
+    assert after.finish
+
+
+def test_a_fault_in_the_encoder_spares_the_running_batch():
+    house = House()
+    running = house.ask([10] * 6)
+    house.turns(1)
+
+    def break_the_encoder(verb, requests):
+        if verb == "encode":
+            raise MemoryError
+
+    house.engine.on_call = break_the_encoder
+    doomed = house.ask([20])
+    house.turns(1)
+    assert isinstance(doomed.error, DeviceFault)
+    assert running.finish.hypotheses[0].tokens == (*[10] * 6, END)
+
+
+def test_a_device_that_always_fails_ends_the_scheduler():
+    deaths = []
+    house = House()
+    house.scheduler._on_death = deaths.append
+
+    def always(verb, requests):
+        raise RuntimeError("lost")
+
+    house.engine.on_call = always
+    boxes = [house.ask([10], max_new_tokens=1) for _ in range(4 * FAULTS)]
+    house.scheduler.run()
+    assert len(deaths) == 1
+    assert all(isinstance(box.error, DeviceFault | Unavailable) for box in boxes)
+    with pytest.raises(Unavailable):
+        house.ask([10])
+
+
+def test_numbers_that_are_none_are_a_fault_and_no_answer():
+    class Broken(FakeEngine):
+        def results(self, lane, state, rows):
+            spoiled = super().results(lane, state, rows)
+            return [tuple(type(h)(h.tokens, float("nan"), h.stopped) for h in answer) for answer in spoiled]
+
+        def classify(self, lane, requests):
+            return [(0.0, float("nan")) for _ in requests]
+
+    house = House(Broken())
+    boxes = [house.ask([10]), house.ask([10], task=Task.CLASSIFY)]
+    house.turns(1)
+    assert all(isinstance(box.error, DeviceFault) for box in boxes)
+
+
+def test_classifications_run_in_batches_beside_generation():
+    house = House()
+    generating = house.ask([10, 11])
+    boxes = [house.ask([10] * (1 + index), task=Task.CLASSIFY) for index in range(3)]
+    house.turns(1)
+    assert generating.finish
+    assert [box.finish.logits for box in boxes] == [(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]
+    assert ("classify", 3) in house.calls()
+
+
+def test_draining_refuses_the_new_and_finishes_the_old():
+    house = House()
+    box = house.ask([10] * 6)
+    house.turns(1)
+    house.scheduler.drain()
+    with pytest.raises(Unavailable, match="shutting down"):
+        house.ask([20])
+    assert not house.scheduler.idle()
+    house.turns(1)
+    assert box.finish
+
+
+def test_a_stopped_scheduler_fails_what_is_left():
+    house = House()
+    box = house.ask([10])
+    house.scheduler.stop()
+    house.scheduler.run()
+    assert isinstance(box.error, Unavailable)
+
+
+def test_timings_are_those_of_the_clock():
+    house = House(chunk=1)
+
+    def tick(verb, requests):
+        house.clock.time += {"encode": 2.0, "step": 0.5}[verb]
+
+    house.engine.on_call = tick
+    box = house.ask([10, 11])
+    house.clock.time += 3.0
+    house.turns(3)
+    assert (box.finish.queued, box.finish.computed) == (3.0, 2.0 + 3 * 0.5)
+
+
+def test_a_lane_that_no_budget_could_hold_is_refused_at_the_start():
+    with pytest.raises(ValueError, match="needs a budget of"):
+        House(budget=Budget(cost=10))
+
+
+def test_memory_does_not_grow_under_cancellation():
+    house = House(FakeEngine(sizes=(1,)))
+    house.ask([10] * 8)
+    house.turns(1)
+    for _ in range(200):
+        house.scheduler.cancel(house.ask([20]).job)
+    batch = next(batch for batch in house.scheduler._batches.values() if batch.jobs)
+    assert batch.waiting == [] and len(house.scheduler._jobs) == 1
