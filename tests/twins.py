@@ -1,0 +1,142 @@
+"""Random Hugging Face BARTs of any size, each with its twin in our format: where every comparison with PyTorch starts.
+
+    a = twin(d_model=32, scale_embedding=True)      # BartConfig's fields, by default those of TINY
+    x = batch(a.config, B=3, S=11, T=7)             # ids and masks, padded on the right, labels with -100
+    logits(a, x), torch_logits(a, x)                # two numpy arrays that should be equal
+
+No weight is left where it is easy: biases, norms, the padding row and final_logits_bias are random too, and matrices
+are large enough that attention is far from uniform, so that a wrong sign, axis or offset anywhere shows in the logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from bart_inference import Model
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
+
+from bart_oneliner import Config, Params, convert, forward, leaves, unflatten
+
+# Everything that could be confused differs: depths, head counts, widths.
+TINY: dict[str, Any] = {
+    "vocab_size": 99,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 36,
+    "max_position_embeddings": 48,
+}
+BASE: dict[str, Any] = {
+    "d_model": 768,
+    "encoder_layers": 6,
+    "decoder_layers": 6,
+    "encoder_attention_heads": 12,
+    "decoder_attention_heads": 12,
+    "encoder_ffn_dim": 3072,
+    "decoder_ffn_dim": 3072,
+}
+LARGE: dict[str, Any] = {}  # BartConfig's own defaults
+
+
+class Twin(NamedTuple):
+    torch: PreTrainedModel  # in eval mode
+    params: Params  # the same weights in our format
+    config: Config
+
+    @property
+    def model(self) -> Model:
+        """What bart_inference's functions take; the generation defaults are those of the torch model."""
+        return Model(self.params, self.config, self.torch.generation_config.to_diff_dict(), None)
+
+
+def randomise(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
+    """Random weights in every parameter and buffer: variance-preserving matrices times `gain`, nothing zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+            noise = torch.randn(weight.shape, generator=generator)  # drawn in float32 whatever the model's dtype
+            if "norm" in name and name.endswith("weight"):
+                noise = 1 + 0.2 * noise
+            elif name.endswith("bias"):
+                noise *= 0.3
+            elif "embed" in name or "shared" in name:
+                noise *= 0.5
+            else:
+                noise *= gain * weight.shape[1] ** -0.5
+            weight.copy_(noise)
+
+
+def of(model: PreTrainedModel) -> Twin:
+    """The twin of a torch model that is already there: same weights, same dtype."""
+    config = Config.from_json(model.config.to_dict())
+    params = convert({name: tensor.numpy() for name, tensor in model.state_dict().items()}, config)
+    arrays = unflatten({path: jnp.asarray(leaf) for path, leaf in leaves(params)})
+    return Twin(model.eval(), arrays, config)
+
+
+def twin(seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any) -> Twin:
+    """A random BartForConditionalGeneration and its twin. `fields` go to BartConfig, over those of TINY.
+
+    dtype "float64" (inside the fixture x64) has the float32 model's weights exactly, in float64.
+    """
+    model = BartForConditionalGeneration(BartConfig(**{**TINY, **fields}))
+    randomise(model, seed, gain)
+    return of(model.to(getattr(torch, dtype)))
+
+
+def batch(config: Config, B: int = 3, S: int = 11, T: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random ids below the vocabulary's end and above the special ones; the first row full, others padded at the right.
+
+    decoder_input_ids are random, start token first; labels end in -100 where decoder_attention_mask ends.
+    """
+    rng = np.random.default_rng(seed)
+    special = (config.pad_token_id, config.bos_token_id, config.eos_token_id, config.decoder_start_token_id)
+    words = np.setdiff1d(np.arange(config.vocab_size), special)
+
+    def side(length: int) -> tuple[np.ndarray, np.ndarray]:
+        lengths = np.concatenate([[length], rng.integers(1, length + 1, B - 1)])
+        return rng.choice(words, (B, length)), np.arange(length) < lengths[:, None]
+
+    (source, source_mask), (target, target_mask) = side(S), side(T)
+    start = np.full((B, 1), config.decoder_start_token_id)
+    return {
+        "input_ids": np.where(source_mask, source, config.pad_token_id).astype(np.int32),
+        "attention_mask": source_mask.astype(np.int32),
+        "decoder_input_ids": np.concatenate([start, target[:, :-1]], 1).astype(np.int32),
+        "decoder_attention_mask": target_mask.astype(np.int32),
+        "labels": np.where(target_mask, target, -100).astype(np.int32),
+    }
+
+
+FORWARD = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+
+
+def logits(twin: Twin, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Our logits for those of a batch's arrays that forward takes."""
+    return np.asarray(forward(twin.params, twin.config, **{name: batch[name] for name in FORWARD if name in batch}))
+
+
+@torch.no_grad()
+def torch_logits(twin: Twin, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """PyTorch's logits for the same."""
+    return twin.torch(
+        **{n: torch.tensor(batch[n]).long() for n in FORWARD if n in batch}, use_cache=False
+    ).logits.numpy()
+
+
+def assert_close(ours: Any, theirs: Any, tolerance: float = 1e-5, what: str = "", where: Any = None) -> None:
+    """Largest difference at most tolerance × the referee's largest value (or 1), over the entries `where` says."""
+    a, b = np.asarray(ours), np.asarray(theirs)
+    assert a.shape == b.shape, f"{what}: shape {a.shape}, the referee's {b.shape}"
+    difference = np.where(np.broadcast_to(True if where is None else where, a.shape), np.abs(a - b), 0)
+    scale = max(1.0, float(np.abs(b).max(initial=0)))
+    at = np.unravel_index(np.argmax(difference), a.shape) if a.size else ()
+    worst = float(difference[at]) if a.size else 0.0
+    detail = f"{what}: differs by {worst:.2e} at {tuple(map(int, at))} (allowed {tolerance:.0e} of {scale:.3g})"
+    assert worst <= tolerance * scale, f"{detail}: ours {a[at]}, the referee's {b[at]}"  # NaN fails too
