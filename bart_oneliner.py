@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -126,54 +126,36 @@ def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
     }
 
 
-def leaves(tree: Params, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every (path, leaf) of a nested dict."""
-    for name, child in tree.items():
-        if isinstance(child, dict):
-            yield from leaves(child, (*path, name))
-        else:
-            yield (*path, name), child
-
-
-def unflatten(flat: Mapping[tuple[str, ...], Any]) -> Params:
-    """The inverse of leaves."""
-    tree: Params = {}
-    for (*parents, name), leaf in flat.items():
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
-
-
 # ── Conversion ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")  # copies of "shared.weight"
+OBSOLETE = {"encoder.version", "decoder.version"}
+SPLIT = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+LINEAR = ("out_proj.weight", "fc1.weight", "fc2.weight", "dense.weight", "qa_outputs.weight")
 HEADS = ("classification_head.", "qa_outputs.")  # task heads ride along; the model itself does not use them
-TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")  # copies of "shared"
-OBSOLETE = ("encoder.version", "decoder.version")
 
 
-def pytorch_name(path: tuple[str, ...], layer: int = 0) -> str:
+def pytorch_name(path: jax.tree_util.KeyPath, layer: int = 0) -> str:
     """Where Hugging Face's state dict keeps a leaf (a layer of it, for a stacked one), without the prefix `model.`."""
-    name = ".".join(path).replace(".layers.", f".layers.{layer}.")
-    return f"{name}.weight" if path[-1] in ("shared", "embed_positions") else name
+    name = jax.tree_util.keystr(path, simple=True, separator=".").replace(".layers.", f".layers.{layer}.")
+    return f"{name}.weight" if name.endswith(("shared", "embed_positions")) else name
 
 
 def from_pytorch(name: str, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """One tensor into our shape: PyTorch's Linear keeps (out, in), with heads flattened."""
-    if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+    if name.endswith(SPLIT):
         H, D, K = shape
         return a.reshape(H, K, D).swapaxes(1, 2)
-    if name.endswith(("fc1.weight", "fc2.weight", "out_proj.weight", "dense.weight", "qa_outputs.weight")):
+    if name.endswith(LINEAR):
         return a.T.reshape(shape)
     return a.reshape(shape)
 
 
 def to_pytorch(name: str, a: np.ndarray) -> np.ndarray:
     """The inverse of from_pytorch."""
-    if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+    if name.endswith(SPLIT):
         return a.swapaxes(1, 2).reshape(-1, a.shape[1])
-    if name.endswith(("fc1.weight", "fc2.weight", "out_proj.weight", "dense.weight", "qa_outputs.weight")):
+    if name.endswith(LINEAR):
         return a.reshape(-1, a.shape[-1]).T
     if name == "final_logits_bias":
         return a.reshape(1, -1)
@@ -186,13 +168,13 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
     Takes keys with or without the prefix `model.`, tied embeddings missing or doubled, and a missing final_logits_bias.
     ValueError names a key that is missing, unknown, of another shape, or a tied copy that differs.
     """
-    state = {name.removeprefix("model."): a for name, a in state_dict.items()}
-    tied = {name: state.pop(name) for name in ("shared.weight", *TIED) if name in state}
-    for name, a in tied.items():
-        if name != (first := next(iter(tied))) and not np.array_equal(a, tied[first]):
-            raise ValueError(f"{name} differs from {first}: untied embeddings are not supported")
+    state = {name.removeprefix("model."): a for name, a in state_dict.items() if name not in OBSOLETE}
+    tied = [name for name in ("shared.weight", *TIED) if name in state]
+    for name in tied[1:]:
+        if not np.array_equal(state[name], state[tied[0]]):
+            raise ValueError(f"{name} differs from {tied[0]}: untied embeddings are not supported")
     if tied:
-        state["shared.weight"] = next(iter(tied.values()))
+        state = {"shared.weight": state[tied[0]]} | {name: a for name, a in state.items() if name not in tied}
     state.setdefault("final_logits_bias", np.zeros((1, config.vocab_size), np.float32))
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -204,28 +186,29 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
             raise ValueError(f"{name} has shape {a.shape}, the config asks for {expected}")
         return from_pytorch(name, a, shape)
 
-    flat = {}
-    for path, leaf in leaves(param_shapes(config)):
-        shape = leaf.shape
-        if "layers" in path:
-            flat[path] = np.stack([take(pytorch_name(path, i), shape[1:]) for i in range(shape[0])])
-        else:
-            flat[path] = take(pytorch_name(path), shape)
-    for name in [n for n in state if n.startswith(HEADS)]:
-        flat[tuple(name.split("."))] = take(name, np.shape(state[name])[::-1])
-    if unknown := sorted(state.keys() - set(OBSOLETE)):
-        raise ValueError(f"the checkpoint has tensors that BART does not: {unknown[:5]}")
-    return unflatten(flat)
+    def take_leaf(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if "layers" not in jax.tree_util.keystr(path):
+            return take(pytorch_name(path), leaf.shape)
+        return np.stack([take(pytorch_name(path, i), leaf.shape[1:]) for i in range(leaf.shape[0])])
+
+    params = jax.tree_util.tree_map_with_path(take_leaf, param_shapes(config))
+    for name in [name for name in state if name.startswith(HEADS)]:
+        *parents, last = name.split(".")
+        node = functools.reduce(lambda node, part: node.setdefault(part, {}), parents, params)
+        node[last] = take(name, np.shape(state[name])[::-1])
+    if state:
+        raise ValueError(f"the checkpoint has tensors that BART does not: {sorted(state)[:5]}")
+    return params
 
 
 def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
     """Our tree to PyTorch's names and shapes, with the prefix `model.` where BartForConditionalGeneration has it."""
     state = {}
-    for path, leaf in leaves(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         a = np.asarray(leaf)
-        prefix = "model." if path[0] in ("shared", "encoder", "decoder") else ""
-        for i, part in enumerate(a if "layers" in path else [a]):
+        for i, part in enumerate(a if "layers" in jax.tree_util.keystr(path) else [a]):
             name = pytorch_name(path, i)
+            prefix = "model." if name.startswith(("shared", "encoder", "decoder")) else ""
             state[prefix + name] = np.ascontiguousarray(to_pytorch(name, part))
     return state
 
@@ -239,16 +222,20 @@ def init(config: Config, key: Array) -> Params:
     Matrices and embeddings are N(0, init_std); biases, final_logits_bias and the token embedding's pad row are zero;
     layer norms start as the identity.
     """
-    flat = dict(leaves(param_shapes(config)))
-    for (path, shape), subkey in zip(list(flat.items()), jax.random.split(key, len(flat)), strict=True):
-        if path[-1].endswith("bias"):
-            flat[path] = jnp.zeros_like(shape)
-        elif "norm" in path[-2 if len(path) > 1 else -1]:
-            flat[path] = jnp.ones_like(shape)
-        else:
-            flat[path] = config.init_std * jax.random.normal(subkey, shape.shape, shape.dtype)
-    flat["shared",] = flat["shared",].at[config.pad_token_id].set(0.0)
-    return unflatten(flat)
+
+    def fresh(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
+        name = pytorch_name(path)
+        if name.endswith("bias"):
+            return jnp.zeros_like(leaf)
+        if "norm" in name:
+            return jnp.ones_like(leaf)
+        return config.init_std * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    shapes = param_shapes(config)
+    keys = list(jax.random.split(key, len(jax.tree.leaves(shapes))))
+    keys = jax.tree.unflatten(jax.tree.structure(shapes), keys)
+    params = jax.tree_util.tree_map_with_path(fresh, shapes, keys)
+    return params | {"shared": params["shared"].at[config.pad_token_id].set(0.0)}
 
 
 # ── Primitives ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from bart_inference.tokenization import load_tokenizer
-from bart_oneliner import Config, Params, convert, leaves, revert, unflatten
+from bart_oneliner import Config, Params, convert, revert
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
 FILES = ["*.json", "*.txt", "*.safetensors"]  # what a download fetches; the .bin only if there is no safetensors file
@@ -65,8 +65,8 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
         raise
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    cast = {path: jnp.asarray(np.asarray(leaf).astype(DTYPES[dtype], copy=False)) for path, leaf in leaves(params)}
-    return Model(unflatten(cast), config, generation_defaults(folder, fields), load_tokenizer(folder))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(DTYPES[dtype], copy=False)), params)
+    return Model(params, config, generation_defaults(folder, fields), load_tokenizer(folder))
 
 
 def resolve(path_or_hub_id: str | Path) -> Path:
