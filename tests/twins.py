@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from bart_inference import Model
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
 
-from bart_oneliner import Config, Params, convert, forward, leaves, unflatten
+from bart_oneliner import Config, Params, convert, forward
 
 # Everything that could be confused differs: depths, head counts, widths.
 TINY: dict[str, Any] = {
@@ -32,7 +33,8 @@ TINY: dict[str, Any] = {
     "decoder_ffn_dim": 36,
     "max_position_embeddings": 48,
 }
-BASE: dict[str, Any] = {
+LARGE: dict[str, Any] = {name: getattr(BartConfig(), name) for name in TINY}  # BartConfig's own defaults
+BASE: dict[str, Any] = LARGE | {
     "d_model": 768,
     "encoder_layers": 6,
     "decoder_layers": 6,
@@ -41,7 +43,6 @@ BASE: dict[str, Any] = {
     "encoder_ffn_dim": 3072,
     "decoder_ffn_dim": 3072,
 }
-LARGE: dict[str, Any] = {}  # BartConfig's own defaults
 
 
 class Twin(NamedTuple):
@@ -76,7 +77,7 @@ def of(model: PreTrainedModel) -> Twin:
     """The twin of a torch model that is already there: same weights, same dtype."""
     config = Config.from_json(model.config.to_dict())
     params = convert({name: tensor.numpy() for name, tensor in model.state_dict().items()}, config)
-    arrays = unflatten({path: jnp.asarray(leaf) for path, leaf in leaves(params)})
+    arrays = jax.tree.map(jnp.asarray, params)
     return Twin(model.eval(), arrays, config)
 
 
