@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from bart_server import logs, tracing
-from bart_server.app import App, Exit
+from bart_server.app import App, Exit, Load
 from bart_server.config import Config, ConfigError, parse
 from bart_server.metrics import Metrics
 from bart_server.models import Served
@@ -22,20 +22,21 @@ def load(config: Config, metrics: Metrics, stop: Callable[[], bool]) -> list[Ser
     return load_models(config, metrics.compiled, stop)
 
 
-async def serve(config: Config) -> tuple[Exit, bool]:
+async def serve(config: Config, load: Load) -> tuple[Exit, bool]:
     app = App(config, load, tracing.otlp() if config.trace else None)
-    app_run = asyncio.ensure_future(app.run(app.handle_signals))
-    return await app_run, app.busy()
+    return await app.run(app.handle_signals), app.busy()
 
 
-def main() -> None:
+def main(load: Load = load) -> None:
+    """load: what reads the models; tests give another one."""
     try:
         config = parse(sys.argv[1:])
         logs.set_up(config.log_level)
         log.info("settings", extra={"settings": dataclasses.asdict(config)})
-        status, busy = asyncio.run(serve(config))
+        status, busy = asyncio.run(serve(config, load))
     except (ConfigError, RuntimeError, OSError) as error:  # RuntimeError: grpc cannot bind the port
-        sys.exit(f"bart_server: {error}")
+        print(f"bart_server: {error}", file=sys.stderr)
+        sys.exit(Exit.USAGE)
     logging.shutdown()
     if busy:  # a compilation or a device call cannot be interrupted; nothing waits for it
         os._exit(status)

@@ -78,10 +78,10 @@ class App:
         server = self._server(pool)
         with self._metrics_server():
             await server.start()
+            started()
             log.info(
                 "listening", extra={"address": f"{self.config.host}:{self.port}", "tls": bool(self.config.tls_cert)}
             )
-            started()
             self._spawn(self._load_models, "loader")
             end = await self._end
             self._stopping.set()
@@ -118,7 +118,7 @@ class App:
         options = [
             ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
             ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_concurrent_streams", 4 * config.max_requests),
+            ("grpc.max_concurrent_streams", max(1024, 4 * config.max_requests)),  # of one connection
             ("grpc.keepalive_time_ms", 30_000),  # finds half-open connections within 40 s
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

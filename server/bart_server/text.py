@@ -69,6 +69,7 @@ class Text:
         while begin < stop:
             if len(windows) == limit:
                 raise InvalidArgument(field, f"{len(offsets)} tokens need more than the limit of {limit} windows")
+            begin += len(text[begin:]) - len(text[begin:].lstrip())
             first = bisect.bisect_left(starts, begin)
             room = self.source_tokens - self._tokenizer.num_special_tokens_to_add(False)
             while True:

@@ -95,8 +95,9 @@ class Running:
 
     def __init__(self, *engines: FakeEngine, load: Callable[..., list[Served]] | None = None, **settings: Any) -> None:
         self.engines = engines or (FakeEngine(),)
+        tracer: Tracer | None = settings.pop("tracer", None)
         self.config = Config(**({"host": "127.0.0.1", "port": 0, "metrics": "off", "chunk": 4} | settings))
-        self.app = App(self.config, load or self._load, settings.pop("tracer", None))
+        self.app = App(self.config, load or self._load, tracer)
         self.exit: Exit | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="server")

@@ -1,0 +1,76 @@
+"""Settings: flags, environment, checks."""
+
+import dataclasses
+
+import pytest
+from bart_server.config import Config, ConfigError, parse
+
+
+def test_no_flags_serve_the_embedded_checkpoint_on_localhost_50051():
+    config = parse([], {})
+    assert (config.host, config.port, config.platform) == ("localhost", 50051, "cpu")
+    assert config.models() == {"debian-tiny": "embedded"}
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_default():
+    environment = {"BART_SERVER_PORT": "1", "BART_SERVER_CHUNK": "3", "BART_SERVER_SAMPLING": "no"}
+    config = parse(["--port", "2"], environment)
+    assert (config.port, config.chunk, config.sampling) == (2, 3, False)
+
+
+def test_models_repeat_and_lists_are_comma_separated():
+    config = parse(["--model", "a=x", "--model", "b=y=z", "--beams", "1,2,5", "--sources", ""], {})
+    assert config.models() == {"a": "x", "b": "y=z"}
+    assert (config.beams, config.sources) == ((1, 2, 5), ())
+    assert parse([], {"BART_SERVER_MODEL": "a=x,b=y"}).models() == {"a": "x", "b": "y"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "70000"], "--port is 70000, it has to be between 0 and 65535"),
+        (["--port", "x"], "--port is 'x', it has to be int"),
+        (["--model", "x"], "--model is 'x', it has to be NAME=PATH"),
+        (["--model", "a=x", "--model", "a=y"], "different names"),
+        (["--platform", "gpu"], "--platform is 'gpu', it has to be cpu, tpu or cuda"),
+        (["--dtype", "float16"], "--dtype"),
+        (["--beams", "4,1"], "--beams is (4, 1), it has to be positive and ascending"),
+        (["--beams", "1,x"], "a comma-separated list"),
+        (["--rows", ""], "at least one each"),
+        (["--max-requests", "0"], "--max-requests is 0, it has to be positive"),
+        (["--grace", "-1"], "--grace is -1.0"),
+        (["--grace", "nan"], "--grace is nan"),
+        (["--tls-cert", "/nonexistent"], "--tls-key"),
+        (["--token-file", "/nonexistent"], "--token-file is '/nonexistent', it has to be a file"),
+        (["--metrics", "here"], "HOST:PORT"),
+        (["--host", "0.0.0.0"], "a loopback address without --tls-cert; --insecure lifts this"),
+        (["--host", "::"], "--insecure"),
+        (["--host", "example.org"], "--insecure"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(arguments, message):
+    with pytest.raises(ConfigError) as error:
+        parse(arguments, {})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"])
+def test_loopback_needs_no_tls(host):
+    assert parse(["--host", host], {}).host == host
+
+
+def test_insecure_lifts_the_ban():
+    assert parse(["--host", "0.0.0.0", "--insecure"], {}).insecure
+
+
+def test_a_misspelt_variable_is_refused():
+    with pytest.raises(ConfigError, match="BART_SERVER_PROT"):
+        parse([], {"BART_SERVER_PROT": "1"})
+
+
+def test_every_setting_has_a_flag_with_its_default_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(Config):
+        assert "--" + field.name.replace("_", "-") in shown

@@ -1,0 +1,350 @@
+"""What goes wrong in production, each with an oracle. Numbers in brackets: the failure modes of the serving notes."""
+
+import random
+import socket
+import threading
+import time
+
+import grpc
+import pytest
+from bart_proto.v1 import bart_pb2 as pb
+from bart_server.app import Exit
+from bart_server.fake import FakeEngine
+
+from tests.server.harness import PATIENCE, Gate, wait_until
+
+
+def code_of(call) -> grpc.StatusCode:
+    try:
+        call()
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+class ChunkGate:
+    """Lets the scheduler decode one chunk at a time."""
+
+    def __init__(self):
+        self.permits = threading.Semaphore(0)
+        self.open = False
+
+    def __call__(self, verb, requests):
+        if verb == "step" and not self.open:
+            assert self.permits.acquire(timeout=PATIENCE)
+
+    def allow(self, chunks=1):
+        self.permits.release(chunks)
+
+    def release(self):
+        self.open = True
+        self.permits.release(1000)
+
+
+def test_1_a_cancelled_call_frees_its_row_and_leaves_its_neighbour_alone(start, stubs):
+    gate = ChunkGate()
+    server = start(FakeEngine(on_call=gate))
+    summarization = stubs(server).summarization
+    gone = summarization.Summarize.future(pb.SummarizeRequest(text="x" * 60), timeout=PATIENCE)
+    stays = summarization.Summarize.future(pb.SummarizeRequest(text="y" * 61), timeout=PATIENCE)
+    wait_until(lambda: server.metric("bart_requests") == 2)
+    gate.allow()
+    gone.cancel()
+    wait_until(lambda: server.metric("bart_requests") == 1)
+    gate.release()
+    assert stays.result().text == "y" * 61
+    wait_until(server.app.scheduler.idle)
+    assert server.metric("bart_failed_total", reason="Cancelled") == 1
+    assert server.metric("bart_rows", model="echo", lane="beams1-64") == 0
+
+
+def test_1_a_cancelled_stream_frees_its_row(start, stubs):
+    gate = ChunkGate()
+    server = start(FakeEngine(on_call=gate))
+    stream = stubs(server).summarization.StreamSummarize(pb.StreamSummarizeRequest(text="x" * 60), timeout=PATIENCE)
+    gate.allow()
+    assert next(stream).delta.text == "xxxx"
+    stream.cancel()
+    wait_until(lambda: server.metric("bart_failed_total", reason="Cancelled") == 1)
+    gate.release()
+    wait_until(server.app.scheduler.idle)
+
+
+def test_2_a_connection_that_dies_frees_its_rows(start):
+    gate = ChunkGate()
+    server = start(FakeEngine(on_call=gate))
+    relay = Relay(server.app.port)
+    channel = grpc.insecure_channel(f"127.0.0.1:{relay.port}")
+    call = channel.unary_unary("/bart.v1.SummarizationService/Summarize").future(
+        pb.SummarizeRequest(text="x" * 60).SerializeToString(), timeout=PATIENCE
+    )
+    wait_until(lambda: server.metric("bart_requests") == 1)
+    relay.reset()
+    gate.allow()
+    wait_until(server.app.scheduler.idle)
+    assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    gate.release()
+    channel.close()
+
+
+class Relay:
+    """A TCP relay to a port of this machine that can be reset, as when a client is killed."""
+
+    def __init__(self, port):
+        self._target = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._sockets = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        near, _ = self._server.accept()
+        far = socket.create_connection(("127.0.0.1", self._target))
+        self._sockets += [near, far]
+        for source, sink in ((near, far), (far, near)):
+            threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pump(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+
+    def reset(self):
+        for end in self._sockets:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # close by RST
+            end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._server.close()
+
+
+def test_3_a_deadline_is_kept_while_the_device_is_busy(start, stubs):
+    gate = Gate("step")
+    server = start(FakeEngine(on_call=gate))
+    began = time.monotonic()
+    code = code_of(lambda: stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=0.3))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - began < 2
+    wait_until(lambda: server.metric("bart_requests") == 0)  # before the device is back
+    gate.open()
+    wait_until(server.app.scheduler.idle)
+
+
+def test_5_at_ten_times_the_load_the_refused_hear_it_at_once_and_the_admitted_are_served(start, stubs):
+    server = start(FakeEngine(on_call=lambda verb, requests: time.sleep(0.002)), max_requests=8)
+    summarization = stubs(server).summarization
+    done, lock = [], threading.Lock()
+
+    def ended(call):
+        with lock:
+            done.append((call.code(), call))
+
+    for index in range(400):
+        call = summarization.Summarize.future(pb.SummarizeRequest(text=f"text {index}"), timeout=PATIENCE)
+        call.add_done_callback(ended)
+    wait_until(lambda: len(done) == 400)
+    codes = [code for code, _ in done]
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes.count(grpc.StatusCode.OK) >= 8
+    assert all(call.result().text.startswith("text ") for code, call in done if code is grpc.StatusCode.OK)
+    wait_until(server.app.scheduler.idle)
+    assert code_of(lambda: summarization.Summarize(pb.SummarizeRequest(text="after"), timeout=PATIENCE)) is (
+        grpc.StatusCode.OK
+    )
+
+
+def test_6_a_retry_storm_is_told_to_spread(start, stubs):
+    gate = Gate("encode")
+    server = start(FakeEngine(on_call=gate), max_requests=1)
+    summarization = stubs(server).summarization
+    first = summarization.Summarize.future(pb.SummarizeRequest(text="a"), timeout=PATIENCE)
+    gate.wait()
+    pauses = set()
+    for _ in range(50):
+        with pytest.raises(grpc.RpcError) as refused:
+            summarization.Summarize(pb.SummarizeRequest(text="b"), timeout=PATIENCE)
+        pauses.add(int(dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"]))
+    gate.open()
+    assert first.result().text == "a"
+    assert min(pauses) >= 1000 and max(pauses) <= 2000 and len(pauses) > 30
+
+
+def test_7_a_slow_reader_holds_no_row_and_bounded_memory(start, stubs):
+    server = start(chunk=1)
+    streams = [
+        stubs(server).summarization.StreamSummarize(pb.StreamSummarizeRequest(text="z" * 60), timeout=PATIENCE)
+        for _ in range(8)
+    ]
+    wait_until(lambda: server.metric("bart_tokens_total", model="echo") == 8 * 61)  # nobody has read a thing
+    assert server.metric("bart_rows", model="echo", lane="beams1-64") == 0
+    assert ["".join(m.delta.text for m in stream) for stream in streams] == ["z" * 60] * 8
+
+
+def test_8_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs):
+    gate = ChunkGate()
+    server = start(FakeEngine(on_call=gate))
+    summarization = stubs(server).summarization
+    running = summarization.Summarize.future(pb.SummarizeRequest(text="x" * 20), timeout=PATIENCE)
+    wait_until(lambda: server.metric("bart_requests") == 1)
+    server.signal()
+    wait_until(lambda: not server.app.health.serving)
+    with pytest.raises(grpc.RpcError) as refused:
+        summarization.Summarize(pb.SummarizeRequest(text="late"), timeout=PATIENCE)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    gate.release()
+    assert running.result().text == "x" * 20
+    assert server.join() is Exit.DRAINED
+
+
+def test_8_an_idle_server_ends_at_once(start):
+    server = start()
+    server.signal()
+    assert server.join() is Exit.DRAINED
+
+
+def test_8_a_server_that_compiles_ends_without_waiting_for_it(start):
+    gate = Gate("compile")
+    server = start(FakeEngine(on_call=gate), wait=False)
+    gate.wait()
+    server.signal()
+    assert server.join() is Exit.DRAINED
+    gate.open()
+
+
+def test_8_a_second_signal_ends_a_server_that_drains(start, stubs):
+    gate = Gate("step")
+    server = start(FakeEngine(on_call=gate))
+    call = stubs(server).summarization.Summarize.future(pb.SummarizeRequest(text="x"), timeout=PATIENCE)
+    gate.wait()
+    server.signal()
+    server.signal()
+    assert server.join() is Exit.CUT_OFF
+    assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    gate.open()
+
+
+def test_8_a_spent_grace_ends_a_server_that_drains(start, stubs):
+    gate = Gate("step")
+    server = start(FakeEngine(on_call=gate), grace=0.1)
+    call = stubs(server).summarization.Summarize.future(pb.SummarizeRequest(text="x"), timeout=PATIENCE)
+    gate.wait()
+    server.signal()
+    assert server.join() is Exit.CUT_OFF
+    assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    gate.open()
+
+
+def test_9_a_device_error_fails_its_batch_and_the_next_one_works(start, stubs):
+    broken = threading.Event()
+
+    def fault(verb, requests):
+        if verb == "step" and broken.is_set():
+            broken.clear()
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
+
+    server = start(FakeEngine(on_call=fault))
+    summarization = stubs(server).summarization
+    broken.set()
+    assert code_of(lambda: summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=PATIENCE)) is (
+        grpc.StatusCode.INTERNAL
+    )
+    assert summarization.Summarize(pb.SummarizeRequest(text="b"), timeout=PATIENCE).text == "b"
+    assert server.metric("bart_device_faults_total") == 1
+
+
+def test_10_a_dead_scheduler_ends_the_process_unready(start, stubs):
+    class Deadly(FakeEngine):
+        def step(self, lane, state, steps):
+            raise SystemExit("not even an Exception")
+
+    server = start(Deadly())
+    code = code_of(lambda: stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=PATIENCE))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert server.join() is Exit.BROKEN
+    assert not server.app.health.serving
+
+
+def test_11_numbers_that_are_none_are_internal(start, stubs):
+    class Spoiled(FakeEngine):
+        def results(self, lane, state, rows):
+            answers = super().results(lane, state, rows)
+            return [tuple(type(h)(h.tokens, float("nan"), h.stopped) for h in answer) for answer in answers]
+
+    server = start(Spoiled())
+    assert code_of(lambda: stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=PATIENCE)) is (
+        grpc.StatusCode.INTERNAL
+    )
+
+
+@pytest.mark.parametrize("text", ["\0", "\ufffd", "\u202e", "e\u0301" * 10, "</s><s>", "\U0010ffff"])
+def test_15_strange_text_comes_back_as_it_is(start, stubs, text):
+    expected = text.replace("</s>", "").replace("<s>", "")  # special tokens are special in a text too, as in HF's
+    assert stubs(start()).summarization.Summarize(pb.SummarizeRequest(text=text), timeout=PATIENCE).text == expected
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"\xff" * 20, b"\x12\x02\xc3\x28", b"\x12\xff\xff\xff\xff\x0f", bytes(random.Random(0).randbytes(300))],
+    ids=["no-tag", "no-utf8", "no-length", "noise"],
+)
+def test_15_bytes_that_are_no_message_are_an_invalid_argument(start, stubs, frame):
+    server = start()
+    with server.channel() as channel:
+        call = channel.unary_unary("/bart.v1.SummarizationService/Summarize")
+        assert code_of(lambda: call(frame, timeout=PATIENCE)) is grpc.StatusCode.INVALID_ARGUMENT
+    assert stubs(server).summarization.Summarize(pb.SummarizeRequest(text="ok"), timeout=PATIENCE).text == "ok"
+
+
+def test_15_unknown_fields_are_ignored(start):
+    frame = pb.SummarizeRequest(text="ok").SerializeToString() + b"\xa2\x06\x03abc"  # field 100
+    with start().channel() as channel:
+        call = channel.unary_unary("/bart.v1.SummarizationService/Summarize")
+        assert pb.SummarizeResponse.FromString(call(frame, timeout=PATIENCE)).text == "ok"
+
+
+def test_15_noise_on_the_port_harms_nobody(start, stubs):
+    server = start()
+    noise = random.Random(1)
+    for size in (1, 100, 10_000):
+        with socket.create_connection(("127.0.0.1", server.app.port)) as raw:
+            raw.sendall(noise.randbytes(size))
+    assert stubs(server).summarization.Summarize(pb.SummarizeRequest(text="ok"), timeout=PATIENCE).text == "ok"
+
+
+def test_18_a_checkpoint_that_cannot_be_read_ends_the_process_unready(start):
+    def corrupt(config, metrics, stop):
+        raise ValueError("model.safetensors: header too large")
+
+    server = start(load=corrupt, wait=False)
+    assert server.join() is Exit.NOT_LOADED
+
+
+def test_26_nothing_leaks_in_a_short_soak(start, stubs):
+    """A thousand calls, a third of them cancelled, a tenth refused: every place, row, thread and descriptor is back."""
+    import psutil
+
+    server = start(max_requests=16)
+    summarization = stubs(server).summarization
+    process, chance = psutil.Process(), random.Random(2)
+
+    def burst(count):
+        calls = []
+        for _ in range(count):
+            text = "x" * chance.randrange(60)
+            calls.append(summarization.Summarize.future(pb.SummarizeRequest(text=text), timeout=PATIENCE))
+            if chance.random() < 0.3:
+                calls[-1].cancel()
+        for call in calls:
+            call.code()
+        wait_until(server.app.scheduler.idle)
+
+    for _ in range(5):
+        burst(20)
+    memory, files, threads = process.memory_info().rss, process.num_fds(), threading.active_count()
+    for _ in range(45):
+        burst(20)
+    assert process.memory_info().rss - memory < 8 << 20
+    assert process.num_fds() <= files + 2 and threading.active_count() <= threads + 2
+    assert server.metric("bart_cost") == server.metric("bart_requests") == server.metric("bart_waiting") == 0

@@ -1,0 +1,228 @@
+"""Health, reflection, metrics, logs, traces, signals: what operators rely on."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import grpc
+import pytest
+from bart_proto.v1 import bart_pb2 as pb
+from bart_proto.v1 import bart_pb2_grpc
+from bart_server import logs
+from bart_server.app import SERVICES
+from bart_server.fake import FakeEngine
+from bart_server.tracing import OpenTelemetry
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from tests.server.harness import PATIENCE, Gate, wait_until
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Watcher:
+    """Collects what health.Watch says."""
+
+    def __init__(self, channel, service):
+        self.seen = []
+        self.call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        try:
+            for response in self.call:
+                self.seen.append(response.status)
+        except grpc.RpcError:
+            pass
+
+
+def test_health_watchers_see_every_transition_even_after_one_leaves(start):
+    compiling, stepping = Gate("compile"), Gate("step")
+    server = start(
+        FakeEngine(on_call=lambda verb, requests: (compiling(verb, requests), stepping(verb, requests))), wait=False
+    )
+    with server.channel() as channel:
+        watchers = [Watcher(channel, service) for service in ("", *SERVICES)]
+        leaving = Watcher(channel, "")
+        wait_until(lambda: all(watcher.seen == [NOT_SERVING] for watcher in [*watchers, leaving]))
+        leaving.call.cancel()
+        compiling.open()
+        wait_until(lambda: all(watcher.seen == [NOT_SERVING, SERVING] for watcher in watchers))
+        call = bart_pb2_grpc.SummarizationServiceStub(channel).Summarize.future(pb.SummarizeRequest(text="x"))
+        stepping.wait()
+        server.signal()
+        wait_until(lambda: all(watcher.seen == [NOT_SERVING, SERVING, NOT_SERVING] for watcher in watchers))
+        stepping.open()
+        assert call.result().text == "x"
+
+
+def test_health_knows_which_services_there_are(start):
+    with start().channel() as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        for service in ("", *SERVICES):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert check(request, timeout=PATIENCE).status == SERVING
+        with pytest.raises(grpc.RpcError) as error:
+            check(health_pb2.HealthCheckRequest(service="bart.v1.Nothing"), timeout=PATIENCE)
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_describes_every_service(start):
+    with start().channel() as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {*SERVICES, "grpc.health.v1.Health"} <= set(database.get_services())
+        assert "SummarizationService" in str(database.FindFileContainingSymbol("bart.v1.SummarizationService"))
+
+
+def test_metrics_are_served_over_http(start, stubs):
+    server = start(metrics="127.0.0.1:0")
+    stubs(server).summarization.Summarize(pb.SummarizeRequest(text="abc"), timeout=PATIENCE)
+    wait_until(server.app.scheduler.idle)
+    page = (
+        urllib.request.urlopen(f"http://127.0.0.1:{server.app.metrics_port}/metrics", timeout=PATIENCE).read().decode()
+    )
+    for line in (
+        "bart_ready 1.0",
+        'bart_calls_total{code="OK",method="/bart.v1.SummarizationService/Summarize"} 1.0',
+        'bart_tokens_total{model="echo"} 4.0',
+        'bart_encoder_batch_count{model="echo"} 1.0',
+        'bart_stage_seconds_count{model="echo",stage="queue"} 1.0',
+        "bart_requests 0.0",
+        "bart_compiles_after_ready_total 0.0",
+    ):
+        assert line in page
+
+
+def test_a_compilation_after_ready_is_counted(start):
+    metrics = start().app.metrics
+    metrics.compiled()
+    assert metrics.registry.get_sample_value("bart_compiles_after_ready_total") == 1
+
+
+def test_logs_are_json_with_facts_and_without_texts(start, stubs, caplog):
+    caplog.set_level(logging.DEBUG)
+    server = start()
+    secret = "wombat telegraph"
+    labels = ["secretlabel"]
+    service = stubs(server)
+    service.summarization.Summarize(pb.SummarizeRequest(text=secret), timeout=PATIENCE)
+    with pytest.raises(grpc.RpcError):
+        service.summarization.Summarize(pb.SummarizeRequest(text=secret * 9), timeout=PATIENCE)
+    service.classification.ClassifyZeroShot(pb.ClassifyZeroShotRequest(text=secret, labels=labels), timeout=PATIENCE)
+    wait_until(lambda: sum(record.message == "call" for record in caplog.records) == 3)
+    lines = [json.loads(logs.JsonFormatter().format(record)) for record in caplog.records]
+    first = next(line for line in lines if line["message"] == "call")
+    assert first["code"] == "OK" and first["model"] == "echo" and first["input_tokens"] == 18
+    assert {"request_id", "method", "peer", "seconds", "queue_seconds", "compute_seconds"} <= set(first)
+    assert not any(word in json.dumps(lines) for word in ("wombat", "telegraph", "secretlabel"))
+
+
+def test_a_call_is_a_trace_with_the_callers_parent_and_the_stages_as_children(start, stubs):
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    server = start(tracer=OpenTelemetry(provider))
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    stubs(server).summarization.Summarize(
+        pb.SummarizeRequest(text="abc"), metadata=(("traceparent", parent),), timeout=PATIENCE
+    )
+    wait_until(lambda: len(exporter.get_finished_spans()) == 3)
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    call = spans["bart.v1.SummarizationService/Summarize"]
+    assert f"{call.context.trace_id:032x}" in parent and f"{call.parent.span_id:016x}" in parent
+    assert call.attributes["bart.output_tokens"] == 4
+    assert spans["queue"].parent.span_id == spans["device"].parent.span_id == call.context.span_id
+    assert spans["queue"].end_time == spans["device"].start_time
+
+
+# ── as a process ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Process:
+    """The echo server as a process; its log lines as dictionaries."""
+
+    def __init__(self, *flags, **environment):
+        flags = ("--port", "0", "--metrics", "off", *flags)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.server.echo_server", *flags],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines = []
+
+    def until(self, message):
+        """Reads the log up to a message; returns its line."""
+        for line in self.process.stderr:
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["message"] == message:
+                return self.lines[-1]
+        raise AssertionError(f"ended before {message!r}: {self.lines}")
+
+    def end(self):
+        try:
+            self.process.communicate(timeout=PATIENCE)
+            return self.process.returncode
+        finally:
+            self.process.kill()
+
+
+def test_a_process_prints_its_settings_serves_drains_on_sigterm_and_exits_with_0():
+    server = Process("--chunk", "5")
+    assert server.until("settings")["settings"]["chunk"] == 5
+    address = server.until("listening")["address"].replace("localhost", "127.0.0.1")
+    assert server.until("ready")["models"] == {"echo": "fake:echo"}
+    with grpc.insecure_channel(address) as channel:
+        stub = bart_pb2_grpc.SummarizationServiceStub(channel)
+        assert stub.Summarize(pb.SummarizeRequest(text="hi"), timeout=PATIENCE).text == "hi"
+    server.process.send_signal(signal.SIGTERM)
+    assert server.until("ended")["exit"] == "drained"
+    assert server.end() == 0
+
+
+def test_a_process_that_compiles_ends_on_sigterm():
+    server = Process(ECHO_HOLDS="compile")
+    server.until("listening")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.end() == 0
+
+
+def test_a_second_sigterm_ends_a_process_that_cannot_drain():
+    server = Process(ECHO_HOLDS="step")
+    address = server.until("listening")["address"].replace("localhost", "127.0.0.1")
+    server.until("ready")
+    with grpc.insecure_channel(address) as channel:
+        call = bart_pb2_grpc.SummarizationServiceStub(channel).Summarize.future(pb.SummarizeRequest(text="hi"))
+        with pytest.raises(grpc.FutureTimeoutError):
+            call.result(timeout=0.2)
+        server.process.send_signal(signal.SIGTERM)
+        server.until("draining")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end() == 1
+
+
+@pytest.mark.parametrize("flags", [["--port", "-1"], ["--host", "0.0.0.0"], ["--tls-cert", "nowhere"]])
+def test_a_wrong_setting_ends_the_process_before_anything_is_loaded(flags):
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.server.echo_server", *flags],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 2 and ended.stderr.startswith("bart_server: --")
+
+
+def test_a_taken_port_is_an_error_and_not_shared():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = Process("--host", "127.0.0.1", "--port", str(taken.getsockname()[1]))
+        assert server.end() == 2

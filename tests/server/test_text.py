@@ -1,0 +1,73 @@
+"""Windows, truncation and detokenisation, with one token a byte."""
+
+import itertools
+import re
+
+import pytest
+from bart_server.errors import InvalidArgument
+from bart_server.text import Detokenizer, Text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.server.harness import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+TEXTS = st.text(alphabet=st.one_of(st.sampled_from(" \n.!?ab"), st.characters(exclude_categories=["Cs"])), max_size=200)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=TEXTS, room=st.integers(6, 40))
+def test_windows_fit_lose_nothing_but_white_space_and_come_in_order(text, room):
+    windows = Text(TOKENIZER, room + 2).windows(text, limit=1000)
+    assert all(len(window.ids) <= room + 2 for window in windows)
+    kept = "".join(text[window.begin : window.end] for window in windows)
+    assert re.sub(r"\s", "", kept) == re.sub(r"\s", "", text)
+    assert all(a.end <= b.begin for a, b in itertools.pairwise(windows))
+
+
+def test_a_window_ends_after_a_sentence_else_after_a_word_else_anywhere():
+    def parts(text):
+        return [text[window.begin : window.end] for window in Text(TOKENIZER, 12).windows(text, 9)]
+
+    assert parts("One. Two. Three.") == ["One. Two.", "Three."]
+    assert parts('"Go!" Went far') == ['"Go!"', "Went far"]
+    assert parts("one two three four") == ["one two", "three four"]
+    assert parts("abcdefghijklm") == ["abcdefghij", "klm"]
+    assert parts("日本。語です") == ["日本。", "語です"]
+    assert parts("\n one\n\ntwo three\n") == ["one", "two three"]
+    assert parts("") == parts("  \n") == [""]
+
+
+def test_truncation_cuts_the_first_text_and_keeps_the_second_whole():
+    text = Text(TOKENIZER, 12)
+    window = text.truncated("abcdefghij", "xyz")
+    assert text.decode(window.ids) == "abcdexyz"
+    assert len(window.ids) == 12 and window.truncated
+    with pytest.raises(InvalidArgument, match="cannot be cut"):
+        text.truncated("ab", "abcdefghijklm")
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=TEXTS, cuts=st.lists(st.integers(0, 200)))
+def test_pieces_of_text_are_the_whole_wherever_the_tokens_are_cut(text, cuts):
+    reader = Text(TOKENIZER, 10_000)
+    ids = reader.whole(text).ids
+    bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
+    detokenizer = Detokenizer(reader)
+    pieces = [detokenizer.push(ids[a:b]) for a, b in itertools.pairwise(bounds)]
+    assert "".join(pieces) + detokenizer.push((), last=True) == reader.decode(ids)
+
+
+def test_a_character_waits_for_its_last_byte():
+    reader = Text(TOKENIZER, 100)
+    ids = reader.whole("a🙂b").ids[1:-1]
+    detokenizer = Detokenizer(reader)
+    assert [detokenizer.push([token]) for token in ids] == ["a", "", "", "", "🙂", "b"]
+
+
+def test_bytes_that_are_no_character_come_out_at_the_end():
+    reader = Text(TOKENIZER, 100)
+    detokenizer = Detokenizer(reader)
+    broken = reader.whole("🙂").ids[1:3]
+    assert detokenizer.push(broken) == ""
+    assert detokenizer.push((), last=True) == reader.decode(broken) != ""
