@@ -17,7 +17,7 @@ import numpy as np
 
 from bart_inference.checkpoint import CheckpointError, Model, embedded, load
 from bart_inference.layout import prepare
-from bart_inference.options import resolve
+from bart_inference.options import as_ids, resolve
 from bart_inference.stream import stream
 from bart_inference.summarize import encode_within, require_tokenizer, summarize
 from bart_inference.tokenization import decode_text
@@ -84,6 +84,8 @@ def one_line_summary(model: Model, text: str, **options: Any) -> str:
         ids[0, t] = int(logits[0, t - 1].argmax())
         if t == 1 and row.forced_bos_token_id is not None:
             ids[0, t] = row.forced_bos_token_id
+        if t == longest - 1 and row.forced_eos_token_id is not None:
+            ids[0, t] = as_ids(row.forced_eos_token_id)[0]
         if ids[0, t] in row.eos_ids:
             break
     return decode_text(require_tokenizer(model), ids[0, : t + 1])

@@ -1,0 +1,78 @@
+"""The command line, end to end, on the embedded checkpoint and in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bart_inference import load, summarize
+from bart_inference.checkpoint import embedded
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = json.loads((embedded() / "examples.jsonl").read_text().splitlines()[0])["document"]
+ANOTHER = json.loads((embedded() / "examples.jsonl").read_text().splitlines()[1])["document"]
+
+
+def run(*arguments: str, stdin: str = "", fails: bool = False) -> subprocess.CompletedProcess:
+    """`python bart_oneliner.py` with arguments, offline."""
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "inference")))
+    environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(ROOT / "bart_oneliner.py"), *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, cwd="/", timeout=300)
+    assert (done.returncode != 0) == fails, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load()
+
+
+def test_without_arguments_it_summarizes_the_bundled_documents(model):
+    output = run().stdout
+    for line in (embedded() / "examples.jsonl").read_text().splitlines():
+        example = json.loads(line)
+        assert example["summary"] in output, f"the reference of {example['package']} is not shown"
+        assert f"→ {summarize(model, example['document'])}\n" in output, f"{example['package']} has another summary"
+    assert "debian-tiny" in output and " s, compilation included" in output
+
+
+def test_files_are_summarized_in_their_order_as_json(model, tmp_path):
+    for name, text in (("one", TEXT), ("two", ANOTHER)):
+        (tmp_path / name).write_text(text)
+    lines = run("--json", "-f", str(tmp_path / "one"), str(tmp_path / "two")).stdout.splitlines()
+    assert [json.loads(line)["summary"] for line in lines] == summarize(model, [TEXT, ANOTHER])
+
+
+def test_stream_prints_the_same_summary_as_a_whole_answer(model):
+    assert run("--stream", "-", stdin=TEXT).stdout == summarize(model, TEXT) + "\n"
+
+
+def test_one_line_alone_writes_the_cached_greedy_summary(model):
+    plain = summarize(model, TEXT, num_beams=1, max_new_tokens=12, no_repeat_ngram_size=None)
+    assert run("--one-line", "--max-new-tokens", "12", TEXT).stdout == plain + "\n"
+
+
+def test_a_text_that_is_too_long_is_cut_with_a_notice():
+    done = run("-", stdin="lorem ipsum dolor " * 400)
+    assert "the model reads 512: the rest is cut" in done.stderr and done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--num-beams", "0", "text"], "num_beams must be an integer of at least 1, got 0"),
+        (["--max-new-tokens", "9999", "text"], "max_new_tokens asks for 10000 tokens, the position table has 512"),
+        (["--model", "/nonexistent", "text"], "/nonexistent: no such folder"),
+        (["-f", "/nonexistent"], "No such file or directory: '/nonexistent'"),
+        (["  "], "texts[0] is empty"),
+        (["--stream", "--json", "text"], "--stream excludes --json"),
+        (["--one-line", "--num-beams", "4", "text"], "--one-line is a greedy search"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_a_failing_status(arguments, complaint):
+    done = run(*arguments, fails=True)
+    assert complaint in done.stderr and "Traceback" not in done.stderr
