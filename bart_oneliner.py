@@ -308,9 +308,9 @@ def layer(
     def residual(x: Array, y: Array, norm: str) -> Array:
         return layer_norm(x + dropout(y, config.dropout, next(keys)), **p[norm])
 
-    def attention(x: Array, memory: Array, mask: Array, p: Params) -> Array:
-        q, k, v = (split_heads(y, **p[name]) for y, name in ((x, "q_proj"), (memory, "k_proj"), (memory, "v_proj")))
-        return merge_heads(attend(q, k, v, mask, config.attention_dropout, next(keys)), **p["out_proj"])
+    def attention(x: Array, memory: Array, mask: Array, w: Params) -> Array:
+        q, k, v = (split_heads(y, **w[name]) for y, name in ((x, "q_proj"), (memory, "k_proj"), (memory, "v_proj")))
+        return merge_heads(attend(q, k, v, mask, config.attention_dropout, next(keys)), **w["out_proj"])
 
     x = residual(x, attention(x, x, mask, p["self_attn"]), "self_attn_layer_norm")
     if "encoder_attn" in p:
