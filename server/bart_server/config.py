@@ -39,9 +39,10 @@ class Config:
     platform: str = setting("cpu", "the device's platform: cpu, tpu or cuda; never another one instead")
     dtype: str = setting("float32", "float32 (exact to PyTorch) or bfloat16 (for speed on TPU and GPU)")
     beams: tuple[int, ...] = setting((1, 4), "beam widths to compile, comma-separated; others are refused")
-    sampling: bool = setting(True, "compile sampling too (one more lane a source length)")
-    sources: tuple[int, ...] = setting((), "source lengths to compile, comma-separated; empty: chosen from the model")
-    rows: tuple[int, ...] = setting((1, 8), "row counts to compile, comma-separated; the last is how many run at once")
+    sampling_beams: tuple[int, ...] = setting((1,), "beam widths to compile for sampling too; empty: none")
+    sources: tuple[int, ...] = setting((), "source lengths to compile; empty: a 16th, a 4th and all of the model's")
+    target: int = setting(0, "longest answer, start token included; 0: twice the checkpoint's default, rounded up")
+    rows: tuple[int, ...] = setting((1, 8), "row counts to compile, a device; the last is how many run at once")
     chunk: int = setting(8, "decode steps between two looks at the queue")
     compile_cache: str = setting(
         "~/.cache/bart_server", "folder of compiled programs, for quick restarts; trusted like code; or off"
@@ -87,7 +88,7 @@ def check(config: Config) -> None:
     need(config.platform in ("cpu", "tpu", "cuda"), "platform", config.platform, "cpu, tpu or cuda")
     need(config.dtype in ("float32", "bfloat16"), "dtype", config.dtype, "float32 or bfloat16")
     need(config.log_level in ("debug", "info", "warning", "error"), "log_level", config.log_level, "a level")
-    for name in ("beams", "rows", "sources"):
+    for name in ("beams", "sampling_beams", "rows", "sources"):
         values = getattr(config, name)
         need(
             values == tuple(sorted(set(values))) and all(v > 0 for v in values), name, values, "positive and ascending"
@@ -97,7 +98,7 @@ def check(config: Config) -> None:
         value = getattr(config, field.name)
         if (field.name.startswith("max_") and field.type is int) or field.name in ("chunk", "tokenizer_threads"):
             need(value > 0, field.name, value, "positive")
-        if field.type is float:
+        if field.type is float or field.name == "target":
             need(0 <= value < 1e6, field.name, value, "at least 0")
     need(bool(config.tls_cert) == bool(config.tls_key), "tls_cert", config.tls_cert, "given together with --tls-key")
     need(

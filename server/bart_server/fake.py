@@ -41,11 +41,11 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self.lanes = [
-            Lane(Task.GENERATE, source, self.sizes, beams, sample)
+            Lane(Task.GENERATE, source, self.target_tokens, self.sizes, beams, sample)
             for source in self.sources
             for beams in self.beams
             for sample in (False, True)
-        ] + [Lane(Task.CLASSIFY, source, self.sizes) for source in self.sources]
+        ] + [Lane(Task.CLASSIFY, source, 0, self.sizes) for source in self.sources]
         self.description = Description(
             revision="fake:echo",
             tasks=self.tasks,
@@ -59,9 +59,9 @@ class FakeEngine:
     def compile(self, stop: Callable[[], bool]) -> None:
         self._call("compile", ())
 
-    def request(
+    def requests(
         self, source: Sequence[int], options: Mapping[str, Any], task: Task = Task.GENERATE, stream: bool = False
-    ) -> Request:
+    ) -> list[Request]:
         beams, sample = options.get("num_beams", 1), options.get("do_sample", False)
         new_tokens = min(options.get("max_new_tokens", self.target_tokens - 1), self.target_tokens - 1)
         if task is Task.CLASSIFY:
@@ -76,27 +76,26 @@ class FakeEngine:
         if not lanes:
             raise InvalidArgument("token_ids", f"{len(source)} tokens, at most {max(self.sources)} fit")
         options = {"num_return_sequences": 1, **options, "max_new_tokens": new_tokens}
-        return Request(tuple(source), lanes[0], (lanes[0].source + new_tokens) * beams, options, stream)
+        copies = options["num_return_sequences"] if beams == 1 else 1
+        options |= {"num_return_sequences": options["num_return_sequences"] if beams > 1 else 1}
+        return [Request(tuple(source), lanes[0], (lanes[0].source + new_tokens) * beams, options, stream)] * copies
 
     def classify(self, lane: Lane, requests: Sequence[Request]) -> Sequence[tuple[float, float]]:
         self._call("classify", requests)
         return [(0.0, float(len(content(request)))) for request in requests]
 
-    def encode(self, lane: Lane, requests: Sequence[Request]) -> list[Request]:
+    def encode(self, lane: Lane, requests: Sequence[Request]) -> list[Row | None]:
         self._call("encode", requests)
-        return list(requests)
-
-    def start(self, lane: Lane, size: int) -> list[Row | None]:
-        assert size in lane.sizes
-        return [None] * size
+        size = next(size for size in lane.sizes if size >= len(requests))
+        return [Row(request) for request in requests] + [None] * (size - len(requests))
 
     def insert(
-        self, lane: Lane, state: list[Row | None], encoded: list[Request], rows: Sequence[int]
+        self, lane: Lane, state: list[Row | None], encoded: list[Row | None], rows: Sequence[int]
     ) -> list[Row | None]:
+        assert len(encoded) <= len(state) and all(state[row] is None for row in rows)
         state = list(state)
-        for row, request in zip(rows, encoded, strict=True):
-            assert state[row] is None, "the row is taken"
-            state[row] = Row(request)
+        for row, taken in zip(rows, filter(None, encoded), strict=True):
+            state[row] = taken
         return state
 
     def step(self, lane: Lane, state: list[Row | None], steps: int) -> tuple[list[Row | None], list[int]]:

@@ -122,7 +122,7 @@ class Scheduler:
     def add(self, model: str, engine: Engine) -> None:
         """Gives it an engine, before it runs. Raises ValueError if a request could never be admitted."""
         for lane in engine.lanes:
-            most = (lane.source + engine.description.target_tokens) * lane.beams
+            most = (lane.source + lane.target) * lane.beams
             if most > self._admission.budget.cost:
                 raise ValueError(f"lane {lane.name} needs a budget of {most}, it is {self._admission.budget.cost}")
             self._batches[model, lane] = Batch(model, engine, lane)
@@ -257,8 +257,7 @@ class Scheduler:
 
     def _fill(self, batch: Batch) -> None:
         """Encodes waiting requests and inserts them into free rows."""
-        live = batch.live()
-        jobs = self._take(batch, batch.lane.rows - len(live))
+        jobs = self._take(batch, batch.lane.rows - len(batch.live()))
         if not jobs:
             return
         began = self._clock()
@@ -269,22 +268,26 @@ class Scheduler:
             self._fail(jobs, fault)
             return
         self._observer.encoded(batch.model, batch.lane, len(jobs), self._clock() - began)
-        try:
-            size = batch.fit(len(live) + len(jobs))
-            if batch.state is None:
-                with self._device():
-                    batch.state, batch.jobs = batch.engine.start(batch.lane, size), [None] * size
-            elif size > len(batch.jobs):
-                self._resize(batch, live, size)
-            rows = [row for row, job in enumerate(batch.jobs) if job is None][: len(jobs)]
-            with self._device():
-                batch.state = batch.engine.insert(batch.lane, batch.state, encoded, rows)
-        except DeviceFault as fault:
-            self._fail(jobs, fault)
-            raise
+        if batch.state is None:
+            batch.state, batch.jobs = encoded, [*jobs, *[None] * (batch.fit(len(jobs)) - len(jobs))]
+        else:
+            try:
+                self._insert(batch, encoded, jobs)
+            except DeviceFault as fault:
+                self._fail(jobs, fault)
+                raise
+        self._drop(batch)  # those that were cancelled while the encoder ran
+
+    def _insert(self, batch: Batch, encoded: Any, jobs: Sequence[Job]) -> None:
+        """Puts encoded jobs into a running batch, which grows if it has to."""
+        live = batch.live()
+        if (size := batch.fit(len(live) + len(jobs))) > len(batch.jobs):
+            self._resize(batch, live, size)
+        rows = [row for row, job in enumerate(batch.jobs) if job is None][: len(jobs)]
+        with self._device():
+            batch.state = batch.engine.insert(batch.lane, batch.state, encoded, rows)
         for row, job in zip(rows, jobs, strict=True):
             batch.jobs[row] = job
-        self._drop(batch)  # those that were cancelled while the encoder ran
 
     def _take(self, batch: Batch, count: int) -> list[Job]:
         """Up to `count` waiting jobs, those that are due first."""

@@ -61,11 +61,12 @@ class Service:
     async def plan(
         self, served: Served, windows: Callable[[], list[Window]], options: Mapping[str, Any], stream: bool = False
     ) -> tuple[list[Window], list[Request]]:
-        """Tokenises and checks, in the pool. Texts are summarised window by window."""
+        """Tokenises and checks, in the pool: one request a window, or one a sample."""
 
         def work() -> tuple[list[Window], list[Request]]:
             found = windows()
-            return found, [served.engine.request(window.ids, options, stream=stream) for window in found]
+            planned = [served.engine.requests(window.ids, options, stream=stream) for window in found]
+            return found, [request for requests in planned for request in requests]
 
         return await self.in_pool(work)
 
@@ -156,21 +157,21 @@ class Generation(bart_pb2_grpc.GenerationServiceServicer):
         served = self._check(request)
         options = wire.options(request.options)
         async with visit(self._service.scheduler, 1, remaining(context)) as stay:
-            window, answer = await self._submit(stay, served, request, options)
-            finish = await answer.finish()
-            return noted(await self._service.in_pool(lambda: generated(served, window, finish)))
+            window, answers = await self._submit(stay, served, request, options)
+            finishes = [await answer.finish() for answer in answers]
+            return noted(await self._service.in_pool(lambda: generated(served, window, finishes)))
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
         served = self._check(request)
         options = one_sequence(wire.options(request.options))
         async with visit(self._service.scheduler, 1, remaining(context)) as stay:
-            window, answer = await self._submit(stay, served, request, options, stream=True)
+            window, [answer] = await self._submit(stay, served, request, options, stream=True)
             async for text, ids, finish in pieces(self._service, served, answer):
                 if text or ids:
                     await send(context, pb.StreamGenerateResponse(delta=pb.Delta(text=text, token_ids=ids)))
                 if finish:
                     last = finish
-            response = noted(await self._service.in_pool(lambda: generated(served, window, last)))
+            response = noted(await self._service.in_pool(lambda: generated(served, window, [last])))
             await send(context, pb.StreamGenerateResponse(result=response))
 
     def _check(self, request: Any) -> Served:
@@ -183,7 +184,7 @@ class Generation(bart_pb2_grpc.GenerationServiceServicer):
 
     async def _submit(
         self, stay: Visit, served: Served, request: Any, options: Mapping[str, Any], stream: bool = False
-    ) -> tuple[Window, Answer]:
+    ) -> tuple[Window, list[Answer]]:
         def windows() -> list[Window]:
             if request.WhichOneof("input") == "text":
                 return self._service.windows(served, request.text, request.long_input)
@@ -192,8 +193,8 @@ class Generation(bart_pb2_grpc.GenerationServiceServicer):
                 return [Window(0, 0, (*ids[: most - 1], ids[-1]), truncated=True)]  # the last one ends the text
             return [Window(0, 0, ids)]
 
-        [window], [planned] = await self._service.plan(served, windows, options, stream)
-        return window, stay.submit(served.name, planned)
+        [window], requests = await self._service.plan(served, windows, options, stream)
+        return window, [stay.submit(served.name, planned) for planned in requests]
 
 
 class Classification(bart_pb2_grpc.ClassificationServiceServicer):
@@ -212,7 +213,8 @@ class Classification(bart_pb2_grpc.ClassificationServiceServicer):
             reader = served.reader()
             fit = reader.truncated if truncate else reader.whole
             windows = [fit(request.text, template.replace("{}", label)) for label in request.labels]
-            return windows, [served.engine.request(window.ids, {}, Task.CLASSIFY) for window in windows]
+            planned = [served.engine.requests(window.ids, {}, Task.CLASSIFY) for window in windows]
+            return windows, [request for requests in planned for request in requests]
 
         async with visit(self._service.scheduler, len(request.labels), remaining(context)) as stay:
             windows, requests = await self._service.in_pool(plan)
@@ -326,10 +328,10 @@ def summary(served: Served, windows: Sequence[Window], finishes: Sequence[Finish
     )
 
 
-def generated(served: Served, window: Window, finish: Finish) -> pb.GenerateResponse:
+def generated(served: Served, window: Window, finishes: Sequence[Finish]) -> pb.GenerateResponse:
     return pb.GenerateResponse(
-        sequences=[sequence(served, hypothesis) for hypothesis in finish.hypotheses],
-        usage=usage(served, [window], [finish]),
+        sequences=[sequence(served, hypothesis) for finish in finishes for hypothesis in finish.hypotheses],
+        usage=usage(served, [window], finishes),
     )
 
 

@@ -85,8 +85,8 @@ class Text:
         return windows or [self._part(text, 0, 0)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated tokens, special tokens left out."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """The text of generated tokens, without special tokens and white space around it."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def _part(self, text: str, begin: int, end: int) -> Window:
         """A window of the text, without the white space around it."""
@@ -117,6 +117,6 @@ class Detokenizer:
         """Adds tokens; returns what has become certain. A character waits until all of its bytes are there."""
         self._ids.extend(ids)
         text = self._text.decode(self._ids)
-        certain = len(text) if last else len(text.rstrip(INCOMPLETE))
+        certain = len(text) if last else len(text.rstrip(INCOMPLETE).rstrip())  # what follows may be white space
         piece, self._sent = text[self._sent : certain], max(self._sent, certain)
         return piece

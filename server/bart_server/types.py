@@ -17,12 +17,13 @@ class Task(enum.Enum):
 class Lane:
     """One family of compiled shapes. Requests of one lane can run in one batch.
 
-    source: the length that sources are padded to. sizes: the row counts that are compiled, ascending; a row is one
-    source with all of its beams.
+    source: the length that sources are padded to. target: room for the answer, start token included. sizes: the row
+    counts that are compiled, ascending; a row is one source with all of its beams.
     """
 
     task: Task
     source: int
+    target: int
     sizes: tuple[int, ...]
     beams: int = 1
     sample: bool = False
@@ -39,7 +40,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Request:
-    """One source, checked and placed by `Engine.request`.
+    """One source, checked and placed by `Engine.requests`.
 
     source: token ids, special tokens included. options: what the engine made of the caller's options, opaque to others.
     cost: estimated padded tokens x beams. stream: whether the caller wants tokens before the end.
@@ -109,9 +110,9 @@ class Description:
 
 
 class Engine(Protocol):
-    """A model on a device. State is opaque; `row` is an index into it.
+    """A model on a device. State is opaque; a row is an index into it, and holds a request or is free.
 
-    `request` is called from any thread, everything else from one thread at a time. A method that raises fails the
+    `requests` is called from any thread, everything else from one thread at a time. A method that raises fails the
     requests it was called for and loses the state it was given.
     """
 
@@ -121,10 +122,12 @@ class Engine(Protocol):
     def compile(self, stop: Callable[[], bool]) -> None:
         """Compiles every lane and runs each program once. Returns early when `stop` says so."""
 
-    def request(
+    def requests(
         self, source: Sequence[int], options: Mapping[str, Any], task: Task = Task.GENERATE, stream: bool = False
-    ) -> Request:
-        """Checks ids and options (Hugging Face's names; absent: the checkpoint's default) and picks the lane.
+    ) -> Sequence[Request]:
+        """One request, or one for each of several samples of the source.
+
+        Checks ids and options (Hugging Face's names; absent: the checkpoint's default) and picks the lane.
 
         Raises InvalidArgument with the field, the limit and the value.
         """
@@ -133,13 +136,10 @@ class Engine(Protocol):
         """The logits (contradiction, entailment) of each request."""
 
     def encode(self, lane: Lane, requests: Sequence[Request]) -> Any:
-        """Runs the encoder on up to `lane.rows` sources; what it returns goes to `insert`."""
-
-    def start(self, lane: Lane, size: int) -> Any:
-        """A state of `size` free rows."""
+        """Runs the encoder on up to `lane.rows` sources: a state of the smallest compiled size, first rows taken."""
 
     def insert(self, lane: Lane, state: Any, encoded: Any, rows: Sequence[int]) -> Any:
-        """Puts the encoded requests, in order, into free rows."""
+        """Moves the requests of a state from `encode`, in order, into free rows of another one that is no smaller."""
 
     def step(self, lane: Lane, state: Any, steps: int) -> tuple[Any, Sequence[int]]:
         """Decodes up to `steps` steps in every live row; returns the state and the rows that are finished."""

@@ -55,6 +55,7 @@ CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "early_stopping": EARLY_STOPPING.get,
     "forced_bos_token_id": one_token,
     "forced_eos_token_id": tokens,
+    "eos_token_id": tokens,
     "suppress_tokens": tokens,
     "begin_suppress_tokens": tokens,
     "bad_words_ids": sequences("bad_words_ids"),

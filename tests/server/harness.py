@@ -14,6 +14,7 @@ from bart_server.fake import FakeEngine
 from bart_server.metrics import Metrics
 from bart_server.models import Served
 from bart_server.text import Text
+from bart_server.tracing import Tracer
 from bart_server.types import Delta, Event, Failure, Finish
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 

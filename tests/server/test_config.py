@@ -13,9 +13,9 @@ def test_no_flags_serve_the_embedded_checkpoint_on_localhost_50051():
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_default():
-    environment = {"BART_SERVER_PORT": "1", "BART_SERVER_CHUNK": "3", "BART_SERVER_SAMPLING": "no"}
+    environment = {"BART_SERVER_PORT": "1", "BART_SERVER_CHUNK": "3", "BART_SERVER_TRACE": "yes"}
     config = parse(["--port", "2"], environment)
-    assert (config.port, config.chunk, config.sampling) == (2, 3, False)
+    assert (config.port, config.chunk, config.trace) == (2, 3, True)
 
 
 def test_models_repeat_and_lists_are_comma_separated():

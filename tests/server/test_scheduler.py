@@ -21,7 +21,7 @@ class House:
 
     def ask(self, source, deadline=None, stream=False, task=Task.GENERATE, **options):
         box = Mailbox()
-        request = self.engine.request(source, options, task, stream)
+        [request] = self.engine.requests(source, options, task, stream)
         box.job = self.scheduler.submit(self.scheduler.reserve(), "echo", request, box, deadline)
         return box
 
@@ -214,7 +214,7 @@ def test_room_is_given_back_however_a_request_ends():
     place.release()
     place.release()
     with house.scheduler.reserve() as reservation:
-        request = house.engine.request([10], {})
+        [request] = house.engine.requests([10], {})
         job = house.scheduler.submit(reservation, "echo", request, Mailbox())
         house.scheduler.cancel(job)
         house.scheduler.cancel(job)

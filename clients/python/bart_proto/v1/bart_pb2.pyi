@@ -86,7 +86,7 @@ class ExponentialDecay(_message.Message):
     def __init__(self, start: _Optional[int] = ..., factor: _Optional[float] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "do_sample", "num_return_sequences", "early_stopping", "length_penalty", "seed", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias", "exponential_decay_length_penalty", "remove_invalid_values", "renormalize_logits")
+    __slots__ = ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "do_sample", "num_return_sequences", "early_stopping", "length_penalty", "seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "forced_bos_token_id", "forced_eos_token_id", "eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias", "decoder_start_token_id", "exponential_decay_length_penalty", "renormalize_logits")
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MIN_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -101,22 +101,19 @@ class GenerationOptions(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     MIN_P_FIELD_NUMBER: _ClassVar[int]
-    TYPICAL_P_FIELD_NUMBER: _ClassVar[int]
-    EPSILON_CUTOFF_FIELD_NUMBER: _ClassVar[int]
-    ETA_CUTOFF_FIELD_NUMBER: _ClassVar[int]
-    TOP_H_FIELD_NUMBER: _ClassVar[int]
     REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
     ENCODER_REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
     NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: _ClassVar[int]
     ENCODER_NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: _ClassVar[int]
     FORCED_BOS_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     FORCED_EOS_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    EOS_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     SUPPRESS_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BEGIN_SUPPRESS_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BAD_WORDS_IDS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_BIAS_FIELD_NUMBER: _ClassVar[int]
+    DECODER_START_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     EXPONENTIAL_DECAY_LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
-    REMOVE_INVALID_VALUES_FIELD_NUMBER: _ClassVar[int]
     RENORMALIZE_LOGITS_FIELD_NUMBER: _ClassVar[int]
     max_length: int
     max_new_tokens: int
@@ -132,24 +129,21 @@ class GenerationOptions(_message.Message):
     top_k: int
     top_p: float
     min_p: float
-    typical_p: float
-    epsilon_cutoff: float
-    eta_cutoff: float
-    top_h: float
     repetition_penalty: float
     encoder_repetition_penalty: float
     no_repeat_ngram_size: int
     encoder_no_repeat_ngram_size: int
     forced_bos_token_id: TokenIds
     forced_eos_token_id: TokenIds
+    eos_token_id: TokenIds
     suppress_tokens: TokenIds
     begin_suppress_tokens: TokenIds
     bad_words_ids: TokenSequences
     sequence_bias: SequenceBiases
+    decoder_start_token_id: int
     exponential_decay_length_penalty: ExponentialDecay
-    remove_invalid_values: bool
     renormalize_logits: bool
-    def __init__(self, max_length: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., num_beams: _Optional[int] = ..., do_sample: _Optional[bool] = ..., num_return_sequences: _Optional[int] = ..., early_stopping: _Optional[_Union[EarlyStopping, str]] = ..., length_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., typical_p: _Optional[float] = ..., epsilon_cutoff: _Optional[float] = ..., eta_cutoff: _Optional[float] = ..., top_h: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., encoder_repetition_penalty: _Optional[float] = ..., no_repeat_ngram_size: _Optional[int] = ..., encoder_no_repeat_ngram_size: _Optional[int] = ..., forced_bos_token_id: _Optional[_Union[TokenIds, _Mapping]] = ..., forced_eos_token_id: _Optional[_Union[TokenIds, _Mapping]] = ..., suppress_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., begin_suppress_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., bad_words_ids: _Optional[_Union[TokenSequences, _Mapping]] = ..., sequence_bias: _Optional[_Union[SequenceBiases, _Mapping]] = ..., exponential_decay_length_penalty: _Optional[_Union[ExponentialDecay, _Mapping]] = ..., remove_invalid_values: _Optional[bool] = ..., renormalize_logits: _Optional[bool] = ...) -> None: ...
+    def __init__(self, max_length: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., min_length: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., num_beams: _Optional[int] = ..., do_sample: _Optional[bool] = ..., num_return_sequences: _Optional[int] = ..., early_stopping: _Optional[_Union[EarlyStopping, str]] = ..., length_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., encoder_repetition_penalty: _Optional[float] = ..., no_repeat_ngram_size: _Optional[int] = ..., encoder_no_repeat_ngram_size: _Optional[int] = ..., forced_bos_token_id: _Optional[_Union[TokenIds, _Mapping]] = ..., forced_eos_token_id: _Optional[_Union[TokenIds, _Mapping]] = ..., eos_token_id: _Optional[_Union[TokenIds, _Mapping]] = ..., suppress_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., begin_suppress_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., bad_words_ids: _Optional[_Union[TokenSequences, _Mapping]] = ..., sequence_bias: _Optional[_Union[SequenceBiases, _Mapping]] = ..., decoder_start_token_id: _Optional[int] = ..., exponential_decay_length_penalty: _Optional[_Union[ExponentialDecay, _Mapping]] = ..., renormalize_logits: _Optional[bool] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("input_tokens", "output_tokens", "truncated", "queue_time", "compute_time", "model", "model_revision")
@@ -398,12 +392,12 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., dtype: _Optional[str] = ..., platform: _Optional[str] = ..., devices: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("source_tokens", "target_tokens", "source_buckets", "beams", "sampling", "rows", "text_bytes", "batch_items", "labels", "label_bytes")
+    __slots__ = ("source_tokens", "target_tokens", "source_buckets", "beams", "sampling_beams", "rows", "text_bytes", "batch_items", "labels", "label_bytes")
     SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_BUCKETS_FIELD_NUMBER: _ClassVar[int]
     BEAMS_FIELD_NUMBER: _ClassVar[int]
-    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_BEAMS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -413,10 +407,10 @@ class Limits(_message.Message):
     target_tokens: int
     source_buckets: _containers.RepeatedScalarFieldContainer[int]
     beams: _containers.RepeatedScalarFieldContainer[int]
-    sampling: bool
+    sampling_beams: _containers.RepeatedScalarFieldContainer[int]
     rows: int
     text_bytes: int
     batch_items: int
     labels: int
     label_bytes: int
-    def __init__(self, source_tokens: _Optional[int] = ..., target_tokens: _Optional[int] = ..., source_buckets: _Optional[_Iterable[int]] = ..., beams: _Optional[_Iterable[int]] = ..., sampling: _Optional[bool] = ..., rows: _Optional[int] = ..., text_bytes: _Optional[int] = ..., batch_items: _Optional[int] = ..., labels: _Optional[int] = ..., label_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, source_tokens: _Optional[int] = ..., target_tokens: _Optional[int] = ..., source_buckets: _Optional[_Iterable[int]] = ..., beams: _Optional[_Iterable[int]] = ..., sampling_beams: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ..., text_bytes: _Optional[int] = ..., batch_items: _Optional[int] = ..., labels: _Optional[int] = ..., label_bytes: _Optional[int] = ...) -> None: ...

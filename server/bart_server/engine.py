@@ -1,0 +1,430 @@
+"""BART on a device, in lanes of static shapes over bart_inference. The only module of the server that imports jax.
+
+A lane's state is bart_inference's State of `size` rows on the device, and beside it on the host which request each row
+holds. Programs are compiled ahead of time and called as such, so a shape that nobody foresaw is an error and not a
+compilation in the middle of serving. With several devices the rows are spread over them: a device runs its rows as if
+it were alone, nothing is exchanged between them but when rows move.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import itertools
+import logging
+import os
+import pathlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from bart_inference import OptionError, Options, Prepared, load, prepare
+from bart_inference.buckets import LENGTHS, bucket
+from bart_inference.decoding import State, begin, decode
+from bart_inference.options import Packed, pack, resolve
+from bart_inference.stream import final_tokens
+from bart_inference.transformer import prefill
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bart_server.config import EMBEDDED, Config, ConfigError
+from bart_server.errors import InvalidArgument
+from bart_server.models import Served
+from bart_server.text import Text
+from bart_server.types import Description, Hypothesis, Lane, Request, Task
+
+log = logging.getLogger(__name__)
+ROWS = PartitionSpec("rows")
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+
+
+class Planned(NamedTuple):
+    """A request's options: as given and as one packed row."""
+
+    options: Options
+    packed: Packed
+
+
+@dataclasses.dataclass
+class Slots:
+    """state: on the device. done: its flags on the host. requests: what each row holds."""
+
+    state: State
+    done: np.ndarray
+    requests: list[Request | None]
+
+
+class Shapes(NamedTuple):
+    """What is compiled; see the settings of the same names."""
+
+    beams: tuple[int, ...]
+    sampling_beams: tuple[int, ...]
+    sources: tuple[int, ...]
+    target: int
+    rows: tuple[int, ...]
+
+
+class JaxEngine:
+    """See types.Engine."""
+
+    def __init__(self, prepared: Prepared, revision: str, shapes: Shapes) -> None:
+        devices = jax.local_devices()
+        self._mesh = jax.make_mesh((len(devices),), ("rows",), devices=devices)
+        self._rows = NamedSharding(self._mesh, ROWS)
+        self._weights = jax.device_put(prepared.weights, NamedSharding(self._mesh, PartitionSpec()))
+        self._config = prepared.config
+        self._generation = prepared.generation
+        [default] = resolve(
+            self._generation, self._config, {}, None, 1
+        )  # a checkpoint that asks for too much fails here
+        most = self._config.max_position_embeddings
+        shapes = complete(shapes, default.lengths(1, self._config)[1], most)
+        sizes = tuple(rows * len(devices) for rows in shapes.rows)
+        widths = [(beams, False) for beams in shapes.beams] + [(beams, True) for beams in shapes.sampling_beams]
+        self.lanes = [
+            Lane(Task.GENERATE, source, shapes.target, sizes, beams, sample)
+            for beams, sample in widths
+            for source in shapes.sources
+        ]
+        self.description = Description(
+            revision=revision,
+            tasks=(Task.GENERATE,),
+            dtype=str(prepared.weights["shared"].dtype),
+            platform=jax.default_backend(),
+            devices=len(devices),
+            source_tokens=shapes.sources[-1],
+            target_tokens=shapes.target,
+        )
+        self._prefill: dict[tuple[int, int], Any] = {}  # (source length, size)
+        self._begin: dict[tuple[Lane, int], Any] = {}
+        self._step: dict[tuple[Lane, int], Any] = {}
+        self._insert: dict[tuple[Lane, int, int], Any] = {}  # into, from
+        self._take: dict[tuple[Lane, int, int], Any] = {}  # from, to
+
+    # ── compilation ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def compile(self, stop: Callable[[], bool]) -> None:
+        began = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(
+            os.cpu_count()
+        ) as pool:  # XLA compiles outside the interpreter's lock
+            for _ in pool.map(lambda work: None if stop() else work(), self._programs()):
+                pass
+        for lane in self.lanes:
+            if stop():
+                return
+            self._warm(lane)
+        log.info("compiled", extra={"lanes": len(self.lanes), "seconds": round(time.perf_counter() - began, 1)})
+
+    def _programs(self) -> list[Callable[[], None]]:
+        """One piece of work for each program; the long ones first."""
+        steps, others = [], []
+        for lane in self.lanes:
+            for size in lane.sizes:
+                steps.append(partial(self._compile_step, lane, size))
+                others.append(partial(self._compile_begin, lane, size))
+            for small, large in itertools.combinations_with_replacement(lane.sizes, 2):
+                others.append(partial(self._compile_moves, lane, small, large))
+        prefills = {(lane.source, size) for lane in self.lanes for size in lane.sizes}
+        return [*steps, *(partial(self._compile_prefill, *shape) for shape in sorted(prefills)), *others]
+
+    def _compile_prefill(self, source: int, size: int) -> None:
+        run = self._on_rows(lambda weights, ids, mask: prefill(weights, self._config, ids, mask))
+        program = jax.jit(run, out_shardings=self._rows)
+        self._prefill[source, size] = program.lower(self._weights, *self._source_shapes(source, size)).compile()
+
+    def _compile_begin(self, lane: Lane, size: int) -> None:
+        source, *rest = self._begin_shapes(lane, size)
+        program = jax.jit(self._on_rows(self._begin_rows(lane), shared=0), out_shardings=self._rows)
+        self._begin[lane, size] = program.lower(source, *rest).compile()
+
+    def _compile_step(self, lane: Lane, size: int) -> None:
+        run = self._on_rows(
+            lambda weights, state, steps: decode(weights, self._config, state, steps, lane.sample), last_shared=True
+        )
+        program = jax.jit(run, out_shardings=self._rows, donate_argnums=1)
+        steps = jax.ShapeDtypeStruct((), np.int32)
+        self._step[lane, size] = program.lower(self._weights, self._state_shapes(lane, size), steps).compile()
+
+    def _compile_moves(self, lane: Lane, small: int, large: int) -> None:
+        few, many = self._state_shapes(lane, small), self._state_shapes(lane, large)
+        rows = jax.ShapeDtypeStruct((small,), np.int32)
+        program = jax.jit(insert_rows, out_shardings=self._rows, donate_argnums=0)
+        self._insert[lane, large, small] = program.lower(many, few, rows).compile()
+        program = jax.jit(take_rows, out_shardings=self._rows)
+        for old, new, size in {(small, large, large), (large, small, small)} if small < large else ():
+            shapes = (few, many)[old == large]
+            wanted = jax.ShapeDtypeStruct((size,), np.int32), jax.ShapeDtypeStruct((size,), np.bool_)
+            self._take[lane, old, new] = program.lower(shapes, *wanted).compile()
+
+    def _on_rows(self, run: Callable[..., Any], shared: int = 1, last_shared: bool = False) -> Callable[..., Any]:
+        """Runs each device's rows by themselves. The first `shared` arguments, and perhaps the last, have no rows."""
+        if self._mesh.size == 1:
+            return run
+
+        def spread(*arguments: Any) -> Any:
+            replicated = [
+                index < shared or (last_shared and index == len(arguments) - 1) for index in range(len(arguments))
+            ]
+            specs = tuple(PartitionSpec() if whole else ROWS for whole in replicated)
+            return jax.shard_map(run, mesh=self._mesh, in_specs=specs, out_specs=ROWS, check_vma=False)(*arguments)
+
+        return spread
+
+    def _begin_rows(self, lane: Lane) -> Callable[..., State]:
+        dtype = self._weights["shared"].dtype
+        return lambda source, prompts, packed, done: begin(
+            self._config, source, prompts, packed, lane.beams, done, dtype
+        )
+
+    def _shapes(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._rows), tree)
+
+    def _source_shapes(self, source: int, size: int) -> Any:
+        return self._shapes((np.zeros((size, source), np.int32), np.zeros((size, source), np.bool_)))
+
+    def _begin_shapes(self, lane: Lane, size: int) -> Any:
+        run = partial(prefill, config=self._config)
+        ids, mask = self._source_shapes(lane.source, size)
+        source = jax.eval_shape(
+            lambda weights, ids, mask: run(weights, input_ids=ids, mask=mask), self._weights, ids, mask
+        )
+        packed = stack(
+            [self.requests([0], {"num_beams": lane.beams, "do_sample": lane.sample})[0].options.packed] * size
+        )
+        return self._shapes((source, np.zeros((size, lane.target), np.int32), packed, np.zeros(size, np.bool_)))
+
+    def _state_shapes(self, lane: Lane, size: int) -> Any:
+        return self._shapes(jax.eval_shape(self._begin_rows(lane), *self._begin_shapes(lane, size)))
+
+    def _warm(self, lane: Lane) -> None:
+        """Runs every program of a lane once, through the verbs that serving uses."""
+        options = {"num_beams": lane.beams, "do_sample": lane.sample}
+        [request, *_] = self.requests([self._config.eos_token_id] * lane.source, options)
+        for size in lane.sizes:
+            state = self.encode(lane, [request] * size)
+            state, _ = self.step(lane, state, 1)
+            self.prefix(lane, state, [0])
+            self.results(lane, state, [0])
+            self.free(lane, state, [0])
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def requests(
+        self, source: Sequence[int], options: Mapping[str, Any], task: Task = Task.GENERATE, stream: bool = False
+    ) -> list[Request]:
+        self._check_ids(source)
+        try:
+            [found] = resolve(self._generation, self._config, options, None, 1)
+            _, longest = found.lengths(1, self._config)
+        except OptionError as error:
+            raise InvalidArgument(f"options.{error.option}", str(error).removeprefix(f"{error.option} ")) from None
+        lane = self._lane(len(source), found)
+        if longest > lane.target:
+            name = "max_length" if found.max_new_tokens is None else "max_new_tokens"
+            raise InvalidArgument(
+                f"options.{name}", f"asks for {longest} tokens, start token included, at most {lane.target}"
+            )
+        if found.do_sample and "seed" not in options:
+            found = dataclasses.replace(found, seed=secrets.randbits(32))
+        copies = found.num_return_sequences if found.num_beams == 1 else 1
+        try:
+            packed = [pack([found], self._config, lane.target, [1], [copy]) for copy in range(copies)]
+        except OverflowError:
+            raise InvalidArgument("options", "a length_penalty or decay factor overflows at this length") from None
+        cost = (lane.source + longest) * lane.beams
+        return [Request(tuple(source), lane, cost, Planned(found, row), stream) for row in packed]
+
+    def _check_ids(self, source: Sequence[int]) -> None:
+        most, vocabulary = self.description.source_tokens, self._config.vocab_size
+        if not 1 <= len(source) <= most:
+            raise InvalidArgument("token_ids", f"{len(source)} tokens, between 1 and {most} fit")
+        if max(source) >= vocabulary:
+            raise InvalidArgument("token_ids", f"holds {max(source)}, the vocabulary ends at {vocabulary - 1}")
+
+    def _lane(self, length: int, options: Options) -> Lane:
+        """The lane of the shortest source length that holds it."""
+        fitting = [
+            lane
+            for lane in self.lanes
+            if (lane.beams, lane.sample) == (options.num_beams, options.do_sample) and lane.source >= length
+        ]
+        if fitting:
+            return min(fitting, key=lambda lane: lane.source)
+        widths = sorted({lane.beams for lane in self.lanes if lane.sample == options.do_sample})
+        kind = "sampling widths" if options.do_sample else "widths"
+        raise InvalidArgument("options.num_beams", f"{options.num_beams} is not one of the compiled {kind} {widths}")
+
+    # ── verbs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def classify(self, lane: Lane, requests: Sequence[Request]) -> Sequence[tuple[float, float]]:
+        raise NotImplementedError("no lane classifies")
+
+    def encode(self, lane: Lane, requests: Sequence[Request]) -> Slots:
+        size = next(size for size in lane.sizes if size >= len(requests))
+        ids = np.full((size, lane.source), -1, np.int32)
+        mask = np.zeros((size, lane.source), np.bool_)
+        prompts = np.zeros((size, lane.target), np.int32)
+        for row, request in enumerate(requests):
+            ids[row, : len(request.source)], mask[row, : len(request.source)] = request.source, True
+            options: Options = request.options.options
+            prompts[row] = options.pad_id
+            prompts[row, 0] = options.start_id
+        rows = [request.options.packed for request in requests]
+        packed = stack([*rows, *[rows[0]] * (size - len(rows))])
+        done = np.arange(size) >= len(requests)
+        source = self._prefill[lane.source, size](self._weights, ids, mask)
+        state = self._begin[lane, size](source, prompts, packed, done)
+        return Slots(state, done, [*requests, *[None] * (size - len(requests))])
+
+    def insert(self, lane: Lane, slots: Slots, encoded: Slots, rows: Sequence[int]) -> Slots:
+        large, small = len(slots.requests), len(encoded.requests)
+        targets = np.full(small, large, np.int32)  # beyond the end: dropped
+        targets[: len(rows)] = rows
+        state = self._insert[lane, large, small](slots.state, encoded.state, targets)
+        done, requests = slots.done.copy(), list(slots.requests)
+        for row, request in zip(rows, encoded.requests, strict=False):
+            done[row], requests[row] = False, request
+        return Slots(state, done, requests)
+
+    def step(self, lane: Lane, slots: Slots, steps: int) -> tuple[Slots, list[int]]:
+        state = self._step[lane, len(slots.requests)](self._weights, slots.state, np.int32(steps))
+        done = np.array(state.done)
+        finished = [row for row, request in enumerate(slots.requests) if request and done[row]]
+        return Slots(state, done, slots.requests), finished
+
+    def prefix(self, lane: Lane, slots: Slots, rows: Sequence[int]) -> list[tuple[int, ...]]:
+        state = slots.state
+        if lane.beams == 1:
+            tokens, length = jax.device_get((state.tokens, state.length))
+            return [tuple(tokens[row, 0, 1 : length[row]].tolist()) for row in rows]
+        watched = ("tokens", "length", "score", "done", "finished")
+        host = state._replace(**{name: jax.device_get(getattr(state, name)) for name in watched})
+        return [tuple(final_tokens(host, row)[1:]) for row in rows]
+
+    def results(self, lane: Lane, slots: Slots, rows: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
+        state = slots.state
+        if lane.beams > 1:
+            found = jax.device_get(state.finished)
+            tokens, lengths, scores = found.tokens, found.length, found.score
+        else:
+            tokens, length, score = jax.device_get((state.tokens, state.length, state.score))
+            lengths, scores = length[:, None], score
+        answers = []
+        for row in rows:
+            request = slots.requests[row]
+            assert request is not None
+            options: Options = request.options.options
+            _, longest = options.lengths(1, self._config)
+            hypotheses = []
+            for beam in range(options.num_return_sequences if lane.beams > 1 else 1):
+                ids = tuple(tokens[row, beam, 1 : lengths[row, beam]].tolist())
+                score = float(scores[row, beam])
+                if lane.beams == 1:
+                    score /= float(request.options.packed.length_power[0, max(len(ids), 1)])
+                hypotheses.append(Hypothesis(ids, score, stopped(ids, options, longest)))
+            answers.append(tuple(hypotheses))
+        return answers
+
+    def free(self, lane: Lane, slots: Slots, rows: Sequence[int]) -> Slots:
+        done = slots.done.copy()
+        done[list(rows)] = True
+        requests = [None if row in rows else request for row, request in enumerate(slots.requests)]
+        return Slots(slots.state._replace(done=jax.device_put(done, self._rows)), done, requests)
+
+    def resize(self, lane: Lane, slots: Slots, rows: Sequence[int], size: int) -> Slots:
+        old = np.zeros(size, np.int32)
+        old[: len(rows)] = rows
+        live = np.arange(size) < len(rows)
+        state = self._take[lane, len(slots.requests), size](slots.state, old, live)
+        requests = [slots.requests[row] for row in rows] + [None] * (size - len(rows))
+        return Slots(state, np.where(live, slots.done[old], True), requests)
+
+
+def insert_rows(state: State, fresh: State, rows: jax.Array) -> State:
+    """`state` with its rows (b,) replaced by those of `fresh` (b rows); a row beyond the end is dropped."""
+    beams = beam_rows(rows, state.tokens.shape[1])
+
+    def put(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+        return old.at[at].set(new, mode="drop")
+
+    cache = jax.tree.map(lambda old, new: put(old, new, beams), state.cache, fresh.cache)
+    rest = jax.tree.map(lambda old, new: put(old, new, rows), state._replace(cache=[]), fresh._replace(cache=[]))
+    return rest._replace(cache=cache)
+
+
+def take_rows(state: State, rows: jax.Array, live: jax.Array) -> State:
+    """The given rows (b,) of a state as a state of b rows; those that are not `live` (b,) are free."""
+    beams = beam_rows(rows, state.tokens.shape[1])
+    cache = jax.tree.map(lambda leaf: leaf[beams], state.cache)
+    rest = jax.tree.map(lambda leaf: leaf[rows], state._replace(cache=[]))
+    return rest._replace(cache=cache, done=rest.done | ~live)
+
+
+def beam_rows(rows: jax.Array, beams: int) -> jax.Array:
+    """The cache's rows of the given rows: `beams` for each."""
+    return (rows[:, None] * beams + np.arange(beams)).ravel()
+
+
+def stack(rows: Sequence[Packed]) -> Packed:
+    """Packed rows as one."""
+    return Packed(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def stopped(ids: Sequence[int], options: Options, longest: int) -> bool:
+    """Whether the model ended a sequence: not if the end token was forced where the limit is."""
+    forced = options.forced_eos_token_id is not None and len(ids) + 1 >= longest
+    return bool(ids) and ids[-1] in options.eos_ids and not forced
+
+
+def complete(shapes: Shapes, default: int, most: int) -> Shapes:
+    """The shapes with what was left open chosen. default: the checkpoint's longest answer. most: its position table.
+
+    Raises ConfigError for what the position table cannot hold.
+    """
+    sources = shapes.sources or tuple(sorted({bucket(-(-most // part), LENGTHS, most) for part in (16, 4, 1)}))
+    target = shapes.target or bucket(min(2 * default, most), LENGTHS, most)
+    for name, value in (("sources", sources[-1]), ("target", target)):
+        if value > most:
+            raise ConfigError(f"--{name} is {value}, it has to be at most {most}, the model's position table")
+    if target < default:
+        raise ConfigError(f"--target is {target}, it has to be at least {default}, the checkpoint's default length")
+    return shapes._replace(sources=sources, target=target)
+
+
+def digest(prepared: Prepared) -> str:
+    """A name for the weights that changes when one of them does."""
+    found = hashlib.sha256(repr(prepared.config).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(prepared.weights):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return f"sha256:{found.hexdigest()[:16]}"
+
+
+def load_models(config: Config, on_compile: Callable[[], None], stop: Callable[[], bool]) -> list[Served]:
+    """Reads and compiles every model of the settings. Raises if the platform is not there, or a checkpoint is broken.
+
+    on_compile: called whenever XLA compiles a program, now or later.
+    """
+    jax.config.update("jax_platforms", config.platform)  # or jax falls back to the CPU in silence
+    if config.compile_cache != "off":
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: on_compile() if event == COMPILATION else None
+    )
+    log.info("devices", extra={"devices": [str(device) for device in jax.local_devices()]})
+    shapes = Shapes(config.beams, config.sampling_beams, config.sources, config.target, config.rows)
+    served = []
+    for name, path in config.models().items():
+        prepared = prepare(load(None if path == EMBEDDED else path, config.dtype))
+        engine = JaxEngine(prepared, digest(prepared), shapes)
+        engine.compile(stop)
+        text = Text(prepared.tokenizer, engine.description.source_tokens) if prepared.tokenizer else None
+        served.append(Served(name, engine, text))
+        if stop():
+            break
+    return served
