@@ -1,0 +1,162 @@
+"""Random cases for generation: checkpoints of many shapes, batches, and every option of transformers that we have.
+
+A case is drawn from a seed alone, so that a failure names all that is needed to repeat it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from bart_inference import Prepared, prepare
+from transformers import BartConfig, BartForConditionalGeneration
+
+from tests.twins import TINY, Twin, of
+
+SMALL: dict[str, Any] = {**TINY, "d_model": 48, "init_std": 0.4}  # uneven depths, head counts and widths
+CHECKPOINTS: dict[str, dict[str, Any]] = {
+    "uneven": {},
+    "pad-is-0": {"pad_token_id": 0, "bos_token_id": 1, "forced_eos_token_id": None, "activation_function": "relu"},
+    "scaled": {"scale_embedding": True, "activation_function": "silu"},
+    "no-forced-end": {"forced_eos_token_id": None, "activation_function": "gelu_new"},
+    "deep-encoder": {"encoder_layers": 5, "decoder_layers": 1},
+    "deep-decoder": {"encoder_layers": 1, "decoder_layers": 5, "decoder_start_token_id": 0},
+    "wide": {"d_model": 96, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "vocab_size": 1003},
+    "few-heads": {"encoder_attention_heads": 2, "decoder_attention_heads": 1, "activation_function": "tanh"},
+    "long": {"max_position_embeddings": 150, "forced_eos_token_id": None},
+}
+
+
+@functools.cache
+def checkpoint(name: str) -> tuple[Twin, Prepared]:
+    """A random checkpoint of CHECKPOINTS that has something to say.
+
+    A random BART repeats one token for ever: its tied head favours the token just read and the longest embedding, and
+    what it reads from the source outweighs the rest. So embeddings have one length here, positions and what was
+    generated weigh more, the source less, and the end-of-sequence token is likely enough to be met.
+    """
+    torch.manual_seed(sum(map(ord, name)))
+    model = BartForConditionalGeneration(BartConfig(**{**SMALL, **CHECKPOINTS[name]}))
+    with torch.no_grad():
+        for path, weight in [*model.named_parameters(), *model.named_buffers()]:
+            if weight.ndim == 1 or path == "final_logits_bias":
+                weight += 0.05 * torch.randn_like(weight)
+            if path.startswith("model.decoder") and path.endswith("encoder_attn.out_proj.weight"):
+                weight *= 0.2
+        model.model.decoder.embed_positions.weight *= 3
+        embedding = model.model.shared.weight
+        embedding.normal_()
+        embedding *= SMALL["init_std"] * embedding.shape[1] ** 0.5 / embedding.norm(dim=1, keepdim=True)
+        model.final_logits_bias[0, model.config.eos_token_id] += 3.5
+    twin = of(model)
+    return twin, prepare(twin.model)
+
+
+Draw = Callable[[np.random.Generator, int], Any]  # (random numbers, vocabulary size) -> a value
+
+
+def pick(*values: Any) -> Draw:
+    return lambda rng, V: values[rng.integers(len(values))]
+
+
+def words(count: int, length: int) -> Draw:
+    return lambda rng, V: [rng.integers(3, V, rng.integers(1, length + 1)).tolist() for _ in range(count)]
+
+
+def biases(rng: np.random.Generator, V: int) -> dict[tuple[int, ...], float]:
+    """Single tokens, longer sequences, two that end alike, and one that begins with the start token."""
+    a, b, c, d = rng.integers(3, V, 4).tolist()
+    return {(a,): -3.0, (b,): 4.0, (c, b): 2.5, (d, b): 1.5, (a, c, d): 6.0, (2, d): 5.0}
+
+
+# Forced tokens stay clear of suppressed ones: where all are forbidden no answer is right.
+OPTIONS: dict[str, Draw] = {
+    "max_length": pick(18, 24, 32),
+    "max_new_tokens": pick(17, 25),
+    "min_length": pick(3, 8, 14),
+    "min_new_tokens": pick(2, 6, 12),
+    "no_repeat_ngram_size": pick(1, 2, 3, 4),
+    "encoder_no_repeat_ngram_size": pick(1, 2, 3),
+    "repetition_penalty": pick(1.3, 0.7, 2.0),
+    "encoder_repetition_penalty": pick(1.3, 0.7, 3.0),
+    "bad_words_ids": words(30, 3),
+    "sequence_bias": biases,
+    "suppress_tokens": lambda rng, V: rng.choice(np.arange(10, V), 12, replace=False).tolist(),
+    "begin_suppress_tokens": lambda rng, V: [2, *rng.choice(np.arange(10, V), 20, replace=False).tolist()],
+    "exponential_decay_length_penalty": pick((0, 1.1), (2, 1.5), (6, 1.02)),
+    "forced_bos_token_id": pick(0, 7),
+    "forced_eos_token_id": pick(2, [2, 5], 9),
+    "renormalize_logits": pick(True),
+    "eos_token_id": pick(2, [2, 5, 9], [7], [2, 3, 4, 5]),
+    "decoder_start_token_id": pick(0, 2, 8),
+    "bos_token_id": pick(4),
+    "pad_token_id": pick(0, 1, 6),
+}
+BEAM_OPTIONS: dict[str, Draw] = {
+    "length_penalty": pick(0.0, 2.0, -1.0, 0.6),
+    "early_stopping": pick(True, False, "never"),
+    "num_return_sequences": pick(2),
+}
+
+
+class Case(NamedTuple):
+    checkpoint: str
+    input_ids: np.ndarray
+    attention_mask: np.ndarray | None
+    decoder_input_ids: np.ndarray | None
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        shape = "×".join(map(str, self.input_ids.shape))
+        prompt = "" if self.decoder_input_ids is None else f", prompts of {self.decoder_input_ids.shape[1]}"
+        return f"{self.checkpoint}, sources {shape}{prompt}, {dict(self.options)}"
+
+
+def draw_batch(rng: np.random.Generator, V: int, pad: int, B: int, S: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask (B,S): rows padded on the right, one in four with holes in its mask besides."""
+    mask = np.arange(S) < rng.integers(2, S + 1, B)[:, None]
+    ids = np.where(mask, rng.integers(3, V, (B, S)), pad)
+    if rng.random() < 0.25:
+        mask &= rng.random((B, S)) < 0.8
+        mask[:, 0] = True
+    return ids, mask.astype(np.int64)
+
+
+def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int]) -> Case:
+    """A case for a checkpoint: at most `sizes` = (B, S), one in five with prompts, one in eight without a mask."""
+    rng = np.random.default_rng(seed)
+    config = checkpoint(name)[0].config
+    B, S = (int(rng.integers(max(1, limit // 2), limit + 1)) for limit in sizes)
+    ids, mask = draw_batch(rng, config.vocab_size, config.pad_token_id, B, S)
+    prompts = None
+    if rng.random() < 0.2:
+        prompts = rng.integers(3, config.vocab_size, (B, int(rng.integers(1, 4))))
+        if rng.random() < 0.5:
+            prompts[:, 0] = options.get("decoder_start_token_id", config.decoder_start_token_id)
+    return Case(name, ids, None if rng.random() < 0.125 else mask, prompts, options)
+
+
+def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
+    """Every option by itself, in greedy search and with three beams, and neither with any."""
+    for beams in (1, 3):
+        pool = OPTIONS if beams == 1 else {**OPTIONS, **BEAM_OPTIONS}
+        yield draw(name, beams, {"num_beams": beams}, sizes)
+        for i, (option, value) in enumerate(pool.items()):
+            rng = np.random.default_rng((i, beams))
+            options = {"num_beams": beams, option: value(rng, checkpoint(name)[0].config.vocab_size)}
+            yield draw(name, 100 * beams + i, options, sizes)
+
+
+def combined(name: str, count: int, beams: tuple[int, ...] = (1, 2, 4), sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
+    """Many options at once, each with a chance of one in four."""
+    for seed in range(count):
+        rng = np.random.default_rng((seed, 7))
+        options: dict[str, Any] = {"num_beams": beams[seed % len(beams)]}
+        pool = OPTIONS if options["num_beams"] == 1 else {**OPTIONS, **BEAM_OPTIONS}
+        for option, value in pool.items():
+            if rng.random() < 0.25:
+                options[option] = value(rng, checkpoint(name)[0].config.vocab_size)
+        yield draw(name, 10_000 + seed, options, sizes)

@@ -1,0 +1,213 @@
+"""transformers' generate as the referee: its answer to a case, how close its decisions were, and the comparison.
+
+A difference counts unless, at the first decision that differs, transformers itself was within NEAR of deciding
+otherwise: float32 sums in another order may then turn out either way.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from bart_inference import Generated, decoding, generate
+from bart_inference import options as option_module
+from bart_inference.generate import check_prompts, check_source, start
+
+from tests.inference.cases import Case, checkpoint
+
+NEAR = 1e-4
+TOLERANCE = 1e-5  # of a log-probability, relative to its size where that is above 1
+DEAD = -1e8  # transformers gives dead beams -1e9: gaps between those decide nothing
+
+torch.set_num_threads(1)  # these models are tiny: a second thread only waits, for ever on a busy machine
+logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns of every unusual combination of options
+
+
+class Step(NamedTuple):
+    """One step of transformers' beam search: what it decided, and by how little (B,)."""
+
+    running: np.ndarray  # (B,K,length)
+    finished: np.ndarray  # (B,K,length)
+    margin: np.ndarray
+
+
+class Reference(NamedTuple):
+    sequences: np.ndarray
+    sequences_scores: np.ndarray | None  # None in greedy search, which has none
+    log_probs: np.ndarray  # of the tokens behind the prompt
+    scores: list[np.ndarray]  # per step, processed
+    steps: list[Step]  # of beam search
+
+
+def reference(case: Case) -> Reference:
+    """What transformers generates."""
+    twin = checkpoint(case.checkpoint)[0]
+    arrays = {
+        "attention_mask": case.attention_mask,
+        "decoder_input_ids": case.decoder_input_ids,
+    }
+    given = {name: torch.tensor(array) for name, array in arrays.items() if array is not None}
+    steps: list[Step] = []
+    with warnings.catch_warnings(), recording(twin.torch, steps):
+        warnings.simplefilter("ignore")
+        out = twin.torch.generate(
+            torch.tensor(case.input_ids), **given, **case.options,
+            do_sample=False, output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    beams = case.options["num_beams"] > 1
+    log_probs = twin.torch.compute_transition_scores(
+        out.sequences, out.scores, out.beam_indices if beams else None, normalize_logits=not beams
+    )
+    scores = out.sequences_scores.numpy() if beams else None
+    return Reference(out.sequences.numpy(), scores, log_probs.numpy(), [s.numpy() for s in out.scores], steps)
+
+
+@contextmanager
+def recording(model: Any, steps: list[Step]) -> Iterator[None]:
+    """Listen to beam search's own helper methods: they keep doing what they do."""
+    seen: dict[str, torch.Tensor] = {}
+    names = ("_get_top_k_continuations", "_get_running_beams_for_next_iteration", "_update_finished_beams")
+    kinds = {name: getattr(type(model), name) for name in (*names, "_check_early_stop_heuristic")}
+
+    def gaps(values: torch.Tensor) -> torch.Tensor:
+        """(B,n) in descending order -> the least distance between neighbours that are alive (B,)."""
+        distance = torch.where(values[:, 1:] > DEAD, values[:, :-1] - values[:, 1:], torch.inf)
+        return distance.nan_to_num(torch.inf).amin(1)
+
+    def continuations(**given: Any) -> Any:
+        total = given["accumulated_log_probs"]
+        seen["rank"] = gaps(torch.topk(total, min(given["beams_to_keep"] + 1, total.shape[1])).values)
+        return kinds[names[0]](model, **given)
+
+    def running(**given: Any) -> Any:
+        result = kinds[names[1]](model, **given)
+        seen["running"] = result[0]
+        return result
+
+    def finished(**given: Any) -> Any:
+        length = given["cur_len"] + 1 - given["decoder_prompt_len"]
+        ended = given["next_token_hits_stopping_criteria"] & given["top_num_beam_mask"][None]
+        new = torch.where(ended, given["topk_log_probs"] / length ** given["length_penalty"], -1e9)
+        both = torch.cat([given["beam_scores"], new], 1)
+        seen["order"] = gaps(torch.topk(both, min(given["num_beams"] + 1, both.shape[1])).values)
+        result = kinds[names[2]](model, **given)
+        seen["finished"] = result[0]
+        return result
+
+    def stop(**given: Any) -> Any:
+        patient = given["early_stopping"] == "never" and given["length_penalty"] > 0
+        length = (given["max_length"] if patient else given["cur_len"]) - given["decoder_prompt_len"]
+        best = given["running_beam_scores"][:, 0] / length ** given["length_penalty"]
+        hope = (best - given["beam_scores"].amin(1)).abs()
+        margin = torch.stack([seen["rank"], seen["order"], hope]).amin(0)
+        width = given["cur_len"]
+        steps.append(Step(seen["running"][:, :, :width].numpy(), seen["finished"][:, :, :width].numpy(), margin.numpy()))
+        return kinds["_check_early_stop_heuristic"](**given)
+
+    patches = dict(zip(kinds, (continuations, running, finished, stop), strict=True))
+    for name, patch in patches.items():
+        setattr(model, name, patch)
+    try:
+        yield
+    finally:
+        for name in patches:
+            delattr(model, name)
+
+
+def ours(case: Case) -> Generated:
+    return generate(
+        checkpoint(case.checkpoint)[1], case.input_ids, case.attention_mask, case.decoder_input_ids, **case.options
+    )
+
+
+class Outcome(NamedTuple):
+    case: Case
+    problem: str  # empty if all is equal
+    margin: float = np.inf  # of the first decision that differs
+
+    @property
+    def exempt(self) -> bool:
+        return bool(self.problem) and self.margin < NEAR
+
+
+def compare(case: Case) -> Outcome:
+    """Tokens, sequence scores and per-token log-probabilities of a case."""
+    theirs, mine = reference(case), ours(case)
+    if mine.sequences.shape != theirs.sequences.shape or not np.array_equal(mine.sequences, theirs.sequences):
+        margin = beam_margin(case, theirs) if theirs.steps else greedy_margin(mine, theirs)
+        return Outcome(case, f"tokens differ\n  ours   {mine.sequences}\n  theirs {theirs.sequences}", margin)
+    prompt = theirs.sequences.shape[1] - theirs.log_probs.shape[1]
+    real = np.arange(theirs.sequences.shape[1]) < mine.lengths[:, None]
+    expected = np.where(real[:, prompt:], theirs.log_probs, 0.0)
+    if problem := differs("log_probs", mine.log_probs[:, prompt:], expected, np.maximum(1, np.abs(expected))):
+        return Outcome(case, problem)
+    if theirs.sequences_scores is not None:
+        # A score is a sum of log-probabilities over a power of their count: its error is the sum of theirs.
+        power = (mine.lengths - prompt) ** float(case.options.get("length_penalty", 1.0))
+        scale = np.maximum(1, np.abs(expected)).sum(1) / power
+        if problem := differs("sequences_scores", mine.sequences_scores, theirs.sequences_scores, scale):
+            return Outcome(case, problem)
+    return Outcome(case, "")
+
+
+def differs(what: str, mine: np.ndarray, theirs: np.ndarray, scale: np.ndarray) -> str:
+    with np.errstate(invalid="ignore"):
+        wrong = ~((mine == theirs) | (np.abs(mine - theirs) <= TOLERANCE * scale))
+    if not wrong.any():
+        return ""
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return f"{what} differ at {at}: ours {mine[at]!r}, theirs {theirs[at]!r}"
+
+
+def greedy_margin(mine: Generated, theirs: Reference) -> float:
+    """How far transformers preferred its token to ours where the first differs, the least of all rows."""
+    width = min(mine.sequences.shape[1], theirs.sequences.shape[1])
+    prompt = theirs.sequences.shape[1] - len(theirs.scores)
+    margins = []
+    for i, (a, b) in enumerate(zip(mine.sequences[:, :width], theirs.sequences[:, :width], strict=True)):
+        if (a != b).any():
+            at = int(np.argmax(a != b))
+            scores = theirs.scores[at - prompt][i]
+            margins.append(float(scores[b[at]] - scores[a[at]]))
+    return max(margins, default=np.inf)
+
+
+def beam_margin(case: Case, theirs: Reference) -> float:
+    """Run both searches side by side, step by step; the margin of the first step that differs, the most of all rows."""
+    prepared = checkpoint(case.checkpoint)[1]
+    ids, mask = check_source(case.input_ids, case.attention_mask, prepared.config)
+    rows = option_module.resolve(prepared.generation, prepared.config, case.options, None, len(ids))
+    prompts = check_prompts(case.decoder_input_ids, rows, prepared.config)
+    state = start(prepared, ids, mask, prompts, rows, [0] * len(ids))
+    for _ in range(len(prompts[0]) - 1):
+        state = decoding.decode(prepared.weights, prepared.config, state, 1, False)
+    margins: dict[int, float] = {}
+    stopped: dict[int, float] = {}
+    for step in theirs.steps:
+        state = decoding.decode(prepared.weights, prepared.config, state, 1, False)
+        running, finished = np.asarray(state.tokens), np.asarray(state.finished.tokens)
+        valid, done = np.asarray(state.finished.valid), np.asarray(state.done)
+        width = step.running.shape[2]
+        for i in range(len(ids)):
+            same = (finished[i, :, :width] == step.finished[i])[valid[i]].all()
+            if not done[i]:
+                same &= bool((running[i, :, :width] == step.running[i]).all())
+            if not same:
+                margins.setdefault(i, stopped.get(i, float(step.margin[i])))
+            if done[i]:
+                stopped.setdefault(i, float(step.margin[i]))
+    return max(margins.values(), default=np.inf)
+
+
+def report(outcomes: list[Outcome]) -> str:
+    """Assert that every difference is exempt; the count of cases and of exempt ones."""
+    exempt = [outcome for outcome in outcomes if outcome.exempt]
+    wrong = [outcome for outcome in outcomes if outcome.problem and not outcome.exempt]
+    shown = "\n".join(f"{o.case}\n  {o.problem}\n  margin {o.margin:.2e}" for o in wrong[:3])
+    assert not wrong, f"{len(wrong)} of {len(outcomes)} cases differ from transformers, the first:\n{shown}"
+    return f"{len(outcomes)} cases equal to transformers, {len(exempt)} of them exempt (margin under {NEAR:.0e})"
