@@ -168,7 +168,7 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
     Takes keys with or without the prefix `model.`, tied embeddings missing or doubled, and a missing final_logits_bias.
     ValueError names a key that is missing, unknown, of another shape, or a tied copy that differs.
     """
-    state = {name.removeprefix("model."): a for name, a in state_dict.items() if name not in OBSOLETE}
+    state = {name.removeprefix("model."): a for name, a in state_dict.items()}
     tied = [name for name in ("shared.weight", *TIED) if name in state]
     for name in tied[1:]:
         if not np.array_equal(state[name], state[tied[0]]):
@@ -196,8 +196,8 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
         *parents, last = name.split(".")
         node = functools.reduce(lambda node, part: node.setdefault(part, {}), parents, params)
         node[last] = take(name, np.shape(state[name])[::-1])
-    if state:
-        raise ValueError(f"the checkpoint has tensors that BART does not: {sorted(state)[:5]}")
+    if unknown := sorted(state.keys() - OBSOLETE):
+        raise ValueError(f"the checkpoint has tensors that BART does not: {unknown[:5]}")
     return params
 
 

@@ -81,6 +81,12 @@ def of(model: PreTrainedModel) -> Twin:
     return Twin(model.eval(), arrays, config)
 
 
+def flat(tree: Params) -> dict[str, np.ndarray]:
+    """A nested dict as a flat one, its names joined by dots."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in pairs}
+
+
 def twin(seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any) -> Twin:
     """A random BartForConditionalGeneration and its twin. `fields` go to BartConfig, over those of TINY.
 
