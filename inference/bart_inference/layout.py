@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tokenizers import Tokenizer
 
 from bart_inference.checkpoint import Model
@@ -54,8 +55,8 @@ def derive(params: Params, transposed_head: bool) -> Params:
     def fuse(*projections: Params) -> Params:
         weights = [p["weight"].swapaxes(0, 1).reshape(p["weight"].shape[1], -1) for p in projections]
         return {
-            "weight": jnp.concatenate(weights, 1),
-            "bias": jnp.concatenate([p["bias"].ravel() for p in projections]),
+            "weight": np.concatenate(weights, 1),
+            "bias": np.concatenate([p["bias"].ravel() for p in projections]),
         }
 
     def merge(out_proj: Params) -> Params:
@@ -85,13 +86,13 @@ def derive(params: Params, transposed_head: bool) -> Params:
         layers = [layer(jax.tree.map(lambda stacked, i=i: stacked[i], p["layers"])) for i in range(depth)]
         return {**p, "layers": layers}
 
-    shared = jnp.asarray(params["shared"])
+    params = jax.tree.map(np.asarray, params)  # on the host: nothing to compile
     weights = {
-        "shared": shared,
+        "shared": params["shared"],
         "final_logits_bias": params["final_logits_bias"],
         "encoder": side(params["encoder"]),
         "decoder": side(params["decoder"]),
     }
     if transposed_head:
-        weights["head"] = shared.T
-    return weights
+        weights["head"] = np.ascontiguousarray(params["shared"].T)
+    return jax.tree.map(jnp.asarray, weights)
