@@ -1,0 +1,47 @@
+"""The loss and the gradient of every parameter, ours and PyTorch's, for a twin and a batch of twins.py."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import torch
+
+from bart_oneliner import convert, loss
+from tests.twins import Twin, flat
+
+Gradient = dict[str, np.ndarray]  # by the path of our tree
+
+value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnames="config")
+
+
+def ours(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[float, Gradient]:
+    value, tree = value_and_grad(a.params, a.config, x["input_ids"], x["attention_mask"], x["labels"], smoothing)
+    return float(value), flat(tree)
+
+
+def theirs(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[float, Gradient]:
+    """torch's own cross entropy, with its label smoothing and its ignore_index, and autograd."""
+    a.torch.zero_grad()
+    x = {name: torch.tensor(array).long() for name, array in x.items()}
+    if smoothing:
+        inputs = {name: x[name] for name in ("input_ids", "attention_mask")}
+        decoder_input_ids = a.torch.prepare_decoder_input_ids_from_labels(x["labels"])
+        scores = a.torch(**inputs, decoder_input_ids=decoder_input_ids, use_cache=False).logits
+        entropy = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, ignore_index=-100)
+        value = entropy(scores.flatten(0, 1), x["labels"].flatten())
+    else:
+        inputs = {name: x[name] for name in ("input_ids", "attention_mask", "labels")}
+        value = a.torch(**inputs, use_cache=False).loss
+    value.backward()
+    gradients = {name: p.grad.numpy() for name, p in a.torch.named_parameters()}
+    a.torch.zero_grad()  # sets the tensors free, the arrays stay
+    return value.item(), flat(convert(gradients, a.config))  # final_logits_bias, a buffer, becomes zero
+
+
+def norm(gradient: Gradient) -> float:
+    return float(np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in gradient.values())))
+
+
+def distance(a: Gradient, b: Gradient) -> float:
+    assert a.keys() == b.keys()
+    return norm({name: a[name] - b[name] for name in a})

@@ -1,0 +1,53 @@
+"""greedy, the specification of generation, writes what PyTorch's greedy search writes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bart_inference import generate
+
+from bart_oneliner import greedy
+from tests.twins import Twin, batch, of, twin
+
+
+def torch_greedy(a: Twin, x: dict[str, np.ndarray], **options: Any) -> np.ndarray:
+    """Padded on the right to max_length, as ours is."""
+    inputs = {name: torch.tensor(x[name]).long() for name in ("input_ids", "attention_mask")}
+    ids = a.torch.generate(**inputs, num_beams=1, do_sample=False, **options).numpy()
+    return np.pad(ids, ((0, 0), (0, options["max_length"] - ids.shape[1])), constant_values=a.config.pad_token_id)
+
+
+def ends_early() -> Twin:
+    """A twin whose answers end at different lengths."""
+    model = twin(gain=2.0).torch
+    with torch.no_grad():
+        model.final_logits_bias[0, model.config.eos_token_id] += 5.5
+    return of(model)
+
+
+@pytest.mark.parametrize(
+    "forced",
+    [{}, {"forced_bos_token_id": 0}, {"forced_eos_token_id": 2}, {"forced_bos_token_id": 0, "forced_eos_token_id": 2}],
+    ids=["as it comes", "forced start", "forced end", "both"],
+)
+def test_tokens_are_pytorchs(forced: dict[str, int]) -> None:
+    a = ends_early()
+    x = batch(a.config, B=8, S=12)
+    theirs = torch_greedy(a, x, max_length=14, **{"forced_bos_token_id": None, "forced_eos_token_id": None, **forced})
+    ours = np.asarray(greedy(a.params, a.config, x["input_ids"], x["attention_mask"], max_length=14, **forced))
+    np.testing.assert_array_equal(ours, theirs)
+    lengths = (theirs != a.config.pad_token_id).sum(1)
+    assert len(set(lengths)) > 2, f"all rows end alike: {lengths}"
+
+
+def test_the_cached_step_writes_the_same() -> None:
+    """The optimisation equals the specification."""
+    a = ends_early()
+    x = batch(a.config, B=8, S=12)
+    specification = np.asarray(greedy(a.params, a.config, x["input_ids"], x["attention_mask"], max_length=14))
+    cached = generate(
+        a.model, x["input_ids"], x["attention_mask"], max_length=14, num_beams=1, forced_eos_token_id=None
+    ).sequences
+    np.testing.assert_array_equal(specification[:, : cached.shape[1]], cached)
+    assert (specification[:, cached.shape[1] :] == a.config.pad_token_id).all()

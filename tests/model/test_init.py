@@ -1,0 +1,88 @@
+"""Fresh parameters are drawn from PyTorch's distribution.
+
+Two samples can differ by chance. Each statistical test below would fail a right program with a probability of 1e-6 or
+less (its thresholds say so), and since all seeds are fixed, it fails always or never.
+"""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import BartConfig, BartForConditionalGeneration
+
+from bart_oneliner import Config, Params, convert, init, loss
+from tests.twins import TINY, batch, flat
+
+FALSE_ALARM = 1e-6
+SIZES = {**TINY, "vocab_size": 500, "d_model": 96, "init_std": 0.05, "pad_token_id": 3}
+
+
+def theirs(seed: int) -> Params:
+    torch.manual_seed(seed)
+    model = BartForConditionalGeneration(BartConfig(**SIZES))
+    return convert({name: tensor.numpy() for name, tensor in model.state_dict().items()}, CONFIG)
+
+
+CONFIG = Config(**SIZES)
+OURS = flat(init(CONFIG, jax.random.key(0)))
+THEIRS = flat(theirs(0))
+DRAWN = [name for name in THEIRS if THEIRS[name].std() > 0 and "norm" not in name]
+
+
+def test_the_same_tensors_are_random() -> None:
+    assert [name for name in OURS if OURS[name].std() > 0] == DRAWN
+    assert len(DRAWN) == 3 + 6 + 10, "embeddings, and the matrices of an encoder and a decoder layer"
+
+
+@pytest.mark.parametrize("name", [name for name in THEIRS if name not in DRAWN])
+def test_zeros_and_ones(name: str) -> None:
+    assert OURS[name].dtype == THEIRS[name].dtype == np.float32
+    np.testing.assert_array_equal(OURS[name], THEIRS[name])
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_distribution(name: str) -> None:
+    """Kolmogorov and Smirnov against the normal distribution for the form, a chi-square for the deviation.
+
+    On both samples, so that the referee itself is held to what the README says it does.
+    """
+    for who, sample in (("ours", OURS[name]), ("PyTorch's", THEIRS[name])):
+        if name == "shared":
+            assert not sample[CONFIG.pad_token_id].any(), f"{who} padding row is not zero"
+            sample = np.delete(sample, CONFIG.pad_token_id, axis=0)
+        z = sample.ravel().astype(np.float64) / CONFIG.init_std
+        form = stats.kstest(z, "norm").pvalue
+        spread = 2 * min(stats.chi2.cdf((z**2).sum(), z.size), stats.chi2.sf((z**2).sum(), z.size))
+        assert form > FALSE_ALARM / 100 and spread > FALSE_ALARM / 100, f"{who} {name}: p = {form:.1e}, {spread:.1e}"
+
+
+def test_no_two_tensors_are_correlated() -> None:
+    """Nor two layers or heads of one tensor: every key is used once."""
+    pieces = {
+        f"{name}[{i}]": part.ravel()[:1152]
+        for name in DRAWN
+        for i, part in enumerate(OURS[name] if "layers" in name else [OURS[name][4:]])
+    }
+    correlation = np.corrcoef(list(pieces.values()))
+    np.fill_diagonal(correlation, 0)
+    limit = stats.norm.isf(FALSE_ALARM / len(pieces) ** 2) / np.sqrt(1152)
+    at = np.unravel_index(np.abs(correlation).argmax(), correlation.shape)
+    assert np.abs(correlation).max() < limit, [list(pieces)[i] for i in at]
+
+
+def test_another_key_gives_other_parameters_and_the_same_key_the_same() -> None:
+    again, other = (flat(init(CONFIG, jax.random.key(seed))) for seed in (0, 1))
+    for name in DRAWN:
+        np.testing.assert_array_equal(OURS[name], again[name], name)
+        assert np.abs(OURS[name] - other[name]).mean() > CONFIG.init_std, name
+
+
+def test_fresh_models_have_pytorchs_loss() -> None:
+    """Welch's t-test over twelve models each, all on one batch."""
+    x = batch(CONFIG, B=4, S=20, T=16)
+    arrays = x["input_ids"], x["attention_mask"], x["labels"]
+    ours = [float(loss(init(CONFIG, jax.random.key(seed)), CONFIG, *arrays)) for seed in range(12)]
+    referee = [float(loss(theirs(seed), CONFIG, *arrays)) for seed in range(12)]
+    assert stats.ttest_ind(ours, referee, equal_var=False).pvalue > FALSE_ALARM, (np.mean(ours), np.mean(referee))
+    assert np.log(CONFIG.vocab_size) < np.mean(ours) < np.log(CONFIG.vocab_size) + 0.3, "not the loss of a fresh model"

@@ -1,0 +1,189 @@
+"""Any checkpoint against PyTorch, as a table: `python -m tests.report [FOLDER | HUB_ID | tiny | base | large]`.
+
+Without an argument the embedded checkpoint; `tiny`, `base` and `large` are random weights in those shapes. Every row
+has a difference, the tolerance and ✅ or ❌; the exit status is 0 only if all rows are ✅. float64 makes bart-large
+need 18 GB of memory: `--float32` leaves out the rows that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+import transformers
+from bart_inference import Model, generate, load, prepare
+from bart_inference.checkpoint import embedded, resolve
+from bart_inference.tokenization import encode_text, pad, truncate
+from transformers import BartForConditionalGeneration
+
+from bart_oneliner import bart, param_shapes, revert
+from tests import gradients
+from tests.twins import BASE, LARGE, TINY, Twin, batch, logits, of, torch_logits, twin
+
+SHAPES = {"tiny": TINY, "base": BASE, "large": LARGE}
+TEXTS = (  # of different lengths, so that there is padding
+    "The tower is 324 metres tall, about the same height as an 81-storey building, and the tallest structure in Paris.",
+    "A library that reads and writes compressed archives, with bindings for several programming languages. It can "
+    "recover what is left of damaged files, and it checks signatures before anything is unpacked.",
+    "Command line tool to convert images.",
+)
+KEY_BIASES = "k_proj.bias"
+
+
+class Row(NamedTuple):
+    what: str
+    difference: float
+    tolerance: float
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= self.tolerance  # not so for NaN
+
+    def __str__(self) -> str:
+        sign = "✅" if self.holds else "❌"
+        return f"{sign} {self.what:<46} {self.difference:>10.1e} {self.tolerance:>10.0e}   {self.note}".rstrip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.report", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "checkpoint", nargs="?", help="folder, hub id, or tiny, base, large; the embedded one by default"
+    )
+    parser.add_argument("--float32", action="store_true", help="leave out what needs float64")
+    options = parser.parse_args(arguments)
+    name = options.checkpoint or embedded().name
+    pair, model = open_checkpoint(options.checkpoint)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(pair.params))
+    print(f"{name} ({parameters:,} parameters) against PyTorch")
+    print(versions())
+    print(f"\n   {'':<46} {'difference':>10} {'tolerance':>10}")
+    rows = []
+    for row in report(pair, model, float64=not options.float32):
+        rows.append(row)
+        print(row, flush=True)
+    failed = [row for row in rows if not row.holds]
+    print(f"\n{'❌' if failed else '✅'} {len(rows) - len(failed)} of {len(rows)} hold")
+    return 1 if failed else 0
+
+
+def open_checkpoint(checkpoint: str | None) -> tuple[Twin, Model]:
+    if checkpoint in SHAPES:
+        pair = twin(**SHAPES[checkpoint])
+        return pair, pair.model
+    model = load(checkpoint)
+    folder = embedded() if checkpoint is None else resolve(checkpoint)
+    referee = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    own = {name: model.params[name] for name in param_shapes(model.config)}  # without a classification head
+    return Twin(referee, own, model.config), model
+
+
+def versions() -> str:
+    return (
+        f"jax {jax.__version__} on {jax.default_backend()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
+    )
+
+
+def inputs(model: Model) -> dict[str, np.ndarray]:
+    """Texts if the checkpoint has a tokenizer, random ids otherwise; padded, and with labels of −100."""
+    if model.tokenizer is None:
+        return batch(model.config, B=3, S=24, T=12)
+    sources = [truncate(encode_text(model.tokenizer, text), model.config.max_position_embeddings) for text in TEXTS]
+    ids, mask = pad(sources, model.config.pad_token_id)
+    targets = [truncate(row, 12) for row in sources]
+    labels, real = pad(targets, -100)
+    start = np.full((len(targets), 1), model.config.decoder_start_token_id)
+    shifted = np.concatenate([start, np.where(real, labels, model.config.pad_token_id)[:, :-1]], 1)
+    x = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": shifted, "labels": np.where(real, labels, -100)}
+    return {name: np.asarray(array, np.int32) for name, array in x.items()}
+
+
+def relative(ours: Any, theirs: Any) -> float:
+    """Largest difference over the referee's largest value."""
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def report(pair: Twin, model: Model, float64: bool = True) -> Iterator[Row]:
+    """The rows, one by one as they are computed."""
+    x = inputs(model)
+    x.pop("decoder_attention_mask", None)
+    shape = f"{len(x['input_ids'])} rows, source {x['input_ids'].shape[1]}, target {x['labels'].shape[1]}"
+    yield parameters(pair)
+    yield Row("logits, float32", relative(logits(pair, x), torch_logits(pair, x)), 1e-5, shape)
+    if pair.config.activation_function == "gelu" and not pair.config.scale_embedding:
+        line = jax.jit(bart)(pair.params, x["input_ids"], x["attention_mask"], x["decoder_input_ids"])
+        yield Row("logits of the one line, float32", relative(line, torch_logits(pair, x)), 1e-5)
+    yield from generations(pair, model, x)
+    yield from losses_and_gradients(pair, x, float64)
+
+
+def parameters(pair: Twin) -> Row:
+    """How many tensors do not come back from our format to the bit."""
+    ours = revert(pair.params, pair.config)
+    theirs = {name: tensor.numpy() for name, tensor in pair.torch.state_dict().items()}
+    wrong = [name for name in ours if name not in theirs or ours[name].tobytes() != theirs[name].tobytes()]
+    return Row("parameters, converted and back", len(wrong), 0, ", ".join(wrong[:2]) or f"{len(ours)} tensors")
+
+
+def generations(pair: Twin, model: Model, x: dict[str, np.ndarray]) -> Iterator[Row]:
+    prepared = prepare(model)
+    source = {name: x[name] for name in ("input_ids", "attention_mask")}
+    length = min(24, pair.config.max_position_embeddings)
+    for what, options in (
+        ("greedy", {"num_beams": 1, "do_sample": False, "max_length": length}),
+        ("4 beams", {"num_beams": 4, "do_sample": False, "max_length": length}),
+        ("as the checkpoint generates", {}),
+    ):
+        ours = generate(prepared, **source, **options)
+        theirs = pair.torch.generate(
+            **{name: torch.tensor(array).long() for name, array in source.items()},
+            **options,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        tokens = theirs.sequences.numpy()
+        width = max(tokens.shape[1], ours.sequences.shape[1])
+        a, b = (np.pad(s, ((0, 0), (0, width - s.shape[1])), constant_values=-1) for s in (ours.sequences, tokens))
+        yield Row(f"generated tokens, {what}", int((a != b).sum()), 0, f"{int(ours.lengths.sum())} tokens")
+        if (scores := getattr(theirs, "sequences_scores", None)) is not None:
+            yield Row(f"scores, {what}", float(np.abs(ours.sequences_scores - scores.numpy()).max()), 1e-5)
+
+
+def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], float64: bool) -> Iterator[Row]:
+    """With label smoothing 0.1, which contains the plain loss; that one in float32 besides."""
+    plain, referee = gradients.ours(pair, x)[0], gradients.theirs(pair, x)[0]
+    yield Row("loss, float32", abs(plain - referee) / referee, 1e-5, f"{plain:.4f}")
+    ours, theirs = gradients.ours(pair, x, 0.1), gradients.theirs(pair, x, 0.1)
+    yield Row("loss with label smoothing, float32", abs(ours[0] - theirs[0]) / theirs[0], 1e-5, f"{ours[0]:.4f}")
+    whole = gradients.norm(theirs[1])
+    yield Row(
+        "gradient of final_logits_bias", float(np.abs(ours[1]["final_logits_bias"]).max()), 0, "a buffer: exactly 0"
+    )
+    if not float64:
+        yield Row("gradient, whole, float32", gradients.distance(theirs[1], ours[1]) / whole, 1e-4, f"norm {whole:.3g}")
+        return
+    with jax.enable_x64(True):
+        wide = of(pair.torch.double())
+        x64, truth = gradients.ours(wide, x, 0.1), gradients.theirs(wide, x, 0.1)
+        yield Row("logits, float64", relative(logits(wide, x), torch_logits(wide, x)), 1e-12)
+    yield Row("loss with label smoothing, float64", abs(x64[0] - truth[0]) / truth[0], 1e-12, f"{truth[0]:.10f}")
+    whole = gradients.norm(truth[1])
+    far = {name: float(np.linalg.norm(x64[1][name] - g)) / whole for name, g in truth[1].items()}
+    worst = max(far, key=far.__getitem__)
+    yield Row("gradient, worst tensor of the whole norm, float64", far[worst], 1e-9, f"{len(far)} tensors, {worst}")
+    biases = {name: g for name, g in (*x64[1].items(), *truth[1].items()) if name.endswith(KEY_BIASES)}
+    note = "truly 0: softmax does not see them"
+    yield Row("gradient of the key biases, float64", gradients.norm(biases) / whole, 1e-12, note)
+    ratio = gradients.distance(ours[1], truth[1]) / gradients.distance(theirs[1], truth[1])
+    yield Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {whole:.3g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
