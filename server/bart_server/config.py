@@ -39,8 +39,10 @@ class Config:
     platform: str = setting("cpu", "the device's platform: cpu, tpu or cuda; never another one instead")
     dtype: str = setting("float32", "float32 (exact to PyTorch) or bfloat16 (for speed on TPU and GPU)")
     beams: tuple[int, ...] = setting((1, 4), "beam widths to compile, comma-separated; others are refused")
-    sampling_beams: tuple[int, ...] = setting((1,), "beam widths to compile for sampling too; empty: none")
-    sources: tuple[int, ...] = setting((), "source lengths to compile; empty: a 16th, a 4th and all of the model's")
+    sampling_beams: tuple[int, ...] = setting(
+        (1,), "beam widths to compile for sampling too (one source length); empty: none"
+    )
+    sources: tuple[int, ...] = setting((), "source lengths to compile; empty: a quarter and all of the model's")
     target: int = setting(0, "longest answer, start token included; 0: twice the checkpoint's default, rounded up")
     rows: tuple[int, ...] = setting((1, 8), "row counts to compile, a device; the last is how many run at once")
     chunk: int = setting(8, "decode steps between two looks at the queue")

@@ -27,7 +27,7 @@ from bart_inference.decoding import State, begin, decode
 from bart_inference.options import Packed, pack, resolve
 from bart_inference.stream import final_tokens
 from bart_inference.transformer import prefill
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bart_server.config import EMBEDDED, Config, ConfigError
 from bart_server.errors import InvalidArgument
@@ -71,7 +71,7 @@ class JaxEngine:
 
     def __init__(self, prepared: Prepared, revision: str, shapes: Shapes) -> None:
         devices = jax.local_devices()
-        self._mesh = jax.make_mesh((len(devices),), ("rows",), devices=devices)
+        self._mesh = Mesh(np.array(devices), ("rows",))
         self._rows = NamedSharding(self._mesh, ROWS)
         self._weights = jax.device_put(prepared.weights, NamedSharding(self._mesh, PartitionSpec()))
         self._config = prepared.config
@@ -86,7 +86,9 @@ class JaxEngine:
         self.lanes = [
             Lane(Task.GENERATE, source, shapes.target, sizes, beams, sample)
             for beams, sample in widths
-            for source in shapes.sources
+            for source in (
+                shapes.sources[-1:] if sample else shapes.sources
+            )  # rarer, and a lane costs seconds to compile
         ]
         self.description = Description(
             revision=revision,
@@ -370,7 +372,8 @@ def beam_rows(rows: jax.Array, beams: int) -> jax.Array:
 
 def stack(rows: Sequence[Packed]) -> Packed:
     """Packed rows as one."""
-    return Packed(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    columns: list[Any] = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    return Packed(*columns)
 
 
 def stopped(ids: Sequence[int], options: Options, longest: int) -> bool:
@@ -384,7 +387,7 @@ def complete(shapes: Shapes, default: int, most: int) -> Shapes:
 
     Raises ConfigError for what the position table cannot hold.
     """
-    sources = shapes.sources or tuple(sorted({bucket(-(-most // part), LENGTHS, most) for part in (16, 4, 1)}))
+    sources = shapes.sources or tuple(sorted({bucket(-(-most // part), LENGTHS, most) for part in (4, 1)}))
     target = shapes.target or bucket(min(2 * default, most), LENGTHS, most)
     for name, value in (("sources", sources[-1]), ("target", target)):
         if value > most:
@@ -413,9 +416,12 @@ def load_models(config: Config, on_compile: Callable[[], None], stop: Callable[[
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, duration, **_: on_compile() if event == COMPILATION else None
-    )
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILATION:
+            on_compile()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     log.info("devices", extra={"devices": [str(device) for device in jax.local_devices()]})
     shapes = Shapes(config.beams, config.sampling_beams, config.sources, config.target, config.rows)
     served = []

@@ -116,8 +116,11 @@ class Engine(Protocol):
     requests it was called for and loses the state it was given.
     """
 
-    lanes: Sequence[Lane]
     description: Description
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """Every lane, compiled before anything runs."""
 
     def compile(self, stop: Callable[[], bool]) -> None:
         """Compiles every lane and runs each program once. Returns early when `stop` says so."""

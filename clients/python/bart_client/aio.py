@@ -1,0 +1,141 @@
+"""The asyncio client: the same methods as Client's, to be awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+import grpc
+from bart_proto.v1 import bart_pb2 as pb
+from bart_proto.v1 import bart_pb2_grpc
+
+from bart_client import channel, errors, requests, results
+from bart_client.channel import Security
+from bart_client.client import batch, common, read_generated, read_summary
+from bart_client.errors import BartError
+from bart_client.results import Generated, Labels, Summary
+
+
+class AsyncStream:
+    """The pieces of an answer's text, as they become final. `result` is the whole answer, after the last piece."""
+
+    def __init__(self, call: Any, read: Callable[[Any], tuple[str, Any]]) -> None:
+        self._call = call
+        self._read = read
+        self.result: Any = None
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            async for message in self._call:
+                text, result = self._read(message)
+                if result is not None:
+                    self.result = result
+                elif text:
+                    yield text
+        except grpc.RpcError as error:
+            raise errors.from_call(error) from None
+
+    def cancel(self) -> None:
+        """Gives the answer up; the server stops working on it."""
+        self._call.cancel()
+
+
+class AsyncClient:
+    """See Client. Of one event loop, the one that is running when it is made."""
+
+    def __init__(
+        self,
+        target: str = "localhost:50051",
+        *,
+        security: Security | None = None,
+        token: str | None = None,
+        timeout: float = 60.0,
+        model: str = "",
+        retries: bool = True,
+        max_message_bytes: int = 16 << 20,
+    ) -> None:
+        options = channel.options(security, max_message_bytes, retries)
+        self._channel = (
+            grpc.aio.secure_channel(target, security.credentials(), options)
+            if security
+            else grpc.aio.insecure_channel(target, options)
+        )
+        self._keywords: dict[str, Any] = {"timeout": timeout, "metadata": channel.metadata(token)}
+        self._model = model
+        self._summarization = bart_pb2_grpc.SummarizationServiceStub(self._channel)
+        self._generation = bart_pb2_grpc.GenerationServiceStub(self._channel)
+        self._classification = bart_pb2_grpc.ClassificationServiceStub(self._channel)
+        self._models = bart_pb2_grpc.ModelServiceStub(self._channel)
+
+    async def summarize(self, text: str, *, long_input: str = "error", **options: Any) -> Summary:
+        """long_input: "error", "truncate" or "chunk"."""
+        request = pb.SummarizeRequest(**common(self._model, long_input, options), text=text)
+        return results.summary(await self._call(self._summarization.Summarize, request))
+
+    def stream(self, text: str, *, long_input: str = "error", **options: Any) -> AsyncStream:
+        """The summary in pieces; `.result` is a Summary."""
+        request = pb.StreamSummarizeRequest(**common(self._model, long_input, options), text=text)
+        return AsyncStream(self._summarization.StreamSummarize(request, **self._keywords), read_summary)
+
+    async def summarize_batch(
+        self, texts: Iterable[str], *, long_input: str = "error", **options: Any
+    ) -> list[Summary | BartError]:
+        """One call for many texts; a text that fails has its error in place of a summary."""
+        request = pb.BatchSummarizeRequest(**common(self._model, long_input, options), texts=texts)
+        return batch(await self._call(self._summarization.BatchSummarize, request))
+
+    async def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
+        """source: a text, or token ids as the model reads them."""
+        request = pb.GenerateRequest(**common(self._model, long_input, options), **requests.source(source))
+        return results.generated(await self._call(self._generation.Generate, request))
+
+    def stream_generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> AsyncStream:
+        """The best sequence in pieces; `.result` is a Generated."""
+        request = pb.StreamGenerateRequest(**common(self._model, long_input, options), **requests.source(source))
+        return AsyncStream(self._generation.StreamGenerate(request, **self._keywords), read_generated)
+
+    async def classify(
+        self,
+        text: str,
+        labels: Sequence[str],
+        *,
+        hypothesis_template: str = "",
+        multi_label: bool = False,
+        long_input: str = "error",
+    ) -> Labels:
+        """How well each label describes the text."""
+        request = pb.ClassifyZeroShotRequest(
+            model=self._model,
+            text=text,
+            labels=labels,
+            hypothesis_template=hypothesis_template,
+            multi_label=multi_label,
+            long_input=requests.long_input(long_input),
+        )
+        return results.labels(await self._call(self._classification.ClassifyZeroShot, request))
+
+    async def models(self) -> list[pb.Model]:
+        """What is served, and within which limits."""
+        return list((await self._call(self._models.ListModels, pb.ListModelsRequest())).models)
+
+    async def wait_ready(self, timeout: float = 60.0) -> None:
+        """Waits until a server is reachable and, as it says itself, serving. Raises BartError when the time is over."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise BartError(grpc.StatusCode.UNAVAILABLE, f"no server is ready after {timeout:g} s") from None
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return await method(request, **self._keywords)
+        except grpc.RpcError as error:
+            raise errors.from_call(error) from None

@@ -1,0 +1,176 @@
+"""The synchronous client."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import grpc
+from bart_proto.v1 import bart_pb2 as pb
+from bart_proto.v1 import bart_pb2_grpc
+from google.rpc import status_pb2
+
+from bart_client import channel, errors, requests, results
+from bart_client.channel import Security
+from bart_client.errors import BartError
+from bart_client.results import Generated, Labels, Summary
+
+
+class Stream:
+    """The pieces of an answer's text, as they become final. `result` is the whole answer, after the last piece."""
+
+    def __init__(self, call: Any, read: Callable[[Any], tuple[str, Any]]) -> None:
+        self._call = call
+        self._read = read
+        self.result: Any = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for message in self._call:
+                text, result = self._read(message)
+                if result is not None:
+                    self.result = result
+                elif text:
+                    yield text
+        except grpc.RpcError as error:
+            raise errors.from_call(error) from None
+
+    def cancel(self) -> None:
+        """Gives the answer up; the server stops working on it."""
+        self._call.cancel()
+
+
+class Client:
+    """A connection to one server, or to all that a DNS name stands for. Safe to use from several threads.
+
+    target: host:port. security: TLS; None: none. token: a bearer token. timeout: seconds for each call with all of its
+    retries. model: the name of the model; empty: the server's first.
+    """
+
+    def __init__(
+        self,
+        target: str = "localhost:50051",
+        *,
+        security: Security | None = None,
+        token: str | None = None,
+        timeout: float = 60.0,
+        model: str = "",
+        retries: bool = True,
+        max_message_bytes: int = 16 << 20,
+    ) -> None:
+        options = channel.options(security, max_message_bytes, retries)
+        self._channel = (
+            grpc.secure_channel(target, security.credentials(), options)
+            if security
+            else grpc.insecure_channel(target, options)
+        )
+        self._keywords: dict[str, Any] = {"timeout": timeout, "metadata": channel.metadata(token)}
+        self._model = model
+        self._summarization = bart_pb2_grpc.SummarizationServiceStub(self._channel)
+        self._generation = bart_pb2_grpc.GenerationServiceStub(self._channel)
+        self._classification = bart_pb2_grpc.ClassificationServiceStub(self._channel)
+        self._models = bart_pb2_grpc.ModelServiceStub(self._channel)
+
+    def summarize(self, text: str, *, long_input: str = "error", **options: Any) -> Summary:
+        """long_input: "error", "truncate" or "chunk"."""
+        request = pb.SummarizeRequest(**self._common(long_input, options), text=text)
+        return results.summary(self._call(self._summarization.Summarize, request))
+
+    def stream(self, text: str, *, long_input: str = "error", **options: Any) -> Stream:
+        """The summary in pieces; `.result` is a Summary."""
+        request = pb.StreamSummarizeRequest(**self._common(long_input, options), text=text)
+        return Stream(self._summarization.StreamSummarize(request, **self._keywords), read_summary)
+
+    def summarize_batch(
+        self, texts: Iterable[str], *, long_input: str = "error", **options: Any
+    ) -> list[Summary | BartError]:
+        """One call for many texts; a text that fails has its error in place of a summary."""
+        request = pb.BatchSummarizeRequest(**self._common(long_input, options), texts=texts)
+        return batch(self._call(self._summarization.BatchSummarize, request))
+
+    def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
+        """source: a text, or token ids as the model reads them."""
+        request = pb.GenerateRequest(**self._common(long_input, options), **requests.source(source))
+        return results.generated(self._call(self._generation.Generate, request))
+
+    def stream_generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Stream:
+        """The best sequence in pieces; `.result` is a Generated."""
+        request = pb.StreamGenerateRequest(**self._common(long_input, options), **requests.source(source))
+        return Stream(self._generation.StreamGenerate(request, **self._keywords), read_generated)
+
+    def classify(
+        self,
+        text: str,
+        labels: Sequence[str],
+        *,
+        hypothesis_template: str = "",
+        multi_label: bool = False,
+        long_input: str = "error",
+    ) -> Labels:
+        """How well each label describes the text."""
+        request = pb.ClassifyZeroShotRequest(
+            model=self._model,
+            text=text,
+            labels=labels,
+            hypothesis_template=hypothesis_template,
+            multi_label=multi_label,
+            long_input=requests.long_input(long_input),
+        )
+        return results.labels(self._call(self._classification.ClassifyZeroShot, request))
+
+    def models(self) -> list[pb.Model]:
+        """What is served, and within which limits."""
+        return list(self._call(self._models.ListModels, pb.ListModelsRequest()).models)
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Waits until a server is reachable and, as it says itself, serving. Raises BartError when the time is over."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout)
+        except grpc.FutureTimeoutError:
+            raise BartError(grpc.StatusCode.UNAVAILABLE, f"no server is ready after {timeout:g} s") from None
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _common(self, long_input: str, options: dict[str, Any]) -> dict[str, Any]:
+        return common(self._model, long_input, options)
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, **self._keywords)
+        except grpc.RpcError as error:
+            raise errors.from_call(error) from None
+
+
+def common(model: str, long_input: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields that requests for text share."""
+    return {
+        "model": model,
+        "options": requests.options(options),
+        "long_input": requests.long_input(long_input),
+    }
+
+
+def read_summary(message: pb.StreamSummarizeResponse) -> tuple[str, Summary | None]:
+    if message.WhichOneof("event") == "summary":
+        return "", results.summary(message.summary)
+    return message.delta.text, None
+
+
+def read_generated(message: pb.StreamGenerateResponse) -> tuple[str, Generated | None]:
+    if message.WhichOneof("event") == "result":
+        return "", results.generated(message.result)
+    return message.delta.text, None
+
+
+def batch(message: pb.BatchSummarizeResponse) -> list[Summary | BartError]:
+    def one(item: pb.BatchSummarizeItem) -> Summary | BartError:
+        if item.WhichOneof("result") == "summary":
+            return results.summary(item.summary)
+        return errors.from_status(status_pb2.Status.FromString(item.error.SerializeToString()))
+
+    return [one(item) for item in message.items]

@@ -1,0 +1,51 @@
+"""One exception for whatever the server or the network refuses."""
+
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+
+class BartError(Exception):
+    """A call that failed.
+
+    code: the gRPC status. field: the request's field that broke a limit, if one did. retry_after: seconds after which
+    another try makes sense, if the server said so. request_id: what the server's log calls this call.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        field: str | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+
+def from_status(status: status_pb2.Status, request_id: str | None = None) -> BartError:
+    """The error that a google.rpc.Status describes."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    field = retry_after = None
+    for detail in status.details:
+        if detail.Unpack(bad) and bad.field_violations:
+            field = bad.field_violations[0].field
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToMilliseconds() / 1000
+    return BartError(code, status.message, field, retry_after, request_id)
+
+
+def from_call(error: grpc.RpcError) -> BartError:
+    """The error of a failed call, sync or asyncio, with the details of its trailing metadata."""
+    metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs, in both flavours
+    status, request_id = metadata.get("grpc-status-details-bin"), metadata.get("x-request-id")
+    if status is not None:
+        return from_status(status_pb2.Status.FromString(status), request_id)
+    return BartError(error.code(), error.details() or "", request_id=request_id)

@@ -1,0 +1,76 @@
+"""Python values as messages of the wire contract."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bart_proto.v1 import bart_pb2 as pb
+
+LONG_INPUT = {"error": pb.LONG_INPUT_ERROR, "truncate": pb.LONG_INPUT_TRUNCATE, "chunk": pb.LONG_INPUT_CHUNK}
+EARLY_STOPPING: dict[Any, pb.EarlyStopping] = {
+    False: pb.EARLY_STOPPING_HEURISTIC,
+    True: pb.EARLY_STOPPING_FIRST,
+    "never": pb.EARLY_STOPPING_NEVER,
+}
+# What None, "switched off", means for an option that is a number or a choice; an absent field would be the default.
+OFF: dict[str, Any] = {
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "do_sample": False,
+    "num_return_sequences": 1,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "renormalize_logits": False,
+}
+
+
+def options(given: Mapping[str, Any]) -> pb.GenerationOptions:
+    """Options under Hugging Face's names. TypeError for an unknown name, ValueError for a value that cannot be."""
+    message = pb.GenerationOptions()
+    for name, value in given.items():
+        if name not in message.DESCRIPTOR.fields_by_name:
+            raise TypeError(f"unknown option {name!r}; known: {', '.join(sorted(message.DESCRIPTOR.fields_by_name))}")
+        try:
+            put(message, name, OFF.get(name) if value is None else value)
+        except (TypeError, ValueError, KeyError, AttributeError):
+            raise ValueError(f"option {name} cannot be {value!r}") from None
+    return message
+
+
+def put(message: pb.GenerationOptions, name: str, value: Any) -> None:
+    field = getattr(message, name)
+    if name == "early_stopping":
+        message.early_stopping = EARLY_STOPPING[value]
+    elif isinstance(field, pb.TokenIds):
+        field.SetInParent()
+        field.ids.extend([value] if isinstance(value, int) else value or ())
+    elif isinstance(field, pb.TokenSequences):
+        field.SetInParent()
+        field.sequences.extend(pb.TokenIds(ids=ids) for ids in value or ())
+    elif isinstance(field, pb.SequenceBiases):
+        field.SetInParent()
+        pairs = value.items() if isinstance(value, Mapping) else value or ()
+        field.biases.extend(pb.SequenceBias(ids=ids, bias=bias) for ids, bias in pairs)
+    elif isinstance(field, pb.ExponentialDecay):
+        field.start, field.factor = value or (0, 1.0)
+    else:
+        setattr(message, name, value)
+
+
+def long_input(name: str) -> pb.LongInput:
+    if name not in LONG_INPUT:
+        raise ValueError(f"long_input is {name!r}, it has to be one of {', '.join(LONG_INPUT)}")
+    return LONG_INPUT[name]
+
+
+def source(given: str | Sequence[int]) -> dict[str, Any]:
+    """A text or token ids as the field of a generation request."""
+    return {"text": given} if isinstance(given, str) else {"token_ids": pb.TokenIds(ids=given)}

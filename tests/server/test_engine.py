@@ -1,0 +1,314 @@
+"""The engine on a random model: whatever runs beside a request, its tokens are those of `generate` on it alone."""
+
+import math
+import random
+
+import jax
+import numpy as np
+import pytest
+from bart_inference import Model, Prepared, generate, prepare
+from bart_server.admission import Budget
+from bart_server.engine import JaxEngine, Shapes
+from bart_server.errors import DeviceFault, InvalidArgument
+from bart_server.scheduler import Scheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bart_oneliner import Config, init
+from tests.server.harness import Mailbox
+
+CONFIG = Config(
+    vocab_size=97,
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=2,
+    encoder_attention_heads=2,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=48,
+    decoder_ffn_dim=40,
+    max_position_embeddings=24,
+    init_std=0.7,  # far from uniform attention, so that a neighbour's influence would show
+)
+GENERATION = {
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": 2,
+    "max_length": 20,
+}
+# As few programs as show everything: each takes seconds to compile, and so do those of `generate`, which is why the
+# sources below are longer than 16 tokens and the answers may be, too: one bucket each.
+SHAPES = Shapes(beams=(1, 3), sampling_beams=(1,), sources=(24,), target=24, rows=(1, 3))
+
+
+def model(scale: float = 1.0) -> Prepared:
+    params = init(CONFIG, jax.random.key(5))
+    return prepare(Model(jax.tree.map(lambda leaf: leaf * scale, params), CONFIG, GENERATION, None))
+
+
+@pytest.fixture(scope="session")
+def prepared():
+    return model()
+
+
+@pytest.fixture(scope="session")
+def engine(prepared):
+    compiled = JaxEngine(prepared, "sha256:test", SHAPES)
+    compiled.compile(lambda: False)
+    return compiled
+
+
+class House:
+    """A scheduler over the engine whose turns the test takes."""
+
+    def __init__(self, engine, chunk=3):
+        self.engine = engine
+        self.scheduler = Scheduler(Budget(), chunk)
+        self.scheduler.add("bart", engine)
+
+    def ask(self, source, stream=False, **options):
+        boxes = []
+        for request in self.engine.requests(source, options, stream=stream):
+            box = Mailbox()
+            box.job = self.scheduler.submit(self.scheduler.reserve(), "bart", request, box)
+            boxes.append(box)
+        return boxes[0] if len(boxes) == 1 else boxes
+
+    def work(self):
+        while self.scheduler.turn():
+            pass
+
+
+def alone(prepared, source, **options):
+    """generate's answers: a list of (tokens without the start token, score)."""
+    found = generate(prepared, [source], **options)
+    rows = zip(found.sequences, found.lengths, found.sequences_scores, strict=True)
+    return [(tuple(ids[1:length].tolist()), float(score)) for ids, length, score in rows]
+
+
+def answers(box):
+    return [(hypothesis.tokens, hypothesis.score) for hypothesis in box.finish.hypotheses]
+
+
+def same(found, expected):
+    assert [tokens for tokens, _ in found] == [tokens for tokens, _ in expected]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], rel=1e-4, abs=1e-5)
+
+
+def source(length, seed):
+    return [0, *random.Random(seed).choices(range(3, 97), k=length - 2), 2]
+
+
+MIXED = [
+    {},
+    {"max_new_tokens": 16},
+    {"max_length": 24, "min_length": 20},
+    {"no_repeat_ngram_size": 2, "max_length": 24},
+    {"repetition_penalty": 1.7, "length_penalty": 2.0},
+    {"num_beams": 3},
+    {"num_beams": 3, "num_return_sequences": 3, "early_stopping": True},
+    {"num_beams": 3, "early_stopping": "never", "length_penalty": 0.5, "max_length": 24},
+    {"num_beams": 3, "no_repeat_ngram_size": 3, "min_length": 10},
+    {"num_beams": 3, "forced_bos_token_id": 0, "suppress_tokens": [5, 6, 7]},
+    {"do_sample": True, "seed": 7, "top_k": 5},
+    {"do_sample": True, "seed": 8, "temperature": 3.0, "top_k": 0},
+    {"bad_words_ids": [[9], [10, 11]], "sequence_bias": {(12,): 3.0}},
+    {"forced_eos_token_id": None, "eos_token_id": None},
+]
+
+
+def test_13_mixed_beams_lengths_and_options_together_are_each_as_alone(engine, prepared):
+    house = House(engine)
+    asked = [(source(17 + (5 * index) % 8, index), MIXED[index % len(MIXED)]) for index in range(2 * len(MIXED))]
+    boxes = []
+    for ids, options in asked:  # some arrive while others decode
+        boxes.append(house.ask(ids, **options))
+        house.scheduler.turn()
+    house.work()
+    for (ids, options), box in zip(asked, boxes, strict=True):
+        same(answers(box), alone(prepared, ids, **options))
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1, 8), (7, 8), (8, 8), (9, 24), (23, 24), (24, 24)])
+def test_12_a_source_goes_to_the_shortest_lane_that_holds_it(prepared, length, expected):
+    [request] = JaxEngine(prepared, "sha256:test", SHAPES._replace(sources=(8, 24))).requests([3] * length, {})
+    assert request.lane.source == expected
+
+
+@pytest.mark.parametrize("length", [1, 2, 23, 24])
+def test_12_every_length_is_as_alone(engine, prepared, length):
+    ids = source(length, length) if length > 1 else [2]
+    house = House(engine)
+    box = house.ask(ids)
+    house.work()
+    same(answers(box), alone(prepared, ids))
+
+
+def test_12_a_source_of_special_tokens_only_is_as_alone(engine, prepared):
+    house = House(engine)
+    box = house.ask([0, 2, 2, 1, 1])
+    house.work()
+    same(answers(box), alone(prepared, [0, 2, 2, 1, 1]))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_neighbours_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
+    def run(neighbours):
+        house = House(engine, chunk=2)
+        ids = source(20, 1)
+        boxes = [house.ask(source(20, 50), num_beams=beams), house.ask(ids, num_beams=beams, max_length=24)]
+        house.scheduler.turn()
+        if neighbours:
+            gone = house.ask(source(15, 60), num_beams=beams, min_length=16)
+            house.scheduler.turn()
+            house.scheduler.cancel(gone.job)
+            house.ask(source(18, 70), num_beams=beams, temperature=2.0, no_repeat_ngram_size=2)
+        house.work()
+        return answers(boxes[1])
+
+    assert run(neighbours=True) == run(neighbours=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3}])
+def test_a_streams_tokens_are_the_answers(engine, options):
+    house = House(engine, chunk=1)
+    box = house.ask(source(20, 4), stream=True, max_length=24, **options)
+    house.work()
+    assert sum(box.deltas, ()) == box.finish.hypotheses[0].tokens
+    assert len(box.deltas) > 1
+
+
+def test_samples_of_one_source_are_those_of_generate(engine, prepared):
+    house = House(engine)
+    options = {"do_sample": True, "num_return_sequences": 3, "seed": 11}
+    boxes = house.ask(source(20, 5), **options)
+    house.work()
+    same([answer for box in boxes for answer in answers(box)], alone(prepared, source(20, 5), **options))
+
+
+def test_unseeded_samples_differ_from_request_to_request(engine):
+    house = House(engine)
+    boxes = [house.ask(source(12, 5), do_sample=True, temperature=5.0, top_k=0) for _ in range(4)]
+    house.work()
+    assert len({box.finish.hypotheses[0].tokens for box in boxes}) > 1
+
+
+def test_14_finish_reasons_tell_the_models_end_from_the_limit(engine):
+    house = House(engine)
+    forced, unforced = (
+        house.ask(source(12, 5), max_new_tokens=2),
+        house.ask(source(12, 5), max_new_tokens=2, forced_eos_token_id=None),
+    )
+    ended = house.ask(source(12, 5), sequence_bias={(2,): 1000.0})
+    house.work()
+    assert [box.finish.hypotheses[0].stopped for box in (forced, unforced, ended)] == [False, False, True]
+    assert forced.finish.hypotheses[0].tokens[-1] == 2 and ended.finish.hypotheses[0].tokens == (2,)
+
+
+def test_17_nothing_compiles_while_serving(engine, prepared):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    house = House(engine)
+    for index in range(30):
+        house.ask(source(2 + index % 23, index), stream=index % 2 == 0, **MIXED[index % len(MIXED)])
+        if index % 3 == 0:
+            house.scheduler.cancel(house.ask(source(9, index)).job)
+        house.scheduler.turn()
+    house.work()
+    assert compiled == []
+
+
+def test_11_nan_weights_are_a_fault_and_no_answer(engine):
+    spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
+    for programs in ("_prefill", "_begin", "_step", "_insert", "_take"):  # the programs are the same, the weights not
+        setattr(spoiled, programs, getattr(engine, programs))
+    house = House(spoiled)
+    boxes = [house.ask(source(9, 1)), house.ask(source(9, 1), num_beams=3), house.ask(source(9, 1), do_sample=True)]
+    house.work()
+    assert all(isinstance(box.error, DeviceFault) for box in boxes)
+
+
+def test_9_a_fault_in_the_device_spares_those_who_come_after(engine, prepared):
+    house = House(engine)
+    doomed = house.ask(source(20, 1))
+    program = engine._step[doomed.job.request.lane, 1]
+
+    def lost(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    engine._step[doomed.job.request.lane, 1] = lost
+    try:
+        house.work()
+    finally:
+        engine._step[doomed.job.request.lane, 1] = program
+    assert isinstance(doomed.error, DeviceFault)
+    after = house.ask(source(20, 1))
+    house.work()
+    same(answers(after), alone(prepared, source(20, 1)))
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "field", "description"),
+    [
+        ([], {}, "token_ids", "0 tokens, between 1 and 24"),
+        ([3] * 25, {}, "token_ids", "25 tokens, between 1 and 24"),
+        ([97], {}, "token_ids", "holds 97, the vocabulary ends at 96"),
+        ([3], {"num_beams": 2}, "options.num_beams", "2 is not one of the compiled widths [1, 3]"),
+        ([3], {"num_beams": 3, "do_sample": True}, "options.num_beams", "3 is not one of the compiled sampling widths"),
+        ([3], {"max_length": 25}, "options.max_length", "25"),
+        ([3], {"max_new_tokens": 0}, "options.max_new_tokens", "at least 1"),
+        ([3], {"temperature": 0.0, "do_sample": True}, "options.temperature", "above 0"),
+        ([3], {"suppress_tokens": [97]}, "options.suppress_tokens", "between 0 and 96"),
+        ([3], {"suppress_tokens": [3] * 257}, "options.suppress_tokens", "at most 256"),
+        ([3], {"num_return_sequences": 2}, "options.num_return_sequences", "1 in a greedy search"),
+        ([3], {"length_penalty": 1e308, "num_beams": 3}, "options", "overflows"),
+        ([3], {"exponential_decay_length_penalty": (0, 1e300)}, "options", "overflows"),
+    ],
+)
+def test_bad_input_is_refused_before_the_device_by_name(engine, ids, options, field, description):
+    with pytest.raises(InvalidArgument) as error:
+        engine.requests(ids, options)
+    assert error.value.field == field
+    assert description in error.value.description
+
+
+NUMBERS = st.one_of(st.integers(0, 30), st.floats(allow_nan=False, allow_infinity=False))
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "num_beams": st.integers(0, 4),
+        "do_sample": st.booleans(),
+        "max_new_tokens": st.integers(0, 30),
+        "min_length": st.integers(0, 40),
+        "length_penalty": NUMBERS,
+        "repetition_penalty": NUMBERS,
+        "encoder_repetition_penalty": NUMBERS,
+        "temperature": NUMBERS,
+        "top_p": NUMBERS,
+        "no_repeat_ngram_size": st.integers(0, 100),
+        "bad_words_ids": st.lists(st.lists(st.integers(0, 100), min_size=1, max_size=10), max_size=4),
+        "forced_bos_token_id": st.one_of(st.none(), st.integers(0, 100)),
+        "eos_token_id": st.one_of(st.none(), st.lists(st.integers(0, 100), min_size=1, max_size=5)),
+        "exponential_decay_length_penalty": st.tuples(st.integers(0, 100), NUMBERS),
+        "early_stopping": st.sampled_from([True, False, "never"]),
+        "seed": st.integers(0, 2**33),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(options=OPTIONS)
+def test_any_options_are_refused_by_name_or_answered(engine, options):
+    house = House(engine, chunk=24)
+    try:
+        box = house.ask(source(9, 1), **options)
+    except InvalidArgument as error:
+        assert error.field.startswith("options")
+        return
+    house.work()
+    [event] = box.events
+    assert not isinstance(getattr(event, "error", None), RuntimeError)
+    assert all(np.isfinite(score) or options for _, score in answers(box)) if hasattr(event, "hypotheses") else True
