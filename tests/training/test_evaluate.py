@@ -1,0 +1,31 @@
+"""Scores and baselines on a case that a reader can work out."""
+
+import pytest
+
+from training import baselines
+from training.evaluate import degenerate, rouge
+
+DOCUMENT = "Quux is a small and fast editor for the alpha file format used by nobody. It has menus."
+
+
+def test_baselines():
+    assert baselines.lead(DOCUMENT) == "Quux is a small and fast editor for the alpha file format used by nobody."
+    assert baselines.rule(DOCUMENT) == "small and fast editor for the alpha file format"
+    assert baselines.rule("Edits files. Twice.") == "Edits files."
+
+
+def test_rouge_is_f1_with_stemming_in_percent():
+    # editors ~ editor: 2 of 3 words of the summary, 2 of 4 of the reference; one bigram of 2 and of 3
+    scores = rouge(["fast editors for files"], ["fast editor today"])
+    assert scores["rouge1"] == pytest.approx(100 * 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4), abs=0.01)
+    assert scores["rouge2"] == pytest.approx(100 * 2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3), abs=0.01)
+    assert rouge(["a b", "c d"], ["a b", "x y"])["rougeL"] == 50.0
+
+
+@pytest.mark.parametrize("summary", ["", "editor editor for files", "a b a b a b"])
+def test_degenerate_summaries_are_told(summary):
+    assert degenerate(summary)
+
+
+def test_good_summaries_are_not_degenerate():
+    assert not degenerate("fast editor for the files of the alpha format")

@@ -1,0 +1,40 @@
+"""What pre-training asks of the model: BART's own noise, and two objectives in which nearly everything is copied.
+
+Text infilling and sentence permutation are those of Lewis et al., https://arxiv.org/abs/1910.13461, section 2.2: spans
+with lengths from Poisson(3), each replaced by one <mask>, until 30% of the tokens are gone; a span of length 0 inserts
+a <mask>; sentences are shuffled.
+"""
+
+import re
+
+import numpy as np
+
+SENTENCE = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(*\-])")
+
+
+def text_infilling(
+    ids: list[int], mask: int, rng: np.random.Generator, ratio: float = 0.3, mean_span: float = 3.0
+) -> list[int]:
+    """`ids` (without specials) with spans replaced by `mask`; `ratio` counts the tokens that disappear."""
+    budget = round(ratio * len(ids))
+    spans = []  # lengths, drawn until they use up the budget
+    while budget > 0:
+        spans.append(min(int(rng.poisson(mean_span)), budget))
+        budget -= spans[-1]
+    # The kept tokens and the spans in random order are a uniformly random placement of disjoint spans.
+    kept = len(ids) - sum(spans)
+    slots = rng.permutation(np.array([-1] * kept + spans, int))
+    noised, i = [], 0
+    for span in slots:
+        if span < 0:
+            noised.append(ids[i])
+            i += 1
+        else:
+            noised.append(mask)
+            i += span
+    return noised
+
+
+def permute_sentences(text: str, rng: np.random.Generator) -> str:
+    sentences = SENTENCE.split(text)
+    return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
