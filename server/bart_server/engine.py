@@ -24,6 +24,7 @@ import numpy as np
 from bart_inference import OptionError, Options, Prepared, load, prepare
 from bart_inference.buckets import LENGTHS, bucket
 from bart_inference.decoding import State, begin, decode
+from bart_inference.heads import entailment_id, run_classifier
 from bart_inference.options import Packed, pack, resolve
 from bart_inference.stream import final_tokens
 from bart_inference.transformer import prefill
@@ -37,6 +38,7 @@ from bart_server.types import Description, Hypothesis, Lane, Request, Task
 
 log = logging.getLogger(__name__)
 ROWS = PartitionSpec("rows")
+HEAD = "classification_head"
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
@@ -82,23 +84,21 @@ class JaxEngine:
         most = self._config.max_position_embeddings
         shapes = complete(shapes, default.lengths(1, self._config)[1], most)
         sizes = tuple(rows * len(devices) for rows in shapes.rows)
-        widths = [(beams, False) for beams in shapes.beams] + [(beams, True) for beams in shapes.sampling_beams]
-        self.lanes = [
-            Lane(Task.GENERATE, source, shapes.target, sizes, beams, sample)
-            for beams, sample in widths
-            for source in (
-                shapes.sources[-1:] if sample else shapes.sources
-            )  # rarer, and a lane costs seconds to compile
-        ]
+        self._entailment = entailment_id(prepared.labels) if HEAD in prepared.weights else None
+        if self._entailment is not None:
+            self.lanes = [Lane(Task.CLASSIFY, source, 0, sizes) for source in shapes.sources]
+        else:
+            self.lanes = generating(shapes, sizes)
         self.description = Description(
             revision=revision,
-            tasks=(Task.GENERATE,),
+            tasks=(self.lanes[0].task,),
             dtype=str(prepared.weights["shared"].dtype),
             platform=jax.default_backend(),
             devices=len(devices),
             source_tokens=shapes.sources[-1],
             target_tokens=shapes.target,
         )
+        self._classify: dict[tuple[Lane, int], Any] = {}
         self._prefill: dict[tuple[int, int], Any] = {}  # (source length, size)
         self._begin: dict[tuple[Lane, int], Any] = {}
         self._step: dict[tuple[Lane, int], Any] = {}
@@ -123,14 +123,26 @@ class JaxEngine:
     def _programs(self) -> list[Callable[[], None]]:
         """One piece of work for each program; the long ones first."""
         steps, others = [], []
+        if self._entailment is not None:
+            return [partial(self._compile_classify, lane, size) for lane in self.lanes for size in lane.sizes]
         for lane in self.lanes:
             for size in lane.sizes:
                 steps.append(partial(self._compile_step, lane, size))
                 others.append(partial(self._compile_begin, lane, size))
             for small, large in itertools.combinations_with_replacement(lane.sizes, 2):
-                others.append(partial(self._compile_moves, lane, small, large))
+                if large > 1:  # one running row leaves no room in a state of one
+                    others.append(partial(self._compile_insert, lane, large, small))
+            for old, new in itertools.permutations(lane.sizes, 2):
+                others.append(partial(self._compile_take, lane, old, new))
         prefills = {(lane.source, size) for lane in self.lanes for size in lane.sizes}
         return [*steps, *(partial(self._compile_prefill, *shape) for shape in sorted(prefills)), *others]
+
+    def _compile_classify(self, lane: Lane, size: int) -> None:
+        run = self._on_rows(lambda weights, ids, mask, last: run_classifier(weights, self._config, ids, mask, last)[0])
+        ids, mask = self._source_shapes(lane.source, size)
+        last = self._shapes(np.zeros((size, 1), np.int32))
+        program = jax.jit(run, out_shardings=self._rows)
+        self._classify[lane, size] = program.lower(self._weights, ids, mask, last).compile()
 
     def _compile_prefill(self, source: int, size: int) -> None:
         run = self._on_rows(lambda weights, ids, mask: prefill(weights, self._config, ids, mask))
@@ -150,16 +162,15 @@ class JaxEngine:
         steps = jax.ShapeDtypeStruct((), np.int32)
         self._step[lane, size] = program.lower(self._weights, self._state_shapes(lane, size), steps).compile()
 
-    def _compile_moves(self, lane: Lane, small: int, large: int) -> None:
-        few, many = self._state_shapes(lane, small), self._state_shapes(lane, large)
-        rows = jax.ShapeDtypeStruct((small,), np.int32)
+    def _compile_insert(self, lane: Lane, large: int, small: int) -> None:
+        states = self._state_shapes(lane, large), self._state_shapes(lane, small)
         program = jax.jit(insert_rows, out_shardings=self._rows, donate_argnums=0)
-        self._insert[lane, large, small] = program.lower(many, few, rows).compile()
+        self._insert[lane, large, small] = program.lower(*states, jax.ShapeDtypeStruct((small,), np.int32)).compile()
+
+    def _compile_take(self, lane: Lane, old: int, new: int) -> None:
+        rows, live = jax.ShapeDtypeStruct((new,), np.int32), jax.ShapeDtypeStruct((new,), np.bool_)
         program = jax.jit(take_rows, out_shardings=self._rows)
-        for old, new, size in {(small, large, large), (large, small, small)} if small < large else ():
-            shapes = (few, many)[old == large]
-            wanted = jax.ShapeDtypeStruct((size,), np.int32), jax.ShapeDtypeStruct((size,), np.bool_)
-            self._take[lane, old, new] = program.lower(shapes, *wanted).compile()
+        self._take[lane, old, new] = program.lower(self._state_shapes(lane, old), rows, live).compile()
 
     def _on_rows(self, run: Callable[..., Any], shared: int = 1, last_shared: bool = False) -> Callable[..., Any]:
         """Runs each device's rows by themselves. The first `shared` arguments, and perhaps the last, have no rows."""
@@ -203,9 +214,12 @@ class JaxEngine:
 
     def _warm(self, lane: Lane) -> None:
         """Runs every program of a lane once, through the verbs that serving uses."""
-        options = {"num_beams": lane.beams, "do_sample": lane.sample}
-        [request, *_] = self.requests([self._config.eos_token_id] * lane.source, options)
+        options = {"num_beams": lane.beams, "do_sample": lane.sample} if lane.task is Task.GENERATE else {}
+        [request, *_] = self.requests([self._config.eos_token_id] * lane.source, options, lane.task)
         for size in lane.sizes:
+            if lane.task is Task.CLASSIFY:
+                self.classify(lane, [request] * size)
+                continue
             state = self.encode(lane, [request] * size)
             state, _ = self.step(lane, state, 1)
             self.prefix(lane, state, [0])
@@ -218,6 +232,9 @@ class JaxEngine:
         self, source: Sequence[int], options: Mapping[str, Any], task: Task = Task.GENERATE, stream: bool = False
     ) -> list[Request]:
         self._check_ids(source)
+        if task is Task.CLASSIFY:
+            lane = min((lane for lane in self.lanes if lane.source >= len(source)), key=lambda lane: lane.source)
+            return [Request(tuple(source), lane, 2 * lane.source)]  # the decoder reads the source too
         try:
             [found] = resolve(self._generation, self._config, options, None, 1)
             _, longest = found.lengths(1, self._config)
@@ -232,10 +249,7 @@ class JaxEngine:
         if found.do_sample and "seed" not in options:
             found = dataclasses.replace(found, seed=secrets.randbits(32))
         copies = found.num_return_sequences if found.num_beams == 1 else 1
-        try:
-            packed = [pack([found], self._config, lane.target, [1], [copy]) for copy in range(copies)]
-        except OverflowError:
-            raise InvalidArgument("options", "a length_penalty or decay factor overflows at this length") from None
+        packed = [pack([found], self._config, lane.target, [1], [copy]) for copy in range(copies)]
         cost = (lane.source + longest) * lane.beams
         return [Request(tuple(source), lane, cost, Planned(found, row), stream) for row in packed]
 
@@ -262,7 +276,16 @@ class JaxEngine:
     # ── verbs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def classify(self, lane: Lane, requests: Sequence[Request]) -> Sequence[tuple[float, float]]:
-        raise NotImplementedError("no lane classifies")
+        size = next(size for size in lane.sizes if size >= len(requests))
+        ids, mask, last = np.zeros((size, lane.source), np.int32), np.zeros((size, lane.source), np.bool_), []
+        for row, request in enumerate(requests):
+            ids[row, : len(request.source)], mask[row, : len(request.source)] = request.source, True
+            ends = [at for at, token in enumerate(request.source) if token == self._config.eos_token_id]
+            last.append(ends[-1] if ends else len(request.source) - 1)
+        positions = np.array([*last, *[0] * (size - len(last))], np.int32)[:, None]
+        logits = np.asarray(self._classify[lane, size](self._weights, ids, mask, positions), np.float32)
+        contradiction = -1 if self._entailment == 0 else 0  # as Hugging Face's pipeline has it
+        return [(float(row[contradiction]), float(row[self._entailment])) for row in logits[: len(requests)]]
 
     def encode(self, lane: Lane, requests: Sequence[Request]) -> Slots:
         size = next(size for size in lane.sizes if size >= len(requests))
@@ -380,6 +403,16 @@ def stopped(ids: Sequence[int], options: Options, longest: int) -> bool:
     """Whether the model ended a sequence: not if the end token was forced where the limit is."""
     forced = options.forced_eos_token_id is not None and len(ids) + 1 >= longest
     return bool(ids) and ids[-1] in options.eos_ids and not forced
+
+
+def generating(shapes: Shapes, sizes: tuple[int, ...]) -> list[Lane]:
+    """The lanes of generation. Sampling is rarer, and a lane takes seconds to compile: it has the longest source."""
+    widths = [(beams, False) for beams in shapes.beams] + [(beams, True) for beams in shapes.sampling_beams]
+    return [
+        Lane(Task.GENERATE, source, shapes.target, sizes, beams, sample)
+        for beams, sample in widths
+        for source in (shapes.sources[-1:] if sample else shapes.sources)
+    ]
 
 
 def complete(shapes: Shapes, default: int, most: int) -> Shapes:

@@ -109,6 +109,7 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
             try:
                 field = f"texts[{index}]"
                 self._service.check_text(field, text)
+                check_visible(field, text)
                 windows, answers = await self._submit(stay, served, text, request.long_input, options, field)
                 finishes = [await answer.finish() for answer in answers]
                 return pb.BatchSummarizeItem(
@@ -129,6 +130,7 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
         served = self._service.find(request.model, Task.GENERATE)
         for field, text in texts:
             self._service.check_text(field, text)
+            check_visible(field, text)
         check_policy(request.long_input)
         return served, one_sequence(wire.options(request.options))
 
@@ -238,8 +240,7 @@ class Classification(bart_pb2_grpc.ClassificationServiceServicer):
         if template.count("{}") != 1:
             raise InvalidArgument("hypothesis_template", f"holds {template.count('{}')} times {{}}, 1 is needed")
         for index, label in enumerate(request.labels):
-            if not label.strip():
-                raise InvalidArgument(f"labels[{index}]", "blank, a label needs at least 1 visible character")
+            check_visible(f"labels[{index}]", label)
             self._service.check_text(f"labels[{index}]", template.replace("{}", label), limits.label_bytes)
 
 
@@ -268,6 +269,11 @@ def check_policy(policy: pb.LongInput, chunk: bool = True) -> None:
         raise InvalidArgument("long_input", f"{policy} is no value of bart.v1.LongInput")
     if policy == pb.LONG_INPUT_CHUNK and not chunk:
         raise InvalidArgument("long_input", "LONG_INPUT_CHUNK is for summaries only")
+
+
+def check_visible(field: str, text: str) -> None:
+    if not text.strip():
+        raise InvalidArgument(field, "blank, at least 1 visible character is needed")
 
 
 def one_sequence(options: dict[str, Any]) -> dict[str, Any]:

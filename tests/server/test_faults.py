@@ -332,7 +332,7 @@ def test_26_nothing_leaks_in_a_short_soak(start, stubs):
     def burst(count):
         calls = []
         for _ in range(count):
-            text = "x" * chance.randrange(60)
+            text = "x" * chance.randrange(1, 60)
             calls.append(summarization.Summarize.future(pb.SummarizeRequest(text=text), timeout=PATIENCE))
             if chance.random() < 0.3:
                 calls[-1].cancel()

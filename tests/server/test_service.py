@@ -44,7 +44,7 @@ def test_summarize_answers_with_text_tokens_score_reason_counts_and_times(start,
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("text", ["hello", "", "naïve 🙂 日本", "a\u0301"])
+@pytest.mark.parametrize("text", ["hello", "naïve 🙂 日本", "a\u0301"])
 def test_a_streams_pieces_are_the_summary(start, stubs, text, beams):
     request = pb.StreamSummarizeRequest(text=text, options=pb.GenerationOptions(num_beams=beams))
     *deltas, last = stubs(start(chunk=1)).summarization.StreamSummarize(request, timeout=PATIENCE)
@@ -166,7 +166,7 @@ def test_every_option_reaches_the_engine_under_its_hugging_face_name(start, stub
 # ── long inputs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("length", "fits"), [(0, True), (6, True), (7, True), (62, True), (63, False)])
+@pytest.mark.parametrize(("length", "fits"), [(1, True), (6, True), (7, True), (62, True), (63, False)])
 def test_every_bucket_edge_fits_and_one_beyond_the_last_is_an_error(start, stubs, length, fits):
     summarization, request = stubs(start()).summarization, pb.SummarizeRequest(text="x" * length)
     if fits:
@@ -213,6 +213,7 @@ def test_too_many_windows_are_refused_by_name(start, stubs):
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 REFUSALS = [
+    ("summarization.Summarize", pb.SummarizeRequest(text=" \n"), "text", "blank, at least 1 visible character"),
     ("summarization.Summarize", pb.SummarizeRequest(text="x" * 101), "text", "101 bytes, at most 100"),
     ("summarization.Summarize", pb.SummarizeRequest(text="ж" * 51), "text", "102 bytes, at most 100"),
     ("summarization.Summarize", pb.SummarizeRequest(long_input=9), "long_input", "9 is no value"),

@@ -1,0 +1,116 @@
+"""`python -m bart_server` with the real engine on a small random checkpoint, as operators start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from bart_client import Client
+from bart_inference import Model, generate, load, save
+
+from bart_oneliner import init
+from tests.server.harness import byte_tokenizer
+from tests.server.test_engine import CONFIG, GENERATION
+
+SMALL = ["--beams", "1", "--sampling-beams", "", "--sources", "24", "--target", "24", "--rows", "1"]
+LIMIT = 300.0  # seconds; a start compiles for a few, more on a busy machine
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    config = CONFIG.__class__(**{**vars(CONFIG), "vocab_size": 260})
+    save(Model(init(config, jax.random.key(5)), config, GENERATION, byte_tokenizer()), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+class Server:
+    def __init__(self, checkpoint, *flags):
+        arguments = ["--model", f"small={checkpoint}", "--port", "0", "--metrics", "off", *SMALL, *flags]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bart_server", *arguments],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log = []
+
+    def until(self, message):
+        for line in self.process.stderr:
+            if line.startswith("{"):
+                self.log.append(json.loads(line))
+                if self.log[-1]["message"].startswith(message):
+                    return self.log[-1]
+        raise AssertionError(f"ended before {message!r}: {self.log}")
+
+    def end(self):
+        try:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.communicate(timeout=LIMIT)
+            return self.process.returncode
+        finally:
+            self.process.kill()
+
+
+def check_it_serves(server, checkpoint):
+    """A summary over the wire has the tokens of `generate`; then it drains."""
+    try:
+        address = server.until("listening")["address"].replace("localhost", "127.0.0.1")
+        assert server.until("ready")["models"]["small"].startswith("sha256:")
+        with Client(address, timeout=LIMIT) as client:
+            summary = client.summarize("Hello, world.")
+            alone = generate(load(checkpoint), [byte_tokenizer().encode("Hello, world.").ids])
+            assert list(summary.windows[0].summary.token_ids) == alone.sequences[0][1 : alone.lengths[0]].tolist()
+            assert summary.windows[0].summary.score == pytest.approx(float(alone.sequences_scores[0]), rel=1e-4)
+    finally:
+        status = server.end()
+    assert status == 0
+
+
+def test_it_serves_the_tokens_of_generate_and_drains(checkpoint, cache):
+    check_it_serves(Server(checkpoint, "--compile-cache", str(cache)), checkpoint)
+    assert any(cache.iterdir())
+
+
+def test_20_a_corrupt_compile_cache_is_no_obstacle(checkpoint, cache):
+    for path in cache.iterdir():
+        path.write_bytes(b"garbage")
+    check_it_serves(Server(checkpoint, "--compile-cache", str(cache)), checkpoint)
+
+
+def test_20_an_unwritable_compile_cache_is_no_obstacle(checkpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    check_it_serves(Server(checkpoint, "--compile-cache", str(tmp_path / "file")), checkpoint)
+
+
+def test_21_a_platform_that_is_not_there_ends_it_and_is_not_replaced(checkpoint):
+    server = Server(checkpoint, "--platform", "cuda")
+    assert "cuda" in server.until("not loaded")["message"]
+    assert server.process.wait(LIMIT) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "gone", "config"])
+def test_18_a_damaged_checkpoint_ends_it_with_a_message_and_status_3(checkpoint, tmp_path, damage):
+    for path in checkpoint.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "noise":
+        weights.write_bytes(np.random.default_rng(0).bytes(1000))
+    elif damage == "gone":
+        weights.unlink()
+    else:
+        (tmp_path / "config.json").write_text("{")
+    server = Server(tmp_path, "--compile-cache", "off")
+    assert server.until("not loaded")
+    assert server.process.wait(LIMIT) == 3
