@@ -2,6 +2,7 @@
 
 from bart_inference.checkpoint import CheckpointError, Model, load, save
 from bart_inference.generate import Generated, generate
+from bart_inference.heads import causal_lm, classify, features, fill_mask, question_answering, zero_shot
 from bart_inference.layout import Prepared, prepare
 from bart_inference.options import OptionError, Options
 from bart_inference.summarize import summarize
@@ -13,9 +14,15 @@ __all__ = [
     "OptionError",
     "Options",
     "Prepared",
+    "causal_lm",
+    "classify",
+    "features",
+    "fill_mask",
     "generate",
     "load",
     "prepare",
+    "question_answering",
     "save",
     "summarize",
+    "zero_shot",
 ]

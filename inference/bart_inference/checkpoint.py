@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ class Model(NamedTuple):
     config: Config
     generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
     tokenizer: Tokenizer | None  # None if the folder has none
+    labels: tuple[str, ...] = ()  # a classifier's classes, by id
 
 
 class CheckpointError(ValueError):
@@ -61,12 +63,15 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
     try:
         config = Config.from_json(fields)
         params = convert(read_tensors(folder), config)
+        generation = generation_defaults(folder, fields)
+        labels = class_labels(fields, params)
+        tokenizer = load_tokenizer(folder)
     except CheckpointError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # what files of the wrong types come to
         raise CheckpointError(f"{folder}: {error}") from error
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(DTYPES[dtype], copy=False)), params)
-    return Model(params, config, generation_defaults(folder, fields), load_tokenizer(folder))
+    return Model(params, config, generation, tokenizer, labels)
 
 
 def resolve(path_or_hub_id: str | Path) -> Path:
@@ -156,8 +161,23 @@ def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[
         special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
         fields = {**special, "forced_eos_token_id": 2, **config_fields}
         if fields.get("force_bos_token_to_be_generated"):
-            fields.setdefault("forced_bos_token_id", fields["bos_token_id"])
+            fields["forced_bos_token_id"] = fields["bos_token_id"]
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def class_labels(config_fields: Mapping[str, Any], params: Params) -> tuple[str, ...]:
+    """A classifier's labels by id: label2id's if it names every class, else id2label's, else LABEL_0, LABEL_1, …"""
+    if "classification_head" not in params:
+        return ()
+    count = params["classification_head"]["out_proj"]["bias"].shape[0]
+    by_label = {int(i): str(label) for label, i in (config_fields.get("label2id") or {}).items()}
+    by_id = {int(i): str(label) for i, label in (config_fields.get("id2label") or {}).items()}
+    for names in (by_label, by_id):
+        if set(names) == set(range(count)):
+            return tuple(names[i] for i in range(count))
+    if by_id:
+        raise ValueError(f"id2label names the classes {sorted(by_id)}, the classification head has {count}")
+    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def save(model: Model, path: str | Path, dtype: str | None = None) -> None:
@@ -167,8 +187,12 @@ def save(model: Model, path: str | Path, dtype: str | None = None) -> None:
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_type": "bart", "architectures": ["BartForConditionalGeneration"], "is_encoder_decoder": True}
-    config |= {name: getattr(model.config, name) for name in model.config.__dataclass_fields__}
+    kinds = {"classification_head": "SequenceClassification", "qa_outputs": "QuestionAnswering"}
+    [purpose] = [kinds[name] for name in kinds if name in model.params] or ["ConditionalGeneration"]
+    config = {"model_type": "bart", "architectures": [f"BartFor{purpose}"], "is_encoder_decoder": True}
+    config |= dataclasses.asdict(model.config)
+    if model.labels:
+        config |= {"id2label": dict(enumerate(model.labels)), "label2id": {s: i for i, s in enumerate(model.labels)}}
     tensors = revert(model.params, model.config)
     if dtype is not None:
         kind = np.dtype(getattr(ml_dtypes, dtype, dtype))

@@ -63,18 +63,29 @@ def generate(
     return join(pieces)
 
 
-def check_source(input_ids: Any, attention_mask: Any, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Source ids and mask as int32 and bool (B,S), or a ValueError that says what is wrong with them."""
-    ids = np.asarray(input_ids)
+def check_source(input_ids: Any, attention_mask: Any, config: Config, side: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask as int32 and bool (B,S), or a ValueError that says what is wrong with them.
+
+    side: "decoder_" if that is what their names begin with.
+    """
+    ids = as_array(f"{side}input_ids", input_ids)
     if ids.ndim != 2 or ids.size == 0:
-        raise ValueError(f"input_ids must be (batch, source length) and not empty, got shape {ids.shape}")
-    check_ids("input_ids", ids, config)
-    if ids.shape[1] > config.max_position_embeddings:
-        raise ValueError(f"input_ids has {ids.shape[1]} positions, the position table {config.max_position_embeddings}")
-    mask = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask)
+        raise ValueError(f"{side}input_ids must be (batch, length) and not empty, got shape {ids.shape}")
+    check_ids(f"{side}input_ids", ids, config)
+    if ids.shape[1] > (limit := config.max_position_embeddings):
+        raise ValueError(f"{side}input_ids has {ids.shape[1]} positions, the position table {limit}")
+    mask = np.ones(ids.shape, bool) if attention_mask is None else as_array(f"{side}attention_mask", attention_mask)
     if mask.shape != ids.shape:
-        raise ValueError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}")
+        raise ValueError(f"{side}attention_mask has shape {mask.shape}, {side}input_ids {ids.shape}")
     return ids.astype(np.int32), mask.astype(bool)
+
+
+def as_array(name: str, values: Any) -> np.ndarray:
+    """numpy's array of the values; ValueError names them if their rows differ in length."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be rows of one length: {error}") from error
 
 
 def check_ids(name: str, ids: np.ndarray, config: Config) -> None:
@@ -90,7 +101,7 @@ def check_prompts(decoder_input_ids: Any, rows: Sequence[Options], config: Confi
     starts = [row.start_id for row in rows]
     if decoder_input_ids is None:
         return [[start] for start in starts]
-    prompts = np.asarray(decoder_input_ids)
+    prompts = as_array("decoder_input_ids", decoder_input_ids)
     if prompts.ndim != 2 or len(prompts) != len(rows) or prompts.size == 0:
         raise ValueError(f"decoder_input_ids must be ({len(rows)}, prompt length), got shape {prompts.shape}")
     check_ids("decoder_input_ids", prompts, config)

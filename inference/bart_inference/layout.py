@@ -28,6 +28,7 @@ class Prepared(NamedTuple):
     config: Config
     generation: Mapping[str, Any]
     tokenizer: Tokenizer | None
+    labels: tuple[str, ...] = ()
 
 
 def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
@@ -41,7 +42,7 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     layout = layout or jax.default_backend()
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
-    return Prepared(derive(model.params, layout == "cpu"), model.config, model.generation, model.tokenizer)
+    return Prepared(derive(model.params, layout == "cpu"), *model[1:])
 
 
 def derive(params: Params, transposed_head: bool) -> Params:
@@ -50,6 +51,7 @@ def derive(params: Params, transposed_head: bool) -> Params:
     {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "encoder" and "decoder": {"embed_positions",
     "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2", "final_norm", and in the
     decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}; matrices with their biases.
+    Task heads ("classification_head", "qa_outputs") stay as they are.
     """
 
     def fuse(*projections: Params) -> Params:
@@ -87,12 +89,7 @@ def derive(params: Params, transposed_head: bool) -> Params:
         return {**p, "layers": layers}
 
     params = jax.tree.map(np.asarray, params)  # on the host: nothing to compile
-    weights = {
-        "shared": params["shared"],
-        "final_logits_bias": params["final_logits_bias"],
-        "encoder": side(params["encoder"]),
-        "decoder": side(params["decoder"]),
-    }
+    weights = {**params, "encoder": side(params["encoder"]), "decoder": side(params["decoder"])}
     if transposed_head:
         weights["head"] = np.ascontiguousarray(params["shared"].T)
     return jax.tree.map(jnp.asarray, weights)

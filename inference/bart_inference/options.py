@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,6 +141,8 @@ def resolve(
         raise OptionError("options", f"must have one entry per row: {B} rows, {len(rows)} entries")
     resolved = []
     for row in rows if rows is not None else [{}]:
+        if not isinstance(row, Mapping):
+            raise OptionError("options", f"must be one mapping per row, got {row!r}")
         merged = dict(base)
         for source in (call, row):
             for name, value in source.items():
@@ -154,68 +156,101 @@ def resolve(
     return resolved if rows is not None else resolved * B
 
 
+def whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def real(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check(o: Options, config: Config) -> Options:
     """The options themselves, if every value is within its limits."""
+    V = config.vocab_size
 
     def require(name: str, ok: bool, rule: str) -> None:
         if not ok:
             raise OptionError(name, f"must be {rule}, got {getattr(o, name)!r}")
 
-    def whole(value: Any) -> bool:
-        return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    def integer(name: str, least: int) -> None:
+        value, default = getattr(o, name), OFF[name]
+        rule = f"an integer of at least {least}" + (", or None" if default is None else "")
+        require(name, (value is None and default is None) or (whole(value) and value >= least), rule)
 
-    def real(value: Any) -> bool:
-        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-
-    def token_ids(name: str, value: Any, capacity: int) -> None:
-        ids = [value] if whole(value) else list(value or ())
-        inside = all(whole(i) and 0 <= i < config.vocab_size for i in ids)
-        require(name, inside, f"token ids between 0 and {config.vocab_size - 1}")
-        require(name, len(ids) <= capacity, f"at most {capacity} token ids")
-
-    for name in ("num_beams", "num_return_sequences"):
-        require(name, whole(getattr(o, name)) and getattr(o, name) >= 1, "an integer of at least 1")
-    for name in ("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_k"):
-        require(name, whole(getattr(o, name)) and getattr(o, name) >= 0, "an integer of at least 0")
-    for name, least in (("max_length", 1), ("max_new_tokens", 1), ("min_new_tokens", 0)):
+    def number(name: str, least: float, most: float) -> None:
         value = getattr(o, name)
-        require(name, value is None or (whole(value) and value >= least), f"an integer of at least {least}, or None")
-    for name in ("repetition_penalty", "encoder_repetition_penalty", "temperature"):
-        require(name, real(getattr(o, name)) and getattr(o, name) > 0, "a number above 0")
-    for name in ("top_p", "min_p"):
-        require(name, real(getattr(o, name)) and 0 <= getattr(o, name) <= 1, "a number between 0 and 1")
-    require("length_penalty", real(o.length_penalty), "a finite number")
-    require("seed", whole(o.seed) and 0 <= o.seed < 2**32, "an integer between 0 and 2**32 - 1")
-    require(
-        "early_stopping", isinstance(o.early_stopping, bool) or o.early_stopping == "never", "True, False or 'never'"
-    )
+        require(name, real(value) and least <= value <= most, f"a number between {least:g} and {most:g}")
+
+    def token_ids(name: str, capacity: int) -> None:
+        value = getattr(o, name)
+        ids = [value] if whole(value) else value if is_list(value) else None
+        require(name, ids is not None or value is None, "a token id or a list of them")
+        require(name, all(whole(i) and 0 <= i < V for i in ids or ()), f"token ids between 0 and {V - 1}")
+        require(name, len(ids or ()) <= capacity, f"at most {capacity} token ids")
+
+    def sequences(name: str, found: Iterable[Any]) -> None:
+        for sequence in found:
+            require(name, is_list(sequence) and len(sequence) > 0, "made of lists of token ids")
+            require(name, all(whole(i) and 0 <= i < V for i in sequence), f"made of token ids between 0 and {V - 1}")
+            require(name, len(sequence) <= MAX_BIAS_LENGTH, f"made of sequences of at most {MAX_BIAS_LENGTH} tokens")
+
+    for name, least in INTEGERS.items():
+        integer(name, least)
+    for name, (low, high) in NUMBERS.items():
+        number(name, low, high)
     for name in ("do_sample", "renormalize_logits"):
         require(name, isinstance(getattr(o, name), (bool, np.bool_)), "True or False")
-    token_ids("eos_token_id", o.eos_token_id, MAX_EOS)
-    token_ids("forced_eos_token_id", o.forced_eos_token_id, MAX_EOS)
-    token_ids("suppress_tokens", o.suppress_tokens, MAX_SUPPRESSED)
-    token_ids("begin_suppress_tokens", o.begin_suppress_tokens, MAX_SUPPRESSED)
+    stop = o.early_stopping
+    require(
+        "early_stopping",
+        isinstance(stop, bool) or (isinstance(stop, str) and stop == "never"),
+        "True, False or 'never'",
+    )
+    require("seed", whole(o.seed) and 0 <= o.seed < 2**32, "an integer between 0 and 2**32 - 1")
+    for name, capacity in CAPACITIES.items():
+        token_ids(name, capacity)
     for name in ("forced_bos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"):
-        require(name, getattr(o, name) is None or whole(getattr(o, name)), "a token id")
-        token_ids(name, getattr(o, name), 1)
+        value = getattr(o, name)
+        require(name, value is None or (whole(value) and 0 <= value < V), f"a token id between 0 and {V - 1}")
     if (decay := o.exponential_decay_length_penalty) is not None:
-        ok = len(decay) == 2 and whole(decay[0]) and real(decay[1]) and decay[1] > 0
+        ok = is_list(decay) and len(decay) == 2 and whole(decay[0]) and real(decay[1]) and decay[1] > 0
         require("exponential_decay_length_penalty", ok, "a pair (start, factor above 0)")
         require("exponential_decay_length_penalty", bool(o.eos_ids), "None without an eos_token_id")
-    for sequence, bias in biases(o):
-        name = "bad_words_ids" if bias == -math.inf else "sequence_bias"
-        inside = all(whole(i) and 0 <= i < config.vocab_size for i in sequence)
-        require(name, bool(sequence) and inside, f"made of token ids between 0 and {config.vocab_size - 1}")
-        require(name, len(sequence) <= MAX_BIAS_LENGTH, f"made of sequences of at most {MAX_BIAS_LENGTH} tokens")
-        require(name, bias == -math.inf or real(bias), "made of finite numbers")
+    if o.sequence_bias is not None:
+        pairs = o.sequence_bias.items() if isinstance(o.sequence_bias, Mapping) else o.sequence_bias
+        ok = isinstance(pairs, Iterable) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
+        require("sequence_bias", ok, "a mapping from sequences to numbers, or a list of such pairs")
+        sequences("sequence_bias", (sequence for sequence, _ in pairs))
+        require("sequence_bias", all(real(bias) for _, bias in pairs), "made of finite numbers")
+    if o.bad_words_ids is not None:
+        require("bad_words_ids", is_list(o.bad_words_ids), "a list of lists of token ids")
+        sequences("bad_words_ids", o.bad_words_ids)
     if (count := len(biases(o))) > MAX_BIASES:
         raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
+    require("num_beams", o.num_beams * (1 + MAX_EOS) < V, f"at most {(V - 1) // (1 + MAX_EOS)} for {V} token ids")
     if o.num_beams == 1 and not o.do_sample:
         require("num_return_sequences", o.num_return_sequences == 1, "1 in a greedy search")
     if o.num_beams > 1:
         require("num_return_sequences", o.num_return_sequences <= o.num_beams, f"at most num_beams = {o.num_beams}")
-    require("num_beams", o.num_beams * (1 + MAX_EOS) < config.vocab_size, "far below the size of the vocabulary")
     return o
+
+
+INTEGERS = {
+    "num_beams": 1, "num_return_sequences": 1, "max_length": 1, "max_new_tokens": 1, "min_length": 0,
+    "min_new_tokens": 0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "top_k": 0,
+}  # fmt: skip
+NUMBERS = {  # wide enough for any use, narrow enough for float32
+    "length_penalty": (-10, 10), "repetition_penalty": (1e-6, 1e6), "encoder_repetition_penalty": (1e-6, 1e6),
+    "temperature": (1e-6, 1e6), "top_p": (0, 1), "min_p": (0, 1),
+}  # fmt: skip
+CAPACITIES = {
+    "eos_token_id": MAX_EOS, "forced_eos_token_id": MAX_EOS, "suppress_tokens": MAX_SUPPRESSED,
+    "begin_suppress_tokens": MAX_SUPPRESSED,
+}  # fmt: skip
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray))
 
 
 def biases(o: Options) -> list[tuple[tuple[int, ...], float]]:
@@ -240,7 +275,7 @@ class Packed(NamedTuple):
     no_repeat_ngram: Array  # int32, 0 is off, as below
     encoder_no_repeat_ngram: Array  # int32
     repetition_penalty: Array  # float32, 1 is off
-    encoder_repetition_penalty: Array  # float32, 1 is off; applied as its reciprocal
+    encoder_repetition_penalty: Array  # float32, the option's reciprocal, 1 is off
     forced_bos: Array  # int32, -1 is off
     forced_eos: Array  # int32 (B,MAX_EOS), -1 where unused
     decay: Array  # float32 (B,T+1): factor ** (n - start) - 1 for n generated tokens, 0 is off
@@ -269,10 +304,9 @@ def pack(rows: Sequence[Options], config: Config, T: int, prompts: Sequence[int]
     def pack_row(o: Options, prompt: int, copy: int) -> list[Any]:
         shortest, longest = o.lengths(prompt, config)
         powers = [1.0] + [float(n) ** o.length_penalty for n in range(1, T + 1)]
-        decay = np.zeros(T + 1, np.float32)
-        if o.exponential_decay_length_penalty is not None:
-            start, factor = o.exponential_decay_length_penalty
-            decay[start + 1 :] = [factor**n - 1 for n in range(1, T + 1 - start)]
+        start, factor = o.exponential_decay_length_penalty or (0, 1.0)
+        with np.errstate(over="ignore"):  # infinity, where it is ever reached
+            decay = float(factor) ** np.maximum(np.arange(T + 1) - start, 0) - 1
         bias_tokens = np.full((MAX_BIASES, MAX_BIAS_LENGTH), -1, np.int32)
         bias = np.zeros(MAX_BIASES, np.float32)
         for i, (sequence, value) in enumerate(biases(o)):
@@ -280,7 +314,8 @@ def pack(rows: Sequence[Options], config: Config, T: int, prompts: Sequence[int]
         return [
             prompt, shortest, longest, padded(o.eos_ids, MAX_EOS), o.pad_id, np.array(powers, np.float32),
             o.early_stopping == "never" and o.length_penalty > 0, o.early_stopping is True,
-            o.no_repeat_ngram_size, o.encoder_no_repeat_ngram_size, o.repetition_penalty, o.encoder_repetition_penalty,
+            o.no_repeat_ngram_size, o.encoder_no_repeat_ngram_size,
+            o.repetition_penalty, 1 / o.encoder_repetition_penalty,
             -1 if o.forced_bos_token_id is None else o.forced_bos_token_id,
             padded(as_ids(o.forced_eos_token_id), MAX_EOS), decay,
             padded(o.suppress_tokens, MAX_SUPPRESSED), padded(o.begin_suppress_tokens, MAX_SUPPRESSED),

@@ -92,7 +92,7 @@ def penalise(scores: Array, history: History, o: Packed) -> Array:
         p = penalty[:, None, None]
         return scatter(scores, ids).set(jnp.where(s < 0, s * p, s / p), mode="drop")
 
-    scores = penalise_repeated(scores, history.source, 1 / o.encoder_repetition_penalty)
+    scores = penalise_repeated(scores, history.source, o.encoder_repetition_penalty)
     real = jnp.arange(T) < history.length[:, None, None]
     return penalise_repeated(scores, jnp.where(real, history.tokens, -1), o.repetition_penalty)
 
@@ -137,15 +137,16 @@ def encourage_end(scores: Array, decay: Array, o: Packed) -> Array:
 def warp(scores: Array, o: Packed) -> Array:
     """Temperature-, TopK-, TopP- and MinPLogitsWarper: each is a floor under which scores become -inf."""
     scores = scores / o.temperature[:, None, None]
-    V = scores.shape[-1]
-    shortlist = min(SHORTLIST, V)
-    short = ((o.top_k > 0) & (o.top_k <= shortlist)).all()
-    floor = jax.lax.cond(
-        short,
-        lambda s: sampling_floor(jax.lax.top_k(s, shortlist)[0], o),
-        lambda s: sampling_floor(-jnp.sort(-s), o),
-        scores,
-    )
+    shortlist = min(SHORTLIST, scores.shape[-1])
+    short = (o.top_k > 0) & (o.top_k <= shortlist)
+
+    def sort_all(s: Array) -> Array:
+        best = -jnp.sort(-s)
+        few, all_ = sampling_floor(best[..., :shortlist], o), sampling_floor(best, o)
+        return jnp.where(short[:, None, None], few, all_)  # to the last bit what the row gets alone
+
+    few_suffice = short.all()
+    floor = jax.lax.cond(few_suffice, lambda s: sampling_floor(jax.lax.top_k(s, shortlist)[0], o), sort_all, scores)
     return jnp.where(scores < floor, -jnp.inf, scores)
 
 

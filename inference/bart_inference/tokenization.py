@@ -10,7 +10,17 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """tokenizer.json, or BART's byte-level BPE from vocab.json and merges.txt; None if the folder has neither."""
+    """tokenizer.json, or BART's byte-level BPE from vocab.json and merges.txt; None if the folder has neither.
+
+    ValueError for a file that is damaged.
+    """
+    try:
+        return read_tokenizer(folder)
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(f"the tokenizer's files are damaged: {error}") from error
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
     if (folder / "tokenizer.json").is_file():
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -31,9 +41,14 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
+def printable(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 cannot carry, as '?'."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids with BART's start and end tokens. Lone surrogates, which UTF-8 cannot carry, become '?'."""
-    return tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8")).ids
+    """Token ids with BART's start and end tokens."""
+    return tokenizer.encode(printable(text)).ids
 
 
 def truncate(ids: Sequence[int], limit: int) -> list[int]:

@@ -1,4 +1,5 @@
-"""The model on derived weights: prefill (the whole source at once) and step (one target token, cached).
+"""The model on derived weights: prefill (the whole source at once), step (one target token, cached), decode (a known
+target at once).
 
 Letters as in bart_oneliner; in addition R is rows, B·beams. `bart_oneliner.forward` is the specification; both share
 layer_norm, attend and the activation, so that what differs is only what is remembered.
@@ -67,12 +68,34 @@ def prefill(weights: Params, config: Config, input_ids: Array, mask: Array) -> S
     input_ids (B,S) int32 with -1 for our padding, mask (B,S) bool.
     """
     hidden = encode(weights, config, jnp.where(input_ids < 0, config.pad_token_id, input_ids), mask)
-    H = config.decoder_attention_heads
-    cross = []
-    for p in weights["decoder"]["layers"]:
-        k, v = jnp.split(linear(hidden, **p["cross_kv"]), 2, axis=-1)
-        cross.append((heads(k, H), heads(v, H)))
-    return Source(input_ids, mask, cross)
+    return Source(input_ids, mask, project(weights, config, hidden))
+
+
+def project(weights: Params, config: Config, hidden: Array) -> Cache:
+    """The encoder's hidden states (B,S,D) -> every decoder layer's cross-attention keys and values."""
+    pairs = (jnp.split(linear(hidden, **p["cross_kv"]), 2, axis=-1) for p in weights["decoder"]["layers"])
+    return [(heads(k, config.decoder_attention_heads), heads(v, config.decoder_attention_heads)) for k, v in pairs]
+
+
+def decode(
+    weights: Params, config: Config, ids: Array, mask: Array, cross: Cache | None, cross_mask: Array | None
+) -> Array:
+    """All positions of known target ids at once, for the task heads: (B,T) -> the last hidden states (B,T,D).
+
+    mask (B,T) and cross_mask (B,S) bool, true for keys that may be looked at; cross is project's result. Without it
+    the decoder is a language model by itself and its cross-attention is skipped.
+    """
+    side, H, T = weights["decoder"], config.decoder_attention_heads, ids.shape[1]
+    x = embed(side, weights["shared"], ids, jnp.arange(T), config)
+    causal = jnp.tril(jnp.ones((T, T), bool)) & mask[:, None, None, :]
+    for i, p in enumerate(side["layers"]):
+        q, k, v = (heads(y, H) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
+        x = layer_norm(x + linear(flat(attend(q, k, v, causal)), **p["out"]), **p["norm"])
+        if cross is not None and cross_mask is not None:
+            attended = attend(heads(linear(x, **p["cross_q"]), H), *cross[i], cross_mask[:, None, None, :])
+            x = layer_norm(x + linear(flat(attended), **p["cross_out"]), **p["cross_norm"])
+        x = feed_forward(x, p, config)
+    return x
 
 
 def empty_cache(config: Config, R: int, T: int, dtype: jnp.dtype) -> Cache:
@@ -112,7 +135,7 @@ def step(
 
 def write(cache: Array, new: Array, position: Array) -> Array:
     """cache (R,H,T,K), new (R,H,1,K), position (R,) -> the cache with each row's new entry at its position."""
-    update = jax.vmap(lambda row, entry, at: jax.lax.dynamic_update_slice(row, entry, (0, at, 0)))
+    update = jax.vmap(lambda row, entry, at: jax.lax.dynamic_update_slice_in_dim(row, entry, at, 1))
     return update(cache, new.astype(cache.dtype), position)
 
 

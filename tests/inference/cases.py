@@ -14,9 +14,9 @@ import torch
 from bart_inference import Prepared, prepare
 from transformers import BartConfig, BartForConditionalGeneration
 
-from tests.twins import TINY, Twin, of
+from tests.twins import TINY, Twin, of, randomise
 
-SMALL: dict[str, Any] = {**TINY, "d_model": 48, "init_std": 0.4}  # uneven depths, head counts and widths
+SMALL: dict[str, Any] = {**TINY, "d_model": 48}  # uneven depths, head counts and widths
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "uneven": {},
     "pad-is-0": {"pad_token_id": 0, "bos_token_id": 1, "forced_eos_token_id": None, "activation_function": "relu"},
@@ -38,19 +38,18 @@ def checkpoint(name: str) -> tuple[Twin, Prepared]:
     what it reads from the source outweighs the rest. So embeddings have one length here, positions and what was
     generated weigh more, the source less, and the end-of-sequence token is likely enough to be met.
     """
-    torch.manual_seed(sum(map(ord, name)))
     model = BartForConditionalGeneration(BartConfig(**{**SMALL, **CHECKPOINTS[name]}))
+    randomise(model, seed=sum(map(ord, name)))
     with torch.no_grad():
         for path, weight in [*model.named_parameters(), *model.named_buffers()]:
-            if weight.ndim == 1 or path == "final_logits_bias":
-                weight += 0.05 * torch.randn_like(weight)
-            if path.startswith("model.decoder") and path.endswith("encoder_attn.out_proj.weight"):
+            if path.endswith("bias"):
                 weight *= 0.2
+            if path.startswith("model.decoder") and path.endswith("encoder_attn.out_proj.weight"):
+                weight *= 0.3
         model.model.decoder.embed_positions.weight *= 3
         embedding = model.model.shared.weight
-        embedding.normal_()
-        embedding *= SMALL["init_std"] * embedding.shape[1] ** 0.5 / embedding.norm(dim=1, keepdim=True)
-        model.final_logits_bias[0, model.config.eos_token_id] += 3.5
+        embedding *= 0.5 * embedding.shape[1] ** 0.5 / embedding.norm(dim=1, keepdim=True)
+        model.final_logits_bias[0, model.config.eos_token_id] += 5
     twin = of(model)
     return twin, prepare(twin.model)
 
@@ -150,7 +149,9 @@ def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
             yield draw(name, 100 * beams + i, options, sizes)
 
 
-def combined(name: str, count: int, beams: tuple[int, ...] = (1, 2, 4), sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
+def combined(
+    name: str, count: int, beams: tuple[int, ...] = (1, 2, 4), sizes: tuple[int, int] = (4, 16)
+) -> Iterator[Case]:
     """Many options at once, each with a chance of one in four."""
     for seed in range(count):
         rng = np.random.default_rng((seed, 7))

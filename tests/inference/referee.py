@@ -106,7 +106,9 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
         hope = (best - given["beam_scores"].amin(1)).abs()
         margin = torch.stack([seen["rank"], seen["order"], hope]).amin(0)
         width = given["cur_len"]
-        steps.append(Step(seen["running"][:, :, :width].numpy(), seen["finished"][:, :, :width].numpy(), margin.numpy()))
+        steps.append(
+            Step(seen["running"][:, :, :width].numpy(), seen["finished"][:, :, :width].numpy(), margin.numpy())
+        )
         return kinds["_check_early_stop_heuristic"](**given)
 
     patches = dict(zip(kinds, (continuations, running, finished, stop), strict=True))

@@ -1,10 +1,9 @@
 """generate's tokens, scores and log-probabilities equal transformers', for every option alone and for many at once."""
 
-import numpy as np
 import pytest
 
-from tests.inference.cases import BEAM_OPTIONS, CHECKPOINTS, OPTIONS, alone, combined
-from tests.inference.referee import Outcome, compare, report
+from tests.inference.cases import alone, combined
+from tests.inference.referee import compare, report
 
 
 def test_every_option_alone_equals_transformers() -> None:
