@@ -1,0 +1,345 @@
+"""Load on the server: overhead when idle, throughput against offline and one-at-a-time, and behaviour when overloaded.
+
+    python benchmarks/serving.py embedded --record benchmarks/records/<date>_serving-embedded
+    python benchmarks/serving.py base     --record benchmarks/records/<date>_serving-base
+
+`embedded` is the checkpoint that ships with the project, greedy; `base` is a BART of bart-base's size with random
+weights (what it writes is noise, what it costs is not). The server is a process of its own, the load comes from this
+one; both share the machine, so the load generator's share of the CPU is part of the record. A run takes minutes and
+wants an idle machine. The record is `result.json`: every figure, the versions, the hardware and the command.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+from bart_client import AsyncClient, BartError, Client
+
+SEED = 0
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One request: token ids and options."""
+
+    ids: tuple[int, ...]
+    options: dict[str, Any]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of one request. sent, ended: seconds."""
+
+    code: str
+    tokens: int
+    sent: float
+    ended: float
+
+    @property
+    def latency(self) -> float:
+        return self.ended - self.sent
+
+
+# ── what is asked ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def mixed_work(
+    count: int, vocabulary: int, longest: int, options: Sequence[dict[str, Any]], seed: int = SEED
+) -> list[Work]:
+    """Requests of mixed lengths (log-uniform between 16 and `longest` tokens) and options."""
+    chance = random.Random(seed)
+    work = []
+    for index in range(count):
+        length = round(16 * (longest / 16) ** chance.random())
+        body = chance.choices(range(4, vocabulary), k=length - 2)
+        work.append(Work((0, *body, 2), options[index % len(options)]))
+    return work
+
+
+# Every answer has a length of its own choosing from the same list, so that all paths generate the same tokens' worth.
+def fixed_lengths(lengths: Sequence[int], **common: Any) -> list[dict[str, Any]]:
+    return [{"min_new_tokens": n, "max_new_tokens": n, **common} for n in lengths]
+
+
+# ── the server ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Server:
+    """`python -m bart_server` on a free port."""
+
+    def __init__(self, model: str, *flags: str) -> None:
+        command = [sys.executable, "-m", "bart_server", "--model", f"bench={model}", "--port", "0", "--metrics", "off"]
+        began = time.perf_counter()
+        self._process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
+        self.flags = flags
+        address = self._until("listening")["address"]
+        self.address = address.replace("localhost", "127.0.0.1")
+        self._until("ready")
+        self.ready_seconds = time.perf_counter() - began
+        self.usage = psutil.Process(self._process.pid)
+        self._drain = subprocess.Popen(["cat"], stdin=self._process.stderr, stdout=subprocess.DEVNULL)
+
+    def _until(self, message: str) -> dict[str, Any]:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            record = json.loads(line) if line.startswith("{") else {}
+            if record.get("message") == message:
+                return record
+        raise SystemExit(f"the server ended before {message!r}")
+
+    def rss(self) -> int:
+        return self.usage.memory_info().rss
+
+    def cpu(self) -> float:
+        times = self.usage.cpu_times()
+        return times.user + times.system
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+        self._drain.wait(5)
+
+
+# ── the load ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def ask(client: AsyncClient, work: Work) -> Outcome:
+    sent = time.perf_counter()
+    try:
+        found = await client.generate(work.ids, **work.options)
+        return Outcome("OK", found.usage.output_tokens, sent, time.perf_counter())
+    except BartError as error:
+        return Outcome(error.code.name, 0, sent, time.perf_counter())
+
+
+async def closed_loop(address: str, work: Sequence[Work], clients: int) -> list[Outcome]:
+    """`clients` callers, each of which waits for its answer before it asks again."""
+    queue = list(reversed(work))
+    async with AsyncClient(address, timeout=600, retries=False) as client:
+
+        async def caller() -> list[Outcome]:
+            outcomes = []
+            while queue:
+                outcomes.append(await ask(client, queue.pop()))
+            return outcomes
+
+        found = await asyncio.gather(*(caller() for _ in range(clients)))
+        return [outcome for outcomes in found for outcome in outcomes]
+
+
+async def open_loop(address: str, work: Sequence[Work], rate: float) -> list[Outcome]:
+    """Callers that arrive by chance, `rate` a second, whatever the answers do."""
+    chance = random.Random(SEED)
+    async with AsyncClient(address, timeout=600, retries=False) as client:
+        tasks, due = [], time.perf_counter()
+        for item in work:
+            due += chance.expovariate(rate)
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            tasks.append(asyncio.create_task(ask(client, item)))
+        return list(await asyncio.gather(*tasks))
+
+
+def measured(server: Server, load: Callable[[], Coroutine[Any, Any, list[Outcome]]]) -> dict[str, Any]:
+    """Runs a load and sums it up."""
+    memory, server_cpu, own_cpu, began = server.rss(), server.cpu(), time.process_time(), time.perf_counter()
+    outcomes = asyncio.run(load())
+    seconds = time.perf_counter() - began
+    answered = [outcome for outcome in outcomes if outcome.code == "OK"]
+    refused = [outcome for outcome in outcomes if outcome.code == "RESOURCE_EXHAUSTED"]
+    # Goodput is counted while load arrives, not while the last ones are served.
+    window = max((outcome.sent for outcome in outcomes), default=0.0)
+    within = [outcome for outcome in answered if outcome.ended <= window]
+    first = min((outcome.sent for outcome in outcomes), default=0.0)
+    codes = [outcome.code for outcome in outcomes]
+    return {
+        "requests": len(outcomes),
+        "seconds": round(seconds, 2),
+        "codes": {code: codes.count(code) for code in sorted(set(codes))},
+        "tokens_per_second": round(sum(outcome.tokens for outcome in answered) / seconds, 1),
+        "goodput_tokens_per_second": round(sum(o.tokens for o in within) / max(1e-9, window - first), 1),
+        "answer_ms": percentiles([outcome.latency for outcome in answered]),
+        "refusal_ms": percentiles([outcome.latency for outcome in refused]),
+        "server_cpu_cores": round((server.cpu() - server_cpu) / seconds, 2),
+        "load_generator_cpu_cores": round((time.process_time() - own_cpu) / seconds, 2),
+        "server_rss_mb": [round(memory / 2**20), round(server.rss() / 2**20)],
+    }
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    return {f"p{q}": round(float(np.percentile(seconds, q)) * 1000, 2) for q in (50, 90, 99, 100)}
+
+
+# ── the cases ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def offline(model: str, work: Sequence[Work], rows: int) -> dict[str, Any]:
+    """The same work by `generate` in this process: sorted by length, in batches of `rows`, after one warm pass."""
+    from bart_inference import generate, load, prepare
+    from bart_inference.tokenization import pad
+
+    prepared = prepare(load(None if model == "embedded" else model))
+    ordered = sorted(work, key=lambda item: (len(item.ids), item.options["max_new_tokens"]))
+    batches = [ordered[first : first + rows] for first in range(0, len(ordered), rows)]
+
+    def one_pass() -> float:
+        began = time.perf_counter()
+        for batch in batches:
+            ids, mask = pad([item.ids for item in batch], 1)
+            generate(prepared, ids, mask, options=[item.options for item in batch])
+        return time.perf_counter() - began
+
+    one_pass()
+    seconds = one_pass()
+    tokens = sum(item.options["max_new_tokens"] for item in work)
+    return {"batch": rows, "seconds": round(seconds, 2), "tokens_per_second": round(tokens / seconds, 1)}
+
+
+def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dict[str, Any]:
+    """The median time of one call after the other, over the wire and in this process."""
+    from bart_inference import generate, load, prepare
+
+    prepared = prepare(load(None if model == "embedded" else model))
+
+    def median(call: Callable[[], Any]) -> float:
+        times = []
+        for index in range(calls + 10):
+            began = time.perf_counter()
+            call()
+            if index >= 10:
+                times.append(time.perf_counter() - began)
+        return statistics.median(times) * 1000
+
+    with Client(address, timeout=600) as client:
+        wire = median(lambda: client.generate(work.ids, **work.options))
+    inside = median(lambda: generate(prepared, [work.ids], **work.options))
+    return {
+        "calls": calls,
+        "wire_ms": round(wire, 2),
+        "in_process_ms": round(inside, 2),
+        "overhead_ms": round(wire - inside, 2),
+    }
+
+
+def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Open-loop arrivals at `factor` times the peak's requests a second."""
+    rate = factor * peak["codes"]["OK"] / peak["seconds"]
+    found = measured(server, lambda: open_loop(server.address, work, rate))
+    found["arrivals_per_second"] = round(rate, 1)
+    found["goodput_of_peak"] = round(found["goodput_tokens_per_second"] / peak["tokens_per_second"], 3)
+    return found
+
+
+def embedded(scale: float) -> dict[str, Any]:
+    work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24)))
+    result: dict[str, Any] = {}
+    with Server("embedded", "--rows", "1,32", "--beams", "1", "--sampling-beams", "") as server:
+        result["ready_seconds"] = round(server.ready_seconds, 1)
+        result["idle"] = idle_overhead("embedded", server.address, work[0])
+        result["clients_32"] = measured(server, lambda: closed_loop(server.address, work, 32))
+        result["overload_10"] = overload(server, work * 4, result["clients_32"], 10)
+    with Server("embedded", "--rows", "1", "--beams", "1", "--sampling-beams", "") as server:
+        result["one_at_a_time"] = measured(server, lambda: closed_loop(server.address, work[: len(work) // 2], 32))
+    result["speedup"] = round(
+        result["clients_32"]["tokens_per_second"] / result["one_at_a_time"]["tokens_per_second"], 2
+    )
+    return result
+
+
+def base(scale: float) -> dict[str, Any]:
+    work = mixed_work(round(64 * scale), 50000, 120, fixed_lengths((16, 24, 32)))
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_base(folder)
+        flags = ("--rows", "1,8", "--beams", "1", "--sampling-beams", "", "--sources", "128", "--target", "64")
+        with Server(folder, *flags, "--max-requests", "64") as server:
+            result["ready_seconds"] = round(server.ready_seconds, 1)
+            result["saturated"] = measured(server, lambda: closed_loop(server.address, work, 32))
+            result["overload_10"] = overload(server, work * 10, result["saturated"], 10)
+        result["offline"] = offline(folder, work, 8)
+    result["of_offline"] = round(result["saturated"]["tokens_per_second"] / result["offline"]["tokens_per_second"], 3)
+    return result
+
+
+def write_random_base(folder: str) -> None:
+    import jax
+    from bart_inference import Model, save
+
+    from bart_oneliner import Config, init
+
+    config = Config(
+        d_model=768,
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=12,
+        decoder_attention_heads=12,
+        encoder_ffn_dim=3072,
+        decoder_ffn_dim=3072,
+    )
+    generation = {
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "max_length": 32,
+    }
+    save(Model(init(config, jax.random.key(SEED)), config, generation, None), folder)
+
+
+def circumstances() -> dict[str, Any]:
+    packages = ("jax", "jaxlib", "grpcio", "protobuf", "numpy")
+    return {
+        "command": "python " + " ".join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load_average_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "grpc_core": grpc.__version__,
+    }
+
+
+def processor() -> str:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=["embedded", "base"])
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of requests")
+    parser.add_argument("--record", type=pathlib.Path, help="folder for result.json")
+    given = parser.parse_args()
+    result = {"circumstances": circumstances(), **{"embedded": embedded, "base": base}[given.case](given.scale)}
+    text = json.dumps(result, indent=2)
+    print(text)
+    if given.record:
+        given.record.mkdir(parents=True, exist_ok=True)
+        (given.record / "result.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
