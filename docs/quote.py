@@ -1,0 +1,43 @@
+"""Keeps the code on docs/*.md what the files say: `python docs/quote.py` rewrites it, `--check` only tells.
+
+A line `<!-- FILE NAME -->` before a Python block says what the block quotes: a function, class or name of that file.
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+QUOTE = re.compile(r"<!-- (\S+\.py) (\w+) -->\n```python\n(.*?)\n```\n", flags=re.S)
+
+
+def source_of(file: str, name: str) -> str:
+    """The lines of a top-level definition, decorators included."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        names = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+        if name in (getattr(node, "name", None), *names):
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+            return "\n".join(text.splitlines()[first - 1 : node.end_lineno]).partition("  # type: ignore")[0]
+    raise SystemExit(f"{file} has no {name}")
+
+
+def main(check: bool) -> int:
+    stale = 0
+    for page in sorted(ROOT.glob("docs/*.md")):
+        before = page.read_text(encoding="utf-8")
+        after = QUOTE.sub(lambda m: f"<!-- {m[1]} {m[2]} -->\n```python\n{source_of(m[1], m[2])}\n```\n", before)
+        unmarked = before.count("```python\n") - len(QUOTE.findall(before))
+        if unmarked:
+            raise SystemExit(f"{page.name}: {unmarked} Python blocks do not say what they quote")
+        if after != before:
+            stale += 1
+            print(f"{page.name} quotes code that has changed" + ("" if check else ": rewritten"))
+            if not check:
+                page.write_text(after, encoding="utf-8")
+    return int(check and stale > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

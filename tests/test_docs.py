@@ -1,0 +1,50 @@
+"""The documentation says what the code says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("script", ["quote.py", "figures.py"])
+def test_quotes_and_figures_are_fresh(script: str) -> None:
+    """To the byte; `python docs/quote.py` and `python docs/figures.py` make them so."""
+    command = [sys.executable, str(ROOT / "docs" / script), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def test_a_stale_quote_is_noticed(tmp_path: Path) -> None:
+    """The check itself can fail."""
+    (tmp_path / "docs").mkdir()
+    for name in ("docs/quote.py", "docs/model.md", "bart_oneliner.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    for name in re.findall(r"<!-- (\S+/\S+\.py)", (ROOT / "docs/model.md").read_text()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    page = tmp_path / "bart_oneliner.py"
+    page.write_text(page.read_text().replace("+ 1e-5)  #", "+ 1e-6)  #"))
+    command = [sys.executable, str(tmp_path / "docs/quote.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "model.md" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_named_tests_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), f"{page.name} links to {target}"
+    for file, test in re.findall(r"`(test_\w+)(?:\.py)?::(test_\w+)", text):
+        (source,) = (ROOT / "tests").rglob(f"{file}.py")
+        assert f"def {test}(" in source.read_text(), f"{page.name} names {file}::{test}"
