@@ -439,12 +439,22 @@ def digest(prepared: Prepared) -> str:
     return f"sha256:{found.hexdigest()[:16]}"
 
 
+def claim(platform: str) -> None:
+    """Makes jax use this platform. Raises RuntimeError if it is not there or somebody else holds it."""
+    jax.config.update("jax_platforms", platform)  # or jax falls back to the CPU in silence
+    try:
+        devices = jax.local_devices()
+    except Exception as error:  # of whatever kind the platform's plug-in raises
+        raise RuntimeError(f"platform {platform} is not available: {str(error) or type(error).__name__}") from error
+    log.info("devices", extra={"devices": [str(device) for device in devices]})
+
+
 def load_models(config: Config, on_compile: Callable[[], None], stop: Callable[[], bool]) -> list[Served]:
     """Reads and compiles every model of the settings. Raises if the platform is not there, or a checkpoint is broken.
 
     on_compile: called whenever XLA compiles a program, now or later.
     """
-    jax.config.update("jax_platforms", config.platform)  # or jax falls back to the CPU in silence
+    claim(config.platform)
     if config.compile_cache != "off":
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -455,7 +465,6 @@ def load_models(config: Config, on_compile: Callable[[], None], stop: Callable[[
             on_compile()
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    log.info("devices", extra={"devices": [str(device) for device in jax.local_devices()]})
     shapes = Shapes(config.beams, config.sampling_beams, config.sources, config.target, config.rows)
     served = []
     for name, path in config.models().items():

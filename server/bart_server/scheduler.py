@@ -132,7 +132,9 @@ class Scheduler:
     def reserve(self, count: int = 1) -> Reservation:
         """Takes places for requests that are about to be tokenised. Raises Overloaded or Unavailable."""
         with self._changed, self._counted():
-            self._check_open()
+            self._check_alive()
+            if self._draining:
+                raise Unavailable("the server is shutting down", ELSEWHERE)
             self._admission.enter(count)
             self._report()
         return Reservation(lambda: self._leave(count), self._clock())
@@ -140,7 +142,7 @@ class Scheduler:
     def submit(
         self, reservation: Reservation, model: str, request: Request, deliver: Deliver, deadline: float | None = None
     ) -> Job:
-        """Admits a request. Raises Overloaded or Unavailable.
+        """Admits a request that has its place, while draining too. Raises Overloaded or Unavailable.
 
         deliver: called with Deltas (if the request streams) and then one Finish or Failure, unless it is cancelled; on
         the scheduler's thread, so it must return at once. deadline: of the scheduler's clock.
@@ -148,7 +150,7 @@ class Scheduler:
         now = self._clock()
         due = reservation.arrived + PATIENCE if deadline is None else deadline
         with self._changed, self._counted():
-            self._check_open()
+            self._check_alive()
             ahead = sum(job.request.cost for job in self._jobs if job.due <= due)
             self._admission.admit(request.cost, ahead, None if deadline is None else deadline - now)
             job = Job(model, request, deliver, reservation.arrived, deadline, due, next(self._orders))
@@ -416,10 +418,10 @@ class Scheduler:
         waiting = sum(len(batch.waiting) for batch in self._batches.values())
         self._observer.queued(self._admission.requests, self._admission.cost, waiting)
 
-    def _check_open(self) -> None:
+    def _check_alive(self) -> None:
         if self._death:
             raise Unavailable("the server is broken and about to end", ELSEWHERE)
-        if self._draining:
+        if self._stopped:
             raise Unavailable("the server is shutting down", ELSEWHERE)
 
     @contextlib.contextmanager

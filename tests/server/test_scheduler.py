@@ -342,12 +342,15 @@ def test_draining_refuses_the_new_and_finishes_the_old():
     house = House()
     box = house.ask([10] * 6)
     house.turns(1)
+    tokenising = house.scheduler.reserve()
     house.scheduler.drain()
     with pytest.raises(Unavailable, match="shutting down"):
         house.ask([20])
+    late = Mailbox()
+    house.scheduler.submit(tokenising, "echo", house.engine.requests([30], {})[0], late)
     assert not house.scheduler.idle()
     house.turns(1)
-    assert box.finish
+    assert box.finish and late.finish
 
 
 def test_a_stopped_scheduler_fails_what_is_left():
