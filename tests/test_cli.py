@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from bart_inference import load, summarize
 from bart_inference.checkpoint import embedded
 
