@@ -76,7 +76,7 @@ def mixed_work(
 
 # Every answer has a length of its own choosing from the same list, so that all paths generate the same tokens' worth.
 def fixed_lengths(lengths: Sequence[int], **common: Any) -> list[dict[str, Any]]:
-    return [{"min_new_tokens": n, "max_new_tokens": n, **common} for n in lengths]
+    return [{"num_beams": 1, "min_new_tokens": n, "max_new_tokens": n, **common} for n in lengths]
 
 
 # ── the server ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,12 +255,13 @@ def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor:
 def embedded(scale: float) -> dict[str, Any]:
     work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24)))
     result: dict[str, Any] = {}
-    with Server("embedded", "--rows", "1,32", "--beams", "1", "--sampling-beams", "") as server:
+    flags = ("--beams", "1", "--sampling-beams", "", "--sources", "128")
+    with Server("embedded", *flags, "--rows", "1,32") as server:
         result["ready_seconds"] = round(server.ready_seconds, 1)
         result["idle"] = idle_overhead("embedded", server.address, work[0])
         result["clients_32"] = measured(server, lambda: closed_loop(server.address, work, 32))
         result["overload_10"] = overload(server, work * 4, result["clients_32"], 10)
-    with Server("embedded", "--rows", "1", "--beams", "1", "--sampling-beams", "") as server:
+    with Server("embedded", *flags, "--rows", "1") as server:
         result["one_at_a_time"] = measured(server, lambda: closed_loop(server.address, work[: len(work) // 2], 32))
     result["speedup"] = round(
         result["clients_32"]["tokens_per_second"] / result["one_at_a_time"]["tokens_per_second"], 2

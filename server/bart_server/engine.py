@@ -89,6 +89,8 @@ class JaxEngine:
             self.lanes = [Lane(Task.CLASSIFY, source, 0, sizes) for source in shapes.sources]
         else:
             self.lanes = generating(shapes, sizes)
+            if (default.num_beams, default.do_sample) not in {(lane.beams, lane.sample) for lane in self.lanes}:
+                log.warning("the checkpoint's default beam width %d is not compiled", default.num_beams)
         self.description = Description(
             revision=revision,
             tasks=(self.lanes[0].task,),

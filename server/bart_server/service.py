@@ -260,8 +260,9 @@ class ModelInformation(bart_pb2_grpc.ModelServiceServicer):
 
 
 def remaining(context: Context) -> float | None:
-    """Seconds to the caller's deadline, None without one."""
-    return context.time_remaining()
+    """Seconds to the caller's deadline, None without one (which grpc may call infinite)."""
+    seconds = context.time_remaining()
+    return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 def check_policy(policy: pb.LongInput, chunk: bool = True) -> None:

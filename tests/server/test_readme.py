@@ -1,0 +1,39 @@
+"""The server's README: the tests that hold its promises exist, and so do its settings."""
+
+import dataclasses
+import pathlib
+import re
+
+from bart_server.config import Config
+
+ROOM = pathlib.Path(__file__).parents[2] / "server"
+README = (ROOM / "README.md").read_text()
+TESTS = pathlib.Path(__file__).parent
+
+
+def test_every_promise_names_tests_that_exist():
+    promises = README[README.index("## Promises") :]
+    named = re.findall(r"`(?:(test_\w+\.py))?(?:::)?(?:…?(\w+)…)?`", promises)
+    file = ""
+    for found, name in named:
+        file = found or file
+        source = (TESTS / file).read_text()
+        assert re.search(rf"def test_\w*{name.removeprefix('test_')}", source), f"{file} has no test {name}"
+    assert len(named) > 20
+
+
+def test_every_setting_that_is_named_exists_and_every_limit_has_its_default():
+    names = {field.name for field in dataclasses.fields(Config)}
+    flags = set(re.findall(r"`--([a-z-]+)`", README)) - {"help"}
+    assert {flag.replace("-", "_") for flag in flags} <= names
+    config = Config()
+    for row in re.findall(r"^\| (`--.*)$", README, flags=re.M):
+        [first, *_] = re.findall(r"`--([a-z-]+)`", row)
+        value = getattr(config, first.replace("-", "_"))
+        if isinstance(value, int):
+            assert f"{value:,}" in row or f"{value >> 20} MiB" in row
+
+
+def test_every_relative_link_leads_somewhere():
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOM / link).exists(), link
