@@ -153,13 +153,14 @@ def read_pytorch(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[str, Any]:
     """What the checkpoint says about generation, as GenerationConfig.from_pretrained reads it.
 
-    generation_config.json if there is one, else config.json, where BartConfig's own defaults hold.
+    generation_config.json if there is one, else config.json. Where that is silent about the special ids BART's hold;
+    transformers 5 has none then, and refuses to generate.
     """
     if (folder / "generation_config.json").is_file():
         fields = read_json(folder / "generation_config.json")
     else:
         special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-        fields = {**special, "forced_eos_token_id": 2, **config_fields}
+        fields = {**special, **config_fields}
         if fields.get("force_bos_token_to_be_generated"):
             fields["forced_bos_token_id"] = fields["bos_token_id"]
     return {name: value for name, value in fields.items() if value is not None}
