@@ -182,7 +182,8 @@ class App:
         self.models.publish({model.name: model for model in served})
         self.metrics.ready(True)
         self.health.set(True)
-        log.info("ready", extra={"models": {model.name: model.engine.description.revision for model in served}})
+        revisions = {model.name: model.engine.description.revision for model in served}
+        log.info("ready", extra={"address": f"{self.config.host}:{self.port}", "models": revisions})
 
     async def _drain(self) -> Exit:
         log.info("draining", extra={"grace": self.config.grace})

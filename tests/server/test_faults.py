@@ -12,8 +12,10 @@ import pytest
 from bart_proto.v1 import bart_pb2 as pb
 from bart_server.app import Exit
 from bart_server.fake import FakeEngine
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.server.harness import PATIENCE, Gate, wait_until
+from tests.server.harness import PATIENCE, Gate, Running, wait_until
 
 
 def code_of(call) -> grpc.StatusCode:
@@ -311,6 +313,27 @@ def test_15_bytes_that_are_no_message_are_an_invalid_argument(start, stubs, fram
         call = channel.unary_unary("/bart.v1.SummarizationService/Summarize")
         assert code_of(lambda: call(frame, timeout=PATIENCE)) is grpc.StatusCode.INVALID_ARGUMENT
     assert stubs(server).summarization.Summarize(pb.SummarizeRequest(text="ok"), timeout=PATIENCE).text == "ok"
+
+
+@pytest.fixture(scope="module")
+def sturdy():
+    running = Running(max_text_bytes=1000).ready()
+    yield running
+    running.close()
+
+
+GOOD = pb.GenerateRequest(
+    text="hello", options=pb.GenerationOptions(num_beams=3, suppress_tokens=pb.TokenIds(ids=[5]), temperature=0.5)
+).SerializeToString()
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.integers(0, len(GOOD)), cut=st.integers(0, 8), put=st.binary(max_size=12))
+def test_15_damaged_messages_are_answered_or_refused_and_never_more(sturdy, at, cut, put):
+    frame = GOOD[:at] + put + GOOD[at + cut :]
+    with sturdy.channel() as channel:
+        code = code_of(lambda: channel.unary_unary("/bart.v1.GenerationService/Generate")(frame, timeout=PATIENCE))
+    assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
 def test_15_unknown_fields_are_ignored(start):
