@@ -165,9 +165,10 @@ def first_failure(source: str, suspect: str) -> str:
             sys.path.insert(0, folder)
             importlib.import_module("bart_oneliner")  # from now on this is what the tests import under that name
             arguments = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-            status = pytest.main([*arguments, f"tests/model/test_{suspect}.py", "tests/model"], plugins=[failure])
-        failed = failure.name if status in (0, 1) else f"pytest did not run: {output.getvalue()[-2000:]}"
-        os.write(writer, failed.encode())
+            for files in (f"tests/model/test_{suspect}.py", "tests/model"):
+                status = failure.name or pytest.main([*arguments, files], plugins=[failure])
+        failed = failure.name or (status and f"pytest did not run: {output.getvalue()[-2000:]}")
+        os.write(writer, (failed or "").encode())
         os._exit(0)
     os.close(writer)
     with open(reader, encoding="utf-8") as result:

@@ -1,11 +1,15 @@
 """The documentation says what the code says."""
 
+import importlib.metadata
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -15,14 +19,9 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 def test_quotes_and_figures_are_fresh(script: str) -> None:
     """To the byte; `python docs/quote.py` and `python docs/figures.py` make them so."""
     command = [sys.executable, str(ROOT / "docs" / script), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
 
 def test_a_stale_quote_is_noticed(tmp_path: Path) -> None:
@@ -42,9 +41,19 @@ def test_a_stale_quote_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_named_tests_exist(page: Path) -> None:
-    text = page.read_text()
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (page.parent / target).exists(), f"{page.name} links to {target}"
     for file, test in re.findall(r"`(test_\w+)(?:\.py)?::(test_\w+)", text):
         (source,) = (ROOT / "tests").rglob(f"{file}.py")
         assert f"def {test}(" in source.read_text(), f"{page.name} names {file}::{test}"
+
+
+def test_installed_versions_are_those_promised() -> None:
+    """What the tests ran with is what pyproject.toml allows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        requirement = Requirement(line)
+        if line in project["dependencies"] or requirement.name in ("torch", "transformers"):
+            installed = importlib.metadata.version(requirement.name)
+            assert requirement.specifier.contains(installed, prereleases=True), f"{installed} is installed, not {line}"

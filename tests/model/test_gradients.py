@@ -33,8 +33,13 @@ KEY_BIASES = tuple(
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "scaled embeddings, relu": {"scale_embedding": True, "activation_function": "relu"},
-    "pad 0, steep attention": {"pad_token_id": 0, "bos_token_id": 1, "gain": 3.0},
+    "scaled, relu, pad 0, steep": {
+        "scale_embedding": True,
+        "activation_function": "relu",
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "gain": 3.0,
+    },
 }
 
 
@@ -148,7 +153,7 @@ def compare_in_float32(a: Twin, x: dict[str, np.ndarray], smoothing: float, trut
 def test_gradients_in_float32() -> None:
     """Over many batches together: in a single tiny one the ratio is a matter of luck."""
     distances = []
-    for seed in range(6):
+    for seed in range(4):
         fields = {"seed": seed, "d_model": 96, "encoder_ffn_dim": 200}
         with jax.enable_x64(True):
             exact = twin(dtype="float64", **fields)
