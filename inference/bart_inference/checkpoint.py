@@ -77,7 +77,7 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
 def resolve(path_or_hub_id: str | Path) -> Path:
     """A local folder as it is; anything else from the Hugging Face hub (with its cache and progress bars)."""
     folder = Path(path_or_hub_id).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() and str(path_or_hub_id):
         return folder
     if folder.exists() or str(path_or_hub_id).startswith((".", "/", "~")) or str(path_or_hub_id).count("/") != 1:
         raise CheckpointError(f"{path_or_hub_id}: no such folder, and not a hub id of the form owner/name")
@@ -116,7 +116,12 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         if (folder / single).is_file():
             return dict(read(folder / single))
         if (folder / index).is_file():
-            weight_map = read_json(folder / index).get("weight_map", {})
+            weight_map = read_json(folder / index).get("weight_map")
+            named = isinstance(weight_map, dict) and all(
+                Path(str(shard)).name == shard for shard in weight_map.values()
+            )
+            if not weight_map or not named:
+                raise CheckpointError(f"{folder / index} has no weight_map from tensors to files beside it")
             tensors: dict[str, np.ndarray] = {}
             for shard in sorted(set(weight_map.values())):
                 tensors.update(read(folder / shard))
@@ -146,6 +151,8 @@ def read_pytorch(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for a damaged file
         raise CheckpointError(f"{path} is damaged or missing: {error}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise CheckpointError(f"{path} does not hold tensors by name")
     for name, tensor in state.items():
         yield name, (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 

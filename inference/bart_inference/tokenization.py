@@ -28,7 +28,9 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
-        tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+        tokenizer.add_special_tokens(
+            [AddedToken("<mask>", lstrip=True)]
+        )  # it takes the space before it, as in training
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A </s>",
             pair="<s> $A </s> </s> $B </s>",

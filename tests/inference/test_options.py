@@ -250,7 +250,7 @@ BAD_INPUTS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": [[3]], "max_length": P + 1}, f"max_length asks for {P + 1} tokens, the position table has {P}"),
     ({"input_ids": [[3]], "max_new_tokens": P}, f"max_new_tokens asks for {P + 1} tokens"),
     ({"input_ids": [[3]], "max_length": 1}, "max_length must leave room for a token after the prompt of 1, got 1"),
-    ({"input_ids": [[3]], "decoder_input_ids": [[4, 5, 6]], "max_length": 4}, "max_length must leave room .* of 4, got"),
+    ({"input_ids": [[3]], "decoder_input_ids": [[4, 5, 6]], "max_length": 4}, "max_length must leave room .* 4, got"),
 ]  # fmt: skip
 
 
