@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import jax
 import numpy as np
 import pytest
 from bart_client import Client
-from bart_inference import Model, generate, load, save
+from bart_inference import CheckpointError, Model, generate, load, save
+from bart_server.config import Config
+from bart_server.engine import load_models
 
 from bart_oneliner import init
 from tests.server.harness import byte_tokenizer
@@ -98,19 +101,29 @@ def test_21_a_platform_that_is_not_there_ends_it_and_is_not_replaced(checkpoint)
     assert server.process.wait(LIMIT) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "gone", "config"])
-def test_18_a_damaged_checkpoint_ends_it_with_a_message_and_status_3(checkpoint, tmp_path, damage):
+@pytest.fixture
+def damaged(checkpoint, tmp_path):
     for path in checkpoint.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    weights = tmp_path / "model.safetensors"
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "config"])
+def test_18_a_damaged_checkpoint_is_named(damaged, damage):
+    weights = damaged / "model.safetensors"
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:1000])
-    elif damage == "noise":
-        weights.write_bytes(np.random.default_rng(0).bytes(1000))
     elif damage == "gone":
         weights.unlink()
     else:
-        (tmp_path / "config.json").write_text("{")
-    server = Server(tmp_path, "--compile-cache", "off")
-    assert server.until("not loaded")
+        (damaged / "config.json").write_text("{")
+    config = Config(model=(f"small={damaged}",), compile_cache="off")
+    with pytest.raises(CheckpointError, match=re.escape(str(damaged))):
+        load_models(config, lambda: None, lambda: False)
+
+
+def test_18_a_damaged_checkpoint_ends_the_process_with_status_3(damaged):
+    (damaged / "model.safetensors").write_bytes(np.random.default_rng(0).bytes(1000))
+    server = Server(damaged, "--compile-cache", "off")
+    assert "model.safetensors" in server.until("not loaded")["message"]
     assert server.process.wait(LIMIT) == 3
