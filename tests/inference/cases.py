@@ -125,10 +125,10 @@ def draw_batch(rng: np.random.Generator, V: int, pad: int, B: int, S: int) -> tu
 
 
 def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int]) -> Case:
-    """A case for a checkpoint: at most `sizes` = (B, S), one in five with prompts, one in eight without a mask."""
+    """A case for a checkpoint: `sizes` = (B, S) or up to a quarter less, one in five with prompts, one in eight without a mask."""
     rng = np.random.default_rng(seed)
     config = checkpoint(name)[0].config
-    B, S = (int(rng.integers(max(1, limit // 2), limit + 1)) for limit in sizes)
+    B, S = (int(rng.integers(limit - limit // 4, limit + 1)) for limit in sizes)
     ids, mask = draw_batch(rng, config.vocab_size, config.pad_token_id, B, S)
     prompts = None
     if rng.random() < 0.2:
