@@ -101,6 +101,9 @@ BEAM_OPTIONS: dict[str, Draw] = {
 }
 
 
+SWITCHED_OFF: list[dict[str, Any]] = [{"eos_token_id": None}, {"forced_eos_token_id": None}, {"pad_token_id": None}]
+
+
 class Case(NamedTuple):
     checkpoint: str
     input_ids: np.ndarray
@@ -125,7 +128,7 @@ def draw_batch(rng: np.random.Generator, V: int, pad: int, B: int, S: int) -> tu
 
 
 def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int]) -> Case:
-    """A case for a checkpoint: `sizes` = (B, S) or up to a quarter less, one in five with prompts, one in eight without a mask."""
+    """A case for a checkpoint: `sizes` = (B, S) or up to a quarter less; some with prompts, some without a mask."""
     rng = np.random.default_rng(seed)
     config = checkpoint(name)[0].config
     B, S = (int(rng.integers(limit - limit // 4, limit + 1)) for limit in sizes)
@@ -139,7 +142,7 @@ def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int
 
 
 def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
-    """Every option by itself, in greedy search and with three beams, and neither with any."""
+    """Every option by itself, in greedy search and with three beams, none at all, and the checkpoint's switched off."""
     for beams in (1, 3):
         pool = OPTIONS if beams == 1 else {**OPTIONS, **BEAM_OPTIONS}
         yield draw(name, beams, {"num_beams": beams}, sizes)
@@ -147,6 +150,8 @@ def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
             rng = np.random.default_rng((i, beams))
             options = {"num_beams": beams, option: value(rng, checkpoint(name)[0].config.vocab_size)}
             yield draw(name, 100 * beams + i, options, sizes)
+        for i, off in enumerate(SWITCHED_OFF):
+            yield draw(name, 100 * beams + 50 + i, {"num_beams": beams, **off}, sizes)
 
 
 def combined(

@@ -13,7 +13,7 @@ import pytest
 from bart_inference import OptionError, Options, generate
 from bart_inference.checkpoint import generation_defaults
 from bart_inference.options import MAX_BIAS_LENGTH, MAX_BIASES, MAX_EOS, MAX_SUPPRESSED, OFF, resolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
 
@@ -210,6 +210,7 @@ JUNK = st.one_of(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(OFF)), JUNK)
 def test_whatever_an_option_is_given_it_is_taken_or_refused_by_name(name: str, value: Any) -> None:
     try:

@@ -1,4 +1,4 @@
-"""With the network: generations and heads on the published checkpoints, against transformers and its own tests' numbers.
+"""With the network: generations and heads on the published checkpoints, against transformers and its tests' numbers.
 
     pytest -m network tests/inference/test_published_checkpoints.py       (about 10 GB of downloads)
 
