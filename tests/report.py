@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -142,12 +143,9 @@ def generations(pair: Twin, model: Model, x: dict[str, np.ndarray]) -> Iterator[
         ("as the checkpoint generates", {}),
     ):
         ours = generate(prepared, **source, **options)
-        theirs = pair.torch.generate(
-            **{name: torch.tensor(array).long() for name, array in source.items()},
-            **options,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
+        inputs = {name: torch.tensor(array).long() for name, array in source.items()}
+        with warnings.catch_warnings(action="ignore"):  # about a missing max_length
+            theirs = pair.torch.generate(**inputs, **options, return_dict_in_generate=True, output_scores=True)
         tokens = theirs.sequences.numpy()
         width = max(tokens.shape[1], ours.sequences.shape[1])
         a, b = (np.pad(s, ((0, 0), (0, width - s.shape[1])), constant_values=-1) for s in (ours.sequences, tokens))

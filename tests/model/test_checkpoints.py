@@ -1,7 +1,6 @@
-"""The published checkpoints, against PyTorch and against the values that transformers' own BART tests publish.
+"""The published checkpoints: the report, and published values. Generations and heads: tests/inference.
 
-`pytest -m network` where the Hugging Face hub can be reached, else skipped. Some gigabytes of downloads. The tests of
-transformers are its tests/models/bart/test_modeling_bart.py, whose tolerance is 1e-3.
+`pytest -m network` where the Hugging Face hub can be reached, else skipped. Some gigabytes of downloads.
 """
 
 import socket
@@ -9,8 +8,8 @@ import socket
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bart_inference import classify, features, fill_mask, load, summarize
-from bart_inference.tokenization import decode_text, encode_text
+from bart_inference import load, summarize
+from bart_inference.tokenization import encode_text
 
 from bart_oneliner import decode, encode, greedy, lm_head
 from tests import report
@@ -41,48 +40,8 @@ def test_report_is_all_green(checkpoint: str) -> None:
     assert report.main([checkpoint] if checkpoint.endswith("base") else [checkpoint, "--float32"]) == 0
 
 
-def test_hidden_states_of_bart_large() -> None:
-    """test_inference_no_head: BartModel, whose decoder reads its source shifted right."""
-    ids = np.array([[0, 31414, 232, 328, 740, 1140, 12695, 69, 46078, 1588, 2]])
-    hidden = features(load("facebook/bart-large"), ids).last_hidden_state
-    published = [[0.7144, 0.8143, -1.2813], [0.7144, 0.8143, -1.2813], [-0.0467, 2.5911, -2.1845]]
-    np.testing.assert_allclose(hidden[0, :3, :3], published, rtol=1e-3, atol=1e-3)
-
-
-def test_masks_of_bart_base_and_bart_large() -> None:
-    """test_base_mask_filling and test_large_mask_filling."""
-    text = " I went to the <mask>."
-    [base] = fill_mask(load("facebook/bart-base"), text)
-    assert " bathroom" in [filled.token_str for filled in base]
-    [large] = fill_mask(load("facebook/bart-large"), text)
-    assert [filled.token_str for filled in large] == [" bathroom", " gym", " wrong", " movies", " hospital"]
-
-
-def test_logits_of_bart_large_mnli() -> None:
-    """test_mnli_inference: the published logits, and padding that does not change the others."""
-    second = [0, 31414, 232, 328, 740, 1140, 69, 46078, 1588, 2]
-    ids = np.array([[0, 31414, 232, 328, 740, 1140, 12695, 69, 46078, 1588, 2], [*second, 1]])
-    model = load("facebook/bart-large-mnli")
-    logits = classify(model, ids, ids != 1)
-    np.testing.assert_allclose(logits[0], [0.1907, 1.4342, -1.0289], atol=1e-3)
-    np.testing.assert_allclose(logits[1], classify(model, np.array([second]))[0], atol=1e-5)
-
-
-def test_summary_of_bart_large_xsum() -> None:
-    """test_xsum_summarization_same_as_fairseq."""
-    article = (
-        " PG&E stated it scheduled the blackouts in response to forecasts for high winds amid dry conditions. The aim "
-        "is to reduce the risk of wildfires. Nearly 800 thousand customers were scheduled to be affected by the "
-        "shutoffs which were expected to last through at least midday tomorrow."
-    )
-    options = {"num_beams": 2, "max_length": 62, "min_length": 11, "length_penalty": 1.0, "no_repeat_ngram_size": 3}
-    summary = summarize(load("facebook/bart-large-xsum"), article, early_stopping=True, **options)
-    expected = "California's largest power company has begun shutting off electricity to thousands of customers in the"
-    assert summary == f"{expected} state."
-
-
 def test_a_masked_decoder_prompt_of_bart_large() -> None:
-    """test_decoder_attention_mask: padding inside the decoder's prompt, hidden by its mask; greedy over forward."""
+    """transformers' test_decoder_attention_mask: padding inside the decoder's prompt, hidden by its mask."""
     model = load("facebook/bart-large")
     ids = jnp.array([encode_text(model.tokenizer, "UN Chief Says There Is No <mask> in Syria")])
     mask = jnp.ones_like(ids)
@@ -96,12 +55,30 @@ def test_a_masked_decoder_prompt_of_bart_large() -> None:
     assert text == "</s><pad><pad><pad><s>UN Chief Says There Is No Plan B for Peace in Syria</s>"
 
 
+def test_summary_of_bart_large_xsum() -> None:
+    """transformers' test_xsum_summarization_same_as_fairseq."""
+    article = (
+        " PG&E stated it scheduled the blackouts in response to forecasts for high winds amid dry conditions. The aim "
+        "is to reduce the risk of wildfires. Nearly 800 thousand customers were scheduled to be affected by the "
+        "shutoffs which were expected to last through at least midday tomorrow."
+    )
+    options = {"num_beams": 2, "max_length": 62, "min_length": 11, "length_penalty": 1.0, "no_repeat_ngram_size": 3}
+    summary = summarize(load("facebook/bart-large-xsum"), article, early_stopping=True, **options)
+    expected = "California's largest power company has begun shutting off electricity to thousands of customers in the"
+    assert summary == f"{expected} state."
+
+
 def test_bart_large_needs_its_forced_start() -> None:
-    """transformers issue 15559: bart-large does not write <s> after its start token; when it is forced to, it fills."""
-    model = load("facebook/bart-large")
-    ids = np.array([encode_text(model.tokenizer, "UN Chief Says There Is No <mask> in Syria")])
-    arguments = (model.params, model.config, ids, np.ones_like(ids))
-    (forced,) = np.asarray(greedy(*arguments, max_length=20, forced_bos_token_id=0))
-    (free,) = np.asarray(greedy(*arguments, max_length=20))
-    assert decode_text(model.tokenizer, forced).startswith("UN Chief Says There Is No")
-    assert free[1] != 0, "bart-large writes <s> by itself"
+    """transformers issue 8782, whose numbers these are: "He go to school." in, and the first word twice out.
+
+    bart-base writes <s> (0) after the start token (2) by itself, bart-large does not; forced to, it copies as well.
+    """
+    ids = np.array([[0, 894, 213, 7, 334, 479, 2]])
+    written = {}
+    for name, forced in (("base", None), ("large", None), ("large", 0)):
+        model = load(f"facebook/bart-{name}")
+        [row] = np.asarray(greedy(model.params, model.config, ids, np.ones_like(ids), 20, forced_bos_token_id=forced))
+        written[name, forced] = row.tolist()
+    assert written["base", None][:8] == [2, 0, 894, 213, 7, 334, 479, 2]
+    assert written["large", None][:5] == [2, 894, 894, 213, 7]
+    assert written["large", 0][:5] == [2, 0, 894, 213, 7]

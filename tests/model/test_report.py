@@ -1,0 +1,59 @@
+"""The report is all ✅ where ours is PyTorch's, and says ❌ by its exit status where it is not."""
+
+from typing import Any
+
+import jax
+import pytest
+
+from tests import report
+from tests.twins import Twin
+
+ROWS = (  # of every report; that of the plain tokens of each way to generate, and more, besides
+    "parameters, converted and back",
+    "logits, float32",
+    "logits of the one line, float32",
+    "generated tokens, greedy",
+    "generated tokens, 4 beams",
+    "scores, 4 beams",
+    "loss, float32",
+    "gradient, worst tensor of the whole norm, float64",
+    "gradient of the key biases, float64",
+    "gradient, our distance / PyTorch's, float32",
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tiny"],
+        [],
+        pytest.param(["base"], marks=pytest.mark.slow),
+        pytest.param(["large"], marks=pytest.mark.slow),
+    ],
+    ids=lambda arguments: " ".join(arguments) or "embedded",
+)
+def test_report_is_all_green(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status = report.main(arguments)
+    table = capsys.readouterr().out
+    assert status == 0 and "❌" not in table, table
+    for row in ROWS:
+        assert f"✅ {row}" in table, f"{row} is missing in\n{table}"
+    for name in ("jax", "torch", "transformers"):
+        assert f"{name} " in table.splitlines()[1]
+
+
+def test_a_wrong_weight_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One entry of one matrix, off by one hundredth."""
+    pair, model = report.open_checkpoint("tiny")
+
+    def damaged(checkpoint: Any) -> tuple[Twin, Any]:
+        params = jax.tree.map(lambda leaf: leaf, pair.params)
+        fc1 = params["decoder"]["layers"]["fc1"]
+        fc1["weight"] = fc1["weight"].at[1, 2, 3].add(0.01)
+        return pair._replace(params=params), model._replace(params=params)
+
+    monkeypatch.setattr(report, "open_checkpoint", damaged)
+    assert report.main(["tiny", "--float32"]) == 1
+    table = capsys.readouterr().out
+    assert "❌ parameters, converted and back" in table and "❌ logits, float32" in table
+    assert table.splitlines()[-1].startswith("❌")
