@@ -5,7 +5,7 @@ after s steps a row has s tokens, after n + 1 steps it is finished. Its score is
 is the same without its last j tokens and scores j less, and while the row runs, the last beams - 1 tokens are not
 final. `max_new_tokens` cuts the answer, which then did not stop by itself. A classification's logits are (0, n).
 
-`on_call(verb, requests)` runs before encode, step and classify: a test blocks there, moves its clock or raises.
+`on_call(verb, requests)` runs before encode, insert, step and classify: a test blocks there, moves its clock or raises.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +92,7 @@ class FakeEngine:
     def insert(
         self, lane: Lane, state: list[Row | None], encoded: list[Row | None], rows: Sequence[int]
     ) -> list[Row | None]:
+        self._call("insert", [row.request for row in encoded if row])
         assert len(encoded) <= len(state) and all(state[row] is None for row in rows)
         state = list(state)
         for row, taken in zip(rows, filter(None, encoded), strict=True):

@@ -270,7 +270,7 @@ class Scheduler:
             self._fail(jobs, fault)
             return
         self._observer.encoded(batch.model, batch.lane, len(jobs), self._clock() - began)
-        if batch.state is None:
+        if not batch.live():
             batch.state, batch.jobs = encoded, [*jobs, *[None] * (batch.fit(len(jobs)) - len(jobs))]
         else:
             try:
@@ -333,12 +333,11 @@ class Scheduler:
     def _shrink(self, batch: Batch) -> None:
         """Moves the live rows to a smaller state when nobody waits for the larger one's; gives up an empty one."""
         live = batch.live()
-        if not batch.jobs or batch.waiting:
-            return
         if not live:
-            batch.state, batch.jobs = None, []
-            self._observer.stepped(batch.model, batch.lane, 0, 0, 0.0)
-        elif (size := batch.fit(len(live))) < len(batch.jobs):
+            if batch.jobs:
+                batch.state, batch.jobs = None, []
+                self._observer.stepped(batch.model, batch.lane, 0, 0, 0.0)
+        elif not batch.waiting and (size := batch.fit(len(live))) < len(batch.jobs):
             self._resize(batch, live, size)
 
     def _resize(self, batch: Batch, live: list[int], size: int) -> None:

@@ -108,6 +108,17 @@ def test_more_than_the_rows_wait_their_turn():
     assert all(box.finish for box in boxes)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_empty_batch_is_replaced_and_not_filled(cancelled):
+    house = House(FakeEngine(sizes=(1,)))
+    boxes = [house.ask([10] * (8 if cancelled else 1)) for _ in range(3)]
+    for box in boxes:
+        house.turns(1)
+        if cancelled:
+            house.scheduler.cancel(box.job)
+    assert house.calls() == [("encode", 1), ("step", 1)] * 3
+
+
 def test_the_earliest_deadline_goes_first():
     house = House()
     boxes = [house.ask([10], deadline=house.clock() + seconds) for seconds in (50, 40, 30, 20, 10)]
