@@ -22,16 +22,10 @@ ROWS = (  # of every report; that of the plain tokens of each way to generate, a
 )
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["tiny"],
-        [],
-        pytest.param(["base"], marks=pytest.mark.slow),
-        pytest.param(["large"], marks=pytest.mark.slow),
-    ],
-    ids=lambda arguments: " ".join(arguments) or "embedded",
-)
+SLOW = [pytest.param([shape], marks=pytest.mark.slow) for shape in report.SHAPES]
+
+
+@pytest.mark.parametrize("arguments", [[], *SLOW], ids=lambda arguments: " ".join(arguments) or "embedded")
 def test_report_is_all_green(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     status = report.main(arguments)
     table = capsys.readouterr().out
