@@ -119,8 +119,8 @@ class App:
             ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_concurrent_streams", max(1024, 4 * config.max_requests)),  # of one connection
-            ("grpc.keepalive_time_ms", 30_000),  # finds half-open connections within 40 s
-            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.keepalive_time_ms", round(config.keepalive * 1000)),  # finds half-open connections
+            ("grpc.keepalive_timeout_ms", round(config.keepalive * 1000 / 3)),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ]
         if config.max_connection_age:

@@ -68,6 +68,9 @@ class Config:
 
     grace: float = setting(30.0, "seconds that requests in work get after SIGTERM")
     max_connection_age: float = setting(0.0, "seconds after which clients are asked to reconnect; 0: never")
+    keepalive: float = setting(
+        30.0, "seconds of silence after which a connection is probed; dead a third of that later"
+    )
     log_level: str = setting("info", "debug, info, warning or error")
     trace: bool = setting(False, "export OpenTelemetry traces (needs the otel extra)")
 
@@ -100,6 +103,8 @@ def check(config: Config) -> None:
         value = getattr(config, field.name)
         if (field.name.startswith("max_") and field.type is int) or field.name in ("chunk", "tokenizer_threads"):
             need(value > 0, field.name, value, "positive")
+        if field.name == "keepalive":
+            need(value >= 1, field.name, value, "at least 1")
         if field.type is float or field.name == "target":
             need(0 <= value < 1e6, field.name, value, "at least 0")
     need(bool(config.tls_cert) == bool(config.tls_key), "tls_cert", config.tls_cert, "given together with --tls-key")

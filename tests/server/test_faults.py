@@ -91,6 +91,23 @@ def test_2_a_connection_that_dies_frees_its_rows(start):
     channel.close()
 
 
+def test_2_a_half_open_connection_is_found_and_frees_its_rows(start):
+    """The peer vanishes without a word, as when its machine loses power: nothing comes back any more."""
+    gate = ChunkGate()
+    server = start(FakeEngine(on_call=gate), keepalive=1.0)
+    relay = Relay(server.app.port)
+    with grpc.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
+        call = channel.unary_unary("/bart.v1.SummarizationService/Summarize").future(
+            pb.SummarizeRequest(text="x" * 60).SerializeToString(), timeout=10 * PATIENCE
+        )
+        wait_until(lambda: server.metric("bart_requests") == 1)
+        relay.frozen = True
+        wait_until(lambda: server.metric("bart_requests") == 0)
+        call.cancel()
+    gate.release()
+    wait_until(server.app.scheduler.idle)
+
+
 def test_2_a_client_that_is_killed_frees_its_rows(start):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
@@ -106,13 +123,14 @@ def test_2_a_client_that_is_killed_frees_its_rows(start):
 
 
 class Relay:
-    """A TCP relay to a port of this machine that can be reset, as when a client is killed."""
+    """A TCP relay to a port of this machine that can be reset, as when a client is killed, or swallow everything."""
 
     def __init__(self, port):
         self._target = port
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._sockets = []
+        self.frozen = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -122,11 +140,11 @@ class Relay:
         for source, sink in ((near, far), (far, near)):
             threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
-    @staticmethod
-    def _pump(source, sink):
+    def _pump(self, source, sink):
         try:
             while data := source.recv(65536):
-                sink.sendall(data)
+                if not self.frozen:
+                    sink.sendall(data)
         except OSError:
             pass
 
