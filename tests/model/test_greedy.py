@@ -38,7 +38,7 @@ def test_tokens_are_pytorchs(forced: dict[str, int]) -> None:
     ours = np.asarray(greedy(a.params, a.config, x["input_ids"], x["attention_mask"], max_length=14, **forced))
     np.testing.assert_array_equal(ours, theirs)
     lengths = (theirs != a.config.pad_token_id).sum(1)
-    assert len(set(lengths)) > 2, f"all rows end alike: {lengths}"
+    assert len(set(lengths)) > 1, f"all rows end alike: {lengths}"
 
 
 def test_the_cached_step_writes_the_same() -> None:
