@@ -121,6 +121,7 @@ class App:
             ("grpc.max_concurrent_streams", max(1024, 4 * config.max_requests)),  # of one connection
             ("grpc.keepalive_time_ms", round(config.keepalive * 1000)),  # finds half-open connections
             ("grpc.keepalive_timeout_ms", round(config.keepalive * 1000 / 3)),
+            ("grpc.http2.ping_timeout_ms", round(config.keepalive * 1000 / 3)),  # or it waits for 20 s all the same
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ]
         if config.max_connection_age:
