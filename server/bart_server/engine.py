@@ -251,6 +251,8 @@ class JaxEngine:
         if found.do_sample and "seed" not in options:
             found = dataclasses.replace(found, seed=secrets.randbits(32))
         copies = found.num_return_sequences if found.num_beams == 1 else 1
+        if copies > lane.rows:
+            raise InvalidArgument("options.num_return_sequences", f"{copies} samples, at most {lane.rows} run at once")
         packed = [pack([found], self._config, lane.target, [1], [copy]) for copy in range(copies)]
         cost = (lane.source + longest) * lane.beams
         return [Request(tuple(source), lane, cost, Planned(found, row), stream) for row in packed]

@@ -268,6 +268,12 @@ def test_9_a_fault_in_the_device_spares_those_who_come_after(engine, prepared):
         ([3], {"suppress_tokens": [97]}, "options.suppress_tokens", "between 0 and 96"),
         ([3], {"suppress_tokens": [3] * 257}, "options.suppress_tokens", "at most 256"),
         ([3], {"num_return_sequences": 2}, "options.num_return_sequences", "1 in a greedy search"),
+        (
+            [3],
+            {"num_return_sequences": 10**9, "do_sample": True},
+            "options.num_return_sequences",
+            "1000000000 samples, at most 3 run at once",
+        ),
         ([3], {"length_penalty": 1e308, "num_beams": 3}, "options.length_penalty", "1e+308"),
     ],
 )
