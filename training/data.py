@@ -65,7 +65,8 @@ class Batches:
         self.source_buckets, self.target_buckets = sorted(limits), target_buckets
         rounded = [(round_up(source, self.source_buckets), target) for source, target in lengths]
         self.similar = np.array(rounded, "i4,i4")  # what a window is sorted by
-        self.epoch, self.order = -1, []
+        self.epoch = -1
+        self.order: list[np.ndarray] = []  # the batches of that epoch
 
     def indices(self, step: int) -> np.ndarray:
         epoch, i = divmod(step, len(self.similar) // self.batch_size)

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2405.18392): unlike a cosine, the plateau may be made long
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -50,10 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: state.npz, log.jsonl")
     parser.add_argument("--batch-size", type=int, default=32)
     for field in dataclasses.fields(Options):
-        required = field.default is dataclasses.MISSING
-        kind = {"action": "store_true"} if field.type is bool else {"type": field.type, "required": required}
-        default = {} if required else {"default": field.default}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **kind, **default)
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.default is dataclasses.MISSING:
+            parser.add_argument(flag, type=int, required=True)
+        elif isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=type(field.default), default=field.default)
 
 
 def schedule(options: Options) -> optax.Schedule:
@@ -68,7 +72,7 @@ def schedule(options: Options) -> optax.Schedule:
     return rate
 
 
-def optimizer(options: Options) -> optax.MultiSteps:
+def optimizer(options: Options) -> optax.GradientTransformation:
     def decays(params: Params) -> Any:
         def is_matrix(path: jax.tree_util.KeyPath, _: Any) -> bool:
             name = jax.tree_util.keystr(path)
@@ -77,11 +81,16 @@ def optimizer(options: Options) -> optax.MultiSteps:
         return jax.tree_util.tree_map_with_path(is_matrix, params)
 
     adamw = optax.adamw(schedule(options), b1=0.9, b2=0.98, weight_decay=options.weight_decay, mask=decays)
-    return optax.MultiSteps(optax.chain(optax.clip_by_global_norm(options.clip), adamw), options.accumulate)
+    clipped = optax.chain(optax.clip_by_global_norm(options.clip), adamw)
+    if options.accumulate == 1:
+        return clipped
+    return optax.MultiSteps(clipped, options.accumulate).gradient_transformation()
 
 
-def make_step(config: Config, options: Options, tx: optax.MultiSteps) -> Callable[..., Any]:
+@functools.cache  # a second run with the same options in one process compiles nothing
+def make_step(config: Config, options: Options) -> Callable[..., Any]:
     """A jitted (params, state, batch, step) -> (params, state, loss)."""
+    tx = optimizer(options)
 
     def step(params: Params, state: Any, batch: Batch, step: jax.Array) -> tuple[Params, Any, jax.Array]:
         # rbg: on CPU threefry costs more than the dropout it serves
@@ -130,12 +139,11 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     mesh = Mesh(np.array(jax.devices()), ("data",))
     everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    tx = optimizer(options)
-    state, start = tx.init(params), 0
+    state, start = optimizer(options).init(params), 0
     if (run / "state.npz").exists():
         params, state, start = load_state(run / "state.npz", params, state)
     params, state = jax.device_put((params, state), everywhere)
-    step = make_step(config, options, tx)
+    step = make_step(config, options)
     begun, recent = time.monotonic(), []
     bar = tqdm(range(start, options.steps), initial=start, total=options.steps, smoothing=0.05, mininterval=5)
     with (run / "log.jsonl").open("a") as log:

@@ -29,7 +29,8 @@ def infill(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.ran
     target = truncate(tokenizer.encode(record["document"]).ids, limit)
     shuffled = permute_sentences(tokenizer.decode(target), rng)
     bos, *inner, eos = truncate(tokenizer.encode(shuffled).ids, limit)
-    return [bos, *text_infilling(inner, tokenizer.token_to_id("<mask>"), rng), eos], target
+    mask = tokenizer.encode("<mask>", add_special_tokens=False).ids[0]
+    return [bos, *text_infilling(inner, mask, rng), eos], target
 
 
 def lead(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Pair:

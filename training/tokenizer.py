@@ -35,7 +35,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
-    config = {f"{kind}_token": token for kind, token in names.items()}
+    config: dict[str, object] = {f"{kind}_token": token for kind, token in names.items()}
     config |= {"tokenizer_class": "BartTokenizer", "model_max_length": max_length, "add_prefix_space": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 

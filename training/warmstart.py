@@ -51,9 +51,9 @@ def token_embeddings(tokenizer: Tokenizer, pieces: Tokenizer, table: np.ndarray,
         word = surface.strip()
         if token == "<pad>" or not word:
             continue
-        ids = [pieces.token_to_id("##" + word.lower())] if not surface.startswith(" ") and word.isalnum() else [None]
-        if ids == [None]:  # the start of a word, or a continuation that is no word piece by itself
-            ids = pieces.encode(word, add_special_tokens=False).ids
+        inside = not surface.startswith(" ") and word.isalnum()  # of a word; "##," and the like are unused in BERT
+        continuation = pieces.token_to_id("##" + word.lower()) if inside else None
+        ids = [continuation] if continuation is not None else pieces.encode(word, add_special_tokens=False).ids
         rows[i] += table[ids].mean(0) if ids else 0.0
         rows[i] += initial * word[:1].isupper() + capitals * (word.isupper() and len(word) > 1)
     return rows.astype(np.float32)
@@ -128,9 +128,9 @@ def copying_heads(
     basis = basis @ rotation
 
     ids, mask = jnp.asarray(input_ids), jnp.asarray(input_ids != config.pad_token_id)
-    memory = bart_oneliner.encode(params, config, ids, mask)
-    queries = np.asarray(last_cross_attention_input(params, config, ids, memory, mask), np.float64)
-    memory, real = np.asarray(memory, np.float64), np.asarray(mask)
+    states = bart_oneliner.encode(params, config, ids, mask)
+    queries = np.asarray(last_cross_attention_input(params, config, ids, states, mask), np.float64)
+    memory, real = np.asarray(states, np.float64), np.asarray(mask)
     both = real[:, 1:]  # positions whose predecessor is real too
     key_w, key_b = least_squares(memory[:, 1:][both], white[input_ids[:, :-1][both]])
     query_w, query_b = least_squares(queries[real], white[input_ids[real]])

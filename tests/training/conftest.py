@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -15,6 +16,14 @@ from training.tokenizer import train_tokenizer
 
 NOUNS = ["parser", "editor", "compiler", "viewer", "player", "server", "client", "library"]
 TOPICS = ["music", "XML", "Python", "network", "image", "chess", "weather", "mail"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_fast() -> Iterator[None]:
+    """A training step takes longer to compile than these tests do to run it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +63,6 @@ def config(tokenizer: Tokenizer) -> Config:
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def params(config: Config) -> Params:
     return jax.tree.map(np.asarray, bart_oneliner.init(config, jax.random.key(0)))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.training import sharded
 from training import loop
 from training.data import Batch, Batches
 from training.loop import Options, schedule, train
@@ -83,37 +84,20 @@ def test_the_rate_warms_up_stays_and_falls_to_zero():
     assert [round(float(rate(i)), 2) for i in (0, 4, 9, 50, 80, 90, 100)] == [0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
 
 
-SHARDED = """
-import jax, numpy as np, sys
-import bart_oneliner
-from bart_oneliner import Config
-from pathlib import Path
-from training.data import Batch
-from training.loop import Options, train
-config = Config(vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,
-                encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=32, dropout=0.0)
-rng = np.random.default_rng(0)
-ids, labels = rng.integers(3, 40, (8, 16)), rng.integers(3, 40, (8, 8))
-labels[3:, 4:] = -100  # devices that count different numbers of labels must still make one mean
-batch = Batch(ids, np.ones_like(ids), labels)
-params = bart_oneliner.init(config, jax.random.key(0))
-trained = train(params, config, lambda step: batch, Options(steps=3, warmup=0, learning_rate=1e-2), Path(sys.argv[1]))
-print(jax.device_count())
-np.savez(sys.argv[2], *(np.asarray(a) for a in jax.tree.leaves(trained)))
-"""
-
-
 def test_four_devices_make_the_step_of_one(tmp_path):
-    results = []
-    for n in (1, 4):
-        flags = f"--xla_force_host_platform_device_count={n}"
-        path = os.pathsep.join([str(ROOT), str(ROOT / "inference")])
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-        arguments = [str(tmp_path / f"run{n}"), str(tmp_path / f"{n}.npz")]
-        out = subprocess.run(
-            [sys.executable, "-c", SHARDED, *arguments], env=environment, capture_output=True, text=True
-        )
-        assert out.stdout.split() == [str(n)], out.stderr
-        results.append(np.load(arguments[1]))
-    for name in results[0].files:
-        np.testing.assert_allclose(results[0][name], results[1][name], atol=2e-5)
+    flags = "--xla_force_host_platform_device_count=4"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "inference")])
+    environment = {
+        **os.environ,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": path,
+    }
+    command = [sys.executable, "-m", "tests.training.sharded", str(tmp_path / "four")]
+    out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert out.stdout.split() == ["4"], out.stderr
+    one = sharded.run(tmp_path / "one")
+    four = loop.load_params(tmp_path / "four" / "state.npz", sharded.CONFIG)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
