@@ -1,7 +1,8 @@
 """transformers' generate as the referee: its answer to a case, how close its decisions were, and the comparison.
 
 A difference counts unless, at the first decision that differs, transformers itself was within NEAR of deciding
-otherwise: float32 sums in another order may then turn out either way.
+otherwise: float32 sums in another order may then turn out either way. Exact ties are the ones met: several forced end
+tokens score alike, and torch.topk promises no order for them.
 """
 
 from __future__ import annotations
@@ -195,8 +196,9 @@ def beam_margin(case: Case, theirs: Reference) -> float:
         running, finished = np.asarray(state.tokens), np.asarray(state.finished.tokens)
         valid, done = np.asarray(state.finished.valid), np.asarray(state.done)
         width = step.running.shape[2]
+        behind = np.arange(width) >= np.asarray(state.finished.length)[..., None]
         for i in range(len(ids)):
-            same = (finished[i, :, :width] == step.finished[i])[valid[i]].all()
+            same = ((finished[i, :, :width] == step.finished[i]) | behind[i])[valid[i]].all()
             if not done[i]:
                 same &= bool((running[i, :, :width] == step.running[i]).all())
             if not same:
