@@ -43,7 +43,9 @@ class Config:
         (1,), "beam widths to compile for sampling too (one source length); empty: none"
     )
     sources: tuple[int, ...] = setting((), "source lengths to compile; empty: a quarter and all of the model's")
-    target: int = setting(0, "longest answer, start token included; 0: twice the checkpoint's default, rounded up")
+    target: int = setting(
+        0, "longest answer, start token included; 0: the checkpoint's default and half of it, rounded up"
+    )
     rows: tuple[int, ...] = setting((1, 8), "row counts to compile, a device; the last is how many run at once")
     chunk: int = setting(8, "decode steps between two looks at the queue")
     compile_cache: str = setting(

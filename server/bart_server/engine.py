@@ -425,7 +425,7 @@ def complete(shapes: Shapes, default: int, most: int) -> Shapes:
     Raises ConfigError for what the position table cannot hold.
     """
     sources = shapes.sources or tuple(sorted({bucket(-(-most // part), LENGTHS, most) for part in (4, 1)}))
-    target = shapes.target or bucket(min(2 * default, most), LENGTHS, most)
+    target = shapes.target or bucket(min(default + default // 2, most), LENGTHS, most)
     for name, value in (("sources", sources[-1]), ("target", target)):
         if value > most:
             raise ConfigError(f"--{name} is {value}, it has to be at most {most}, the model's position table")
