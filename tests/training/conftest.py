@@ -18,7 +18,7 @@ NOUNS = ["parser", "editor", "compiler", "viewer", "player", "server", "client",
 TOPICS = ["music", "XML", "Python", "network", "image", "chess", "weather", "mail"]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def compile_fast() -> Iterator[None]:
     """A training step takes longer to compile than these tests do to run it."""
     jax.config.update("jax_disable_most_optimizations", True)
