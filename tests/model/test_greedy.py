@@ -19,10 +19,11 @@ def torch_greedy(a: Twin, x: dict[str, np.ndarray], **options: Any) -> np.ndarra
 
 
 def ends_early() -> Twin:
-    """A twin whose answers end at different lengths."""
-    model = twin(gain=2.0).torch
+    """A twin whose answers change from token to token, as positions weigh much, and end at different lengths."""
+    model = twin(decoder_layers=1).torch
     with torch.no_grad():
-        model.final_logits_bias[0, model.config.eos_token_id] += 5.5
+        model.model.decoder.embed_positions.weight *= 3
+        model.final_logits_bias[0, model.config.eos_token_id] += 3
     return of(model)
 
 
@@ -39,6 +40,7 @@ def test_tokens_are_pytorchs(forced: dict[str, int]) -> None:
     np.testing.assert_array_equal(ours, theirs)
     lengths = (theirs != a.config.pad_token_id).sum(1)
     assert len(set(lengths)) > 1, f"all rows end alike: {lengths}"
+    assert len(np.unique(theirs)) > 4, f"all tokens are alike: {np.unique(theirs)}"
 
 
 def test_the_cached_step_writes_the_same() -> None:
