@@ -148,6 +148,7 @@ def resolve(
             for name, value in source.items():
                 if name not in OFF:
                     raise OptionError(name, f"is not an option; the options are {', '.join(sorted(OFF))}")
+                value = value.tolist() if isinstance(value, np.ndarray) else value
                 merged[name] = OFF[name] if value is None else value
         resolved.append(check(Options(**merged), config))
     for name in STATIC:

@@ -13,7 +13,7 @@ import pytest
 from bart_inference import OptionError, Options, generate
 from bart_inference.checkpoint import generation_defaults
 from bart_inference.options import MAX_BIAS_LENGTH, MAX_BIASES, MAX_EOS, MAX_SUPPRESSED, OFF, resolve
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
 
@@ -211,6 +211,7 @@ JUNK = st.one_of(
 
 
 @settings(deadline=None)
+@example("begin_suppress_tokens", np.array([3, 4]))
 @given(st.sampled_from(sorted(OFF)), JUNK)
 def test_whatever_an_option_is_given_it_is_taken_or_refused_by_name(name: str, value: Any) -> None:
     try:
