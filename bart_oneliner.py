@@ -256,7 +256,7 @@ def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
     """Over the last axis (another axis would leak the future), population variance, eps 1e-5, at least float32."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = wide - wide.mean(-1, keepdims=True)
-    normed = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)  # rsqrt may be less exact
+    normed = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
     return (normed * weight + bias).astype(x.dtype)
 
 

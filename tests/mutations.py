@@ -38,10 +38,10 @@ MUTATIONS = [
     Mutation("layer norm over the positions", "wide - wide.mean(-1, keepdims", "wide - wide.mean(-2, keepdims"),
     Mutation(
         "sample variance",
-        ".mean(-1, keepdims=True) + 1e-5)  #",
-        ".sum(-1, keepdims=True) / (x.shape[-1] - 1) + 1e-5)  #",
+        ".mean(-1, keepdims=True) + 1e-5)",
+        ".sum(-1, keepdims=True) / (x.shape[-1] - 1) + 1e-5)",
     ),
-    Mutation("eps 1e-6", "keepdims=True) + 1e-5)  # ", "keepdims=True) + 1e-6)  # "),
+    Mutation("eps 1e-6", ".mean(-1, keepdims=True) + 1e-5)", ".mean(-1, keepdims=True) + 1e-6)"),
     Mutation("layer norm without its mean", "centred = wide - wide.mean(-1, keepdims=True)", "centred = wide"),
     Mutation("position offset 1", '["embed_positions"][2 : 2 +', '["embed_positions"][1 : 1 +'),
     Mutation("position offset 0", '["embed_positions"][2 : 2 +', '["embed_positions"][0 : 0 +'),
