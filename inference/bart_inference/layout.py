@@ -42,7 +42,8 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     layout = layout or jax.default_backend()
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
-    return Prepared(derive(model.params, layout == "cpu"), *model[1:])
+    params = jax.tree.map(np.asarray, model.params)  # on the host: nothing to compile
+    return Prepared(jax.tree.map(jnp.asarray, derive(params, layout == "cpu")), *model[1:])
 
 
 def derive(params: Params, transposed_head: bool) -> Params:
@@ -51,14 +52,16 @@ def derive(params: Params, transposed_head: bool) -> Params:
     {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "encoder" and "decoder": {"embed_positions",
     "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2", "final_norm", and in the
     decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}; matrices with their biases.
-    Task heads ("classification_head", "qa_outputs") stay as they are.
+    Task heads ("classification_head", "qa_outputs") stay as they are. numpy arrays give numpy arrays, and under
+    jax.eval_shape shapes give shapes.
     """
+    xp = params["shared"].__array_namespace__()
 
     def fuse(*projections: Params) -> Params:
         weights = [p["weight"].swapaxes(0, 1).reshape(p["weight"].shape[1], -1) for p in projections]
         return {
-            "weight": np.concatenate(weights, 1),
-            "bias": np.concatenate([p["bias"].ravel() for p in projections]),
+            "weight": xp.concat(weights, axis=1),
+            "bias": xp.concat([p["bias"].reshape(-1) for p in projections]),
         }
 
     def merge(out_proj: Params) -> Params:
@@ -88,8 +91,5 @@ def derive(params: Params, transposed_head: bool) -> Params:
         layers = [layer(jax.tree.map(lambda stacked, i=i: stacked[i], p["layers"])) for i in range(depth)]
         return {**p, "layers": layers}
 
-    params = jax.tree.map(np.asarray, params)  # on the host: nothing to compile
-    weights = {**params, "encoder": side(params["encoder"]), "decoder": side(params["decoder"])}
-    if transposed_head:
-        weights["head"] = np.ascontiguousarray(params["shared"].T)
-    return jax.tree.map(jnp.asarray, weights)
+    head = {"head": params["shared"].T} if transposed_head else {}
+    return {**params, **head, "encoder": side(params["encoder"]), "decoder": side(params["decoder"])}
