@@ -1,0 +1,93 @@
+"""The cells of the generation benchmark: which model does which work."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+from typing import Any, NamedTuple
+
+from benchmarks.checkpoints import TINY, fields_of
+from benchmarks.counts import Machine, prefill_seconds, step_bytes, step_seconds
+from benchmarks.rivals import Tokens, Work
+
+NEW = 64  # tokens generated from random weights
+DOCUMENTS = 16  # of real text
+SEED = 0
+
+
+class Cell(NamedTuple):
+    """One row of the table."""
+
+    model: str  # of benchmarks.checkpoints
+    batch: int
+    beams: int
+    source: int  # positions; 0 for real text, with the checkpoint's own defaults
+
+    @property
+    def name(self) -> str:
+        if not self.source:
+            return f"{self.model}-text-b{self.batch}"
+        return f"{self.model}-b{self.batch}-{'greedy' if self.beams == 1 else f'beam{self.beams}'}-s{self.source}"
+
+
+CELLS = (
+    *(Cell("base", batch, beams, source) for batch in (1, 8) for beams in (1, 4) for source in (128, 512, 1024)),
+    *(Cell("distilbart", *shape) for shape in ((1, 1, 512), (1, 4, 1024), (8, 4, 128))),
+    *(Cell("large", *shape) for shape in ((1, 1, 512), (1, 4, 1024), (8, 4, 128))),
+    Cell("tiny", 1, 4, 0),
+    Cell("tiny", DOCUMENTS, 4, 0),
+)
+
+
+def work_of(cell: Cell, corpus: pathlib.Path) -> Work:
+    """Random ids and a fixed count of new tokens; or real documents and the checkpoint's defaults."""
+    fields = fields_of(cell.model)
+    if cell.source:
+        options = {"num_beams": cell.beams, "min_new_tokens": NEW, "max_new_tokens": NEW}
+        batches = [random_batch(cell.batch, cell.source, fields["vocab_size"])]
+    else:
+        options = {}
+        rows = real_rows(corpus, DOCUMENTS)
+        batches = [rows[first : first + cell.batch] for first in range(0, len(rows), cell.batch)]
+    return {"batches": batches, "options": options, "pad_token_id": 1}
+
+
+def random_batch(batch: int, source: int, vocabulary: int) -> list[list[int]]:
+    chance = random.Random(SEED)
+    return [[0, *chance.choices(range(4, vocabulary), k=source - 2), 2] for _ in range(batch)]
+
+
+def real_rows(corpus: pathlib.Path, count: int) -> list[list[int]]:
+    """Token ids of a corpus's documents (JSON lines with "document"), from the beginning again if it has too few."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    tokenizer.no_truncation()
+    texts = [json.loads(line)["document"] for line in corpus.read_text().splitlines()]
+    limit = fields_of("tiny")["max_position_embeddings"]
+    rows = [tokenizer.encode(texts[i % len(texts)]).ids for i in range(count)]
+    return [[*row[: limit - 1], row[-1]] if len(row) > limit else row for row in rows]
+
+
+def measures_of(cell: Cell, work: Work) -> Work:
+    """What the machine is asked: to read as much as a step, and to multiply in the shapes of the model."""
+    fields = fields_of(cell.model)
+    rows = min(2048, max(512, sum(len(row) for row in work["batches"][0])))
+    source = sum(map(len, work["batches"][0])) // cell.batch
+    width, hidden = fields["d_model"], fields["encoder_ffn_dim"]
+    products = [(rows, width, hidden), (rows, hidden, width), (rows, width, 3 * width)]
+    return {"step_bytes": round(step_bytes(fields, cell.batch, cell.beams, source, NEW // 2)), "products": products}
+
+
+def limit_of(cell: Cell, work: Work, tokens: Tokens, machine: Machine) -> float:
+    """The least seconds in which the machine can do the work that led to these tokens."""
+    fields: dict[str, Any] = fields_of(cell.model)
+    seconds, answers = 0.0, iter(tokens)
+    for batch in work["batches"]:
+        # A row that ends early has taken one step more, for its end token, than it has tokens.
+        steps = NEW if cell.source else max(len(next(answers)) for _ in batch) + 1
+        source = sum(map(len, batch)) / len(batch)  # a step's cost is linear in it
+        seconds += sum(prefill_seconds(fields, machine, 1, len(row)) for row in batch)
+        seconds += sum(step_seconds(fields, machine, len(batch), cell.beams, source, t) for t in range(1, steps + 1))
+    return seconds

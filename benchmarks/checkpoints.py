@@ -1,0 +1,117 @@
+"""Model folders for the benchmarks: random weights in the shapes of published checkpoints, in every rival's format.
+
+    python -m benchmarks.checkpoints CACHE base      # what the benchmarks call, each in a process of its own
+
+A folder CACHE/<name> is what transformers and bart_inference load; CACHE/<name>-ctranslate2 and -ctranslate2-int8 are
+CTranslate2's. The weights are PyTorch's initial distribution from a fixed seed, but that the decoder's positions are
+louder: a random BART else repeats one token for ever, and equal tokens would prove little. What such a model writes is
+noise, what it costs is not. `tiny` is the checkpoint that ships with the project.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+SEED = 0
+LOUDER = 9  # times PyTorch's decoder positions: 37 of 40 tokens differ then
+# CTranslate2's converter reads these; the published checkpoints of these shapes have them.
+CONVERTER_FIELDS = {
+    "normalize_before": False,
+    "normalize_embedding": True,
+    "add_final_layer_norm": False,
+    "add_bias_logits": False,
+}
+LARGE: dict[str, Any] = {
+    "vocab_size": 50265,
+    "d_model": 1024,
+    "encoder_layers": 12,
+    "decoder_layers": 12,
+    "encoder_attention_heads": 16,
+    "decoder_attention_heads": 16,
+    "encoder_ffn_dim": 4096,
+    "decoder_ffn_dim": 4096,
+    "max_position_embeddings": 1024,
+}
+BASE = LARGE | {
+    "d_model": 768,
+    "encoder_layers": 6,
+    "decoder_layers": 6,
+    "encoder_attention_heads": 12,
+    "decoder_attention_heads": 12,
+    "encoder_ffn_dim": 3072,
+    "decoder_ffn_dim": 3072,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "base": BASE,  # facebook/bart-base
+    "distilbart": LARGE | {"decoder_layers": 6},  # sshleifer/distilbart-cnn-12-6
+    "large": LARGE,  # facebook/bart-large-cnn
+}
+TINY = pathlib.Path(__file__).resolve().parents[1] / "models" / "debian-tiny"
+FORMATS = {"ctranslate2": None, "ctranslate2-int8": "int8"}  # suffix -> quantization
+
+
+def folder_of(cache: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of a model, made if it is not there, in a process of its own so that its memory is given back."""
+    if not (cache / f"{name}.complete").exists():
+        subprocess.run([sys.executable, "-m", "benchmarks.checkpoints", str(cache), name], check=True)
+    return cache / name
+
+
+def fields_of(name: str) -> dict[str, Any]:
+    """The fields of config.json that say what a model costs."""
+    return SHAPES[name] if name in SHAPES else json.loads((TINY / "config.json").read_text())
+
+
+def write(cache: pathlib.Path, name: str) -> None:
+    folder = cache / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in SHAPES:
+        write_random(folder, SHAPES[name])
+    else:
+        shutil.copytree(TINY, folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text()) | CONVERTER_FIELDS | {"dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    convert(folder)
+    (cache / f"{name}.complete").touch()
+
+
+def write_random(folder: pathlib.Path, fields: dict[str, Any]) -> None:
+    import torch
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(SEED)
+    model = BartForConditionalGeneration(BartConfig(**fields, forced_eos_token_id=None)).eval()
+    with torch.no_grad():
+        model.model.decoder.embed_positions.weight *= LOUDER
+    model.save_pretrained(folder)
+    write_tokenizer(folder, fields["vocab_size"])
+
+
+def write_tokenizer(folder: pathlib.Path, size: int) -> None:
+    """One word for every id: CTranslate2 takes words, not ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    words = {**{word: i for i, word in enumerate(special)}, **{f"w{i}": i for i in range(len(special), size)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+
+
+def convert(folder: pathlib.Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    for suffix, quantization in FORMATS.items():
+        TransformersConverter(str(folder)).convert(f"{folder}-{suffix}", quantization=quantization, force=True)
+
+
+if __name__ == "__main__":
+    write(pathlib.Path(sys.argv[1]), sys.argv[2])

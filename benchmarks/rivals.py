@@ -1,0 +1,244 @@
+"""The rivals, each in a process of its own that is idle while another one runs.
+
+A worker is `python -m benchmarks.rivals NAME CACHE MODEL`. It reads requests from its standard input and answers on its
+standard output, one JSON object a line: {"prepare": Work} makes its inputs and runs them once (what has to be compiled
+is compiled then), {"run": true} runs them again. `Worker` is the other end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import resource
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.machine import THREADS, bandwidth, throughput
+
+Work = dict[str, Any]  # {"batches": [[[id, …], …], …], "options": transformers' names, "pad_token_id": int}
+Tokens = list[list[int]]  # per source, what was generated behind the start token, the end token left out
+
+
+# ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Ours:
+    def __init__(self, folder: pathlib.Path) -> None:
+        import jax
+        from bart_inference import load, prepare
+
+        self.compile_seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        self.model = prepare(load(folder))
+
+    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.compile_seconds += duration_secs
+
+    def prepare(self, work: Work) -> None:
+        from bart_inference.tokenization import pad
+
+        self.compile_seconds = 0.0
+        self.batches = [pad(batch, work["pad_token_id"]) for batch in work["batches"]]
+        self.options = work["options"]
+        self.end = self.model.generation["eos_token_id"]
+
+    def figures(self) -> dict[str, float]:
+        return {"compile_seconds": round(self.compile_seconds, 2)}
+
+    def run(self) -> Tokens:
+        from bart_inference import generate
+
+        found = [generate(self.model, *batch, **self.options) for batch in self.batches]
+        return [until(row[1:].tolist(), self.end) for one in found for row in one.sequences]
+
+
+class PyTorch:
+    """transformers in eager mode, with its default attention (scaled_dot_product_attention)."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        import torch
+        from transformers import BartForConditionalGeneration
+
+        torch.set_num_threads(THREADS)
+        self.torch = torch
+        self.model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def prepare(self, work: Work) -> None:
+        from bart_inference.tokenization import pad
+
+        padded = [pad(batch, work["pad_token_id"]) for batch in work["batches"]]
+        self.batches = [[self.torch.tensor(array).long() for array in pair] for pair in padded]
+        self.options = work["options"]
+        self.end = self.model.generation_config.eos_token_id
+
+    def run(self) -> Tokens:
+        with self.torch.inference_mode():
+            found = [self.model.generate(ids, attention_mask=mask, **self.options) for ids, mask in self.batches]
+        return [until(row[1:].tolist(), self.end) for one in found for row in one]
+
+
+class CompiledPyTorch(PyTorch):
+    """transformers with torch.compile and a static cache, as its documentation on generation says."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        super().__init__(folder)
+        self.model.forward = self.torch.compile(self.model.forward, dynamic=False)
+
+    def prepare(self, work: Work) -> None:
+        super().prepare(work)
+        self.options = {**self.options, "cache_implementation": "static"}
+
+
+class CTranslate2:
+    compute, suffix = "float32", "ctranslate2"
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        import ctranslate2
+        from tokenizers import Tokenizer
+
+        self.translator = ctranslate2.Translator(
+            f"{folder}-{self.suffix}", compute_type=self.compute, inter_threads=1, intra_threads=THREADS
+        )
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.vocabulary = self.tokenizer.get_vocab()
+        self.defaults = json.loads((folder / "generation_config.json").read_text())
+
+    def prepare(self, work: Work) -> None:
+        words = self.tokenizer.id_to_token
+        self.batches = [[[words(i) for i in row] for row in batch] for batch in work["batches"]]
+        o = {**self.defaults, **work["options"]}
+        longest = o["max_new_tokens"] if "max_new_tokens" in o else o["max_length"] - 1
+        self.options = {
+            "beam_size": o.get("num_beams", 1),
+            "max_decoding_length": longest,
+            "min_decoding_length": o.get("min_new_tokens", 1),
+            "length_penalty": o.get("length_penalty", 1.0),
+            "no_repeat_ngram_size": o.get("no_repeat_ngram_size", 0),
+            "max_input_length": 0,
+        }
+
+    def run(self) -> Tokens:
+        found = [one for batch in self.batches for one in self.translator.translate_batch(batch, **self.options)]
+        return [[self.vocabulary[word] for word in one.hypotheses[0]] for one in found]
+
+
+class CTranslate2Int8(CTranslate2):
+    compute, suffix = "int8", "ctranslate2-int8"
+
+
+class Machine:
+    """No rival: what the machine can do at most at that moment, for the sizes of the work."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        pass
+
+    def prepare(self, work: Work) -> None:
+        self.bytes, self.products = work["step_bytes"], work["products"]
+
+    def run(self) -> Tokens:
+        self.found = {"bandwidth": bandwidth(self.bytes), "throughput": throughput(self.products)}
+        return []
+
+    def figures(self) -> dict[str, float]:
+        return self.found
+
+
+RIVALS: dict[str, Callable[[pathlib.Path], Any]] = {
+    "ours": Ours,
+    "pytorch": PyTorch,
+    "pytorch-compiled": CompiledPyTorch,
+    "ctranslate2": CTranslate2,
+    "ctranslate2-int8": CTranslate2Int8,
+    "machine": Machine,
+}
+
+
+def until(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def timed(rival: Any) -> dict[str, Any]:
+    began = time.perf_counter()
+    tokens = rival.run()
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "tokens": tokens, "peak_mb": round(peak)}
+
+
+def serve(name: str, folder: pathlib.Path) -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints is not an answer
+    began = time.perf_counter()
+    rival = RIVALS[name](folder)
+    answers.write(json.dumps({"load_seconds": round(time.perf_counter() - began, 2)}) + "\n")
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "prepare" in request:
+                rival.prepare(request["prepare"])
+            answer = timed(rival)
+            if hasattr(rival, "figures"):
+                answer |= rival.figures()
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"[:500]}
+        answers.write(json.dumps(answer) + "\n")
+
+
+# ── in the benchmark ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RivalFailed(Exception):
+    """A worker that raised, died or took too long."""
+
+
+class Worker:
+    """A rival's process; started at once, idle between two answers."""
+
+    def __init__(self, name: str, folder: pathlib.Path, patience: float = 300) -> None:
+        self.name = name
+        command = [sys.executable, "-m", "benchmarks.rivals", name, str(folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "TRANSFORMERS_VERBOSITY": "error"}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+        self.load_seconds = self._answer(patience)["load_seconds"]
+
+    def prepare(self, work: Work, patience: float = 300) -> dict[str, Any]:
+        return self._ask({"prepare": work}, patience)
+
+    def run(self, patience: float = 300) -> dict[str, Any]:
+        return self._ask({"run": True}, patience)
+
+    def _ask(self, request: dict[str, Any], patience: float) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        return self._answer(patience)
+
+    def _answer(self, patience: float) -> dict[str, Any]:
+        assert self._process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            if not selector.select(patience):
+                self.close()
+                raise RivalFailed(f"no answer within {patience:.0f} s")
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "the process ended"}
+        if "error" in answer:
+            self.close()
+            raise RivalFailed(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], pathlib.Path(sys.argv[2]))
