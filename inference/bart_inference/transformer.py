@@ -135,8 +135,18 @@ def step(
 
 def write(cache: Array, new: Array, position: Array) -> Array:
     """cache (R,H,T,K), new (R,H,1,K), position (R,) -> the cache with each row's new entry at its position."""
-    update = jax.vmap(lambda row, entry, at: jax.lax.dynamic_update_slice_in_dim(row, entry, at, 1))
-    return update(cache, new.astype(cache.dtype), position)
+
+    def update(cache: Array, new: Array, position: Array) -> Array:
+        return jax.vmap(lambda row, entry, at: jax.lax.dynamic_update_slice_in_dim(row, entry, at, 1))(
+            cache, new, position
+        )
+
+    def select(cache: Array, new: Array, position: Array) -> Array:
+        here = jnp.arange(cache.shape[2]) == position[:, None]
+        return jnp.where(here[:, None, :, None], new, cache)
+
+    # XLA:TPU turns the update into a loop over rows, and its cache into a layout that pads K to 128.
+    return jax.lax.platform_dependent(cache, new.astype(cache.dtype), position, tpu=select, default=update)
 
 
 def lm_head(weights: Params, x: Array) -> Array:
