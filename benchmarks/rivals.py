@@ -41,10 +41,8 @@ class Ours:
             self.compile_seconds += duration_secs
 
     def prepare(self, work: Work) -> None:
-        from bart_inference.tokenization import pad
-
         self.compile_seconds = 0.0
-        self.batches = [pad(batch, work["pad_token_id"]) for batch in work["batches"]]
+        self.batches = padded(work)
         self.options = work["options"]
         self.end = self.model.generation["eos_token_id"]
 
@@ -70,10 +68,7 @@ class PyTorch:
         self.model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
     def prepare(self, work: Work) -> None:
-        from bart_inference.tokenization import pad
-
-        padded = [pad(batch, work["pad_token_id"]) for batch in work["batches"]]
-        self.batches = [[self.torch.tensor(array).long() for array in pair] for pair in padded]
+        self.batches = [[self.torch.tensor(rows) for rows in pair] for pair in padded(work)]
         self.options = work["options"]
         self.end = self.model.generation_config.eos_token_id
 
@@ -157,6 +152,16 @@ RIVALS: dict[str, Callable[[pathlib.Path], Any]] = {
     "ctranslate2-int8": CTranslate2Int8,
     "machine": Machine,
 }
+
+
+def padded(work: Work) -> list[tuple[Tokens, Tokens]]:
+    """Each batch's ids, padded on the right to its longest row, and its mask."""
+    pairs = []
+    for batch in work["batches"]:
+        width = max(map(len, batch))
+        ids = [row + [work["pad_token_id"]] * (width - len(row)) for row in batch]
+        pairs.append((ids, [[1] * len(row) + [0] * (width - len(row)) for row in batch]))
+    return pairs
 
 
 def until(tokens: list[int], end: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The table says what was measured, goals are met or not, and a run goes on where it was cut off."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ from benchmarks.cells import CELLS, limit_of, measures_of, work_of
 from benchmarks.checkpoints import TINY
 from benchmarks.counts import Machine
 from benchmarks.report import geometric_mean, goals, table
-from benchmarks.rivals import RivalFailed, until
+from benchmarks.rivals import RivalFailed, padded, until
 
 
 def figures(pytorch=2.0, compiled=3.0, ctranslate2=1.5, share=0.5, equal=1.0, **more):
@@ -122,3 +123,14 @@ def test_every_cell_has_its_work_and_a_limit():
 
 def test_answers_end_before_the_end_token():
     assert until([7, 2, 1, 1], 2) == [7] and until([7, 8], 2) == [7, 8]
+
+
+def test_batches_are_padded_on_the_right_with_their_masks():
+    assert padded({"batches": [[[5], [6, 7]]], "pad_token_id": 1}) == [([[5, 1], [6, 7]], [[1, 0], [1, 1]])]
+
+
+@pytest.mark.parametrize("module", ["benchmarks.rivals", "benchmarks.startup"])
+def test_a_rivals_process_pays_for_nobody_elses_imports(module):
+    probe = f"import sys, {module}; print([m for m in ('jax', 'torch', 'ctranslate2', 'numpy') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,171 @@
+"""Start-up and memory: from the start of a process to its first summary, beside PyTorch and CTranslate2.
+
+    python -m benchmarks.startup --record benchmarks/records/<date>_startup            # both models
+    python -m benchmarks.startup --report --record …                                   # the table again
+
+Every run is a new process that imports, loads the model, generates once and ends; the rivals take turns, and figures
+are medians. `ours` compiles from nothing (an empty compile cache), `ours, warm cache` finds its programs in JAX's
+persistent cache. Peak memory is the kernel's: the largest resident set of the process (ru_maxrss). Files of the models
+are in the page cache for all. Below it, what a bucket costs to compile: each is one call of `generate` in an empty
+cache, and the count and the seconds are JAX's own events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.cells import real_rows
+from benchmarks.checkpoints import TINY, folder_of
+from benchmarks.machine import THREADS, circumstances
+from benchmarks.rivals import RIVALS, Worker
+
+MODELS: dict[str, dict[str, Any]] = {  # what is asked of each: one source
+    "tiny": {},  # a real document, the checkpoint's own generation defaults
+    "base": {"num_beams": 4, "min_new_tokens": 32, "max_new_tokens": 32},
+}
+SOURCE = 128  # positions of base's source
+CONTENDERS = ("ours", "ours, warm cache", "pytorch", "ctranslate2", "ctranslate2-int8")
+BUCKETS = ((1, 1, 128), (1, 4, 128), (8, 1, 128), (8, 4, 128), (1, 4, 512), (1, 4, 1024), (8, 4, 1024))  # B, N, S
+
+
+def work_of(model: str) -> dict[str, Any]:
+    if model == "tiny":
+        batch = real_rows(TINY / "examples.jsonl", 1)
+    else:
+        batch = [[0, *range(1000, 1000 + SOURCE - 2), 2]]
+    return {"batches": [batch], "options": MODELS[model], "pad_token_id": 1}
+
+
+def once(name: str, folder: pathlib.Path, work: dict[str, Any]) -> None:
+    """In the child: import, load, generate, say what came out."""
+    rival = RIVALS[name](folder)
+    rival.prepare(work)
+    sys.stdout.write("\n" + json.dumps({"tokens": rival.run()}) + "\n")
+    sys.stdout.flush()
+
+
+def measured(contender: str, folder: pathlib.Path, work: dict[str, Any], cache: pathlib.Path) -> dict[str, Any]:
+    """One process: {"seconds": until its tokens are read, "peak_mb", "cpu_seconds", "tokens"}."""
+    name = contender.partition(",")[0]
+    if contender == "ours":
+        shutil.rmtree(cache, ignore_errors=True)
+    environment = {**os.environ, **compile_cache(cache), "OMP_NUM_THREADS": str(THREADS)}
+    command = [sys.executable, "-m", "benchmarks.startup", "--once", name, str(folder), json.dumps(work)]
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    assert child.stdout
+    answers = (json.loads(line) for line in child.stdout if line.startswith(b'{"tokens"'))
+    answer = next(answers, None)
+    seconds = time.perf_counter() - began
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if answer is None:
+        raise SystemExit(f"{contender} ended with {child.returncode} and without an answer")
+    return {
+        "seconds": seconds,
+        "peak_mb": usage.ru_maxrss / 1024,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "tokens": answer["tokens"],
+    }
+
+
+def compile_cache(folder: pathlib.Path) -> dict[str, str]:
+    """JAX's persistent cache in a folder, for programs however small."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def start_up(model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path) -> dict[str, Any]:
+    """Medians for every contender: {name: {"seconds", "all_seconds", "peak_mb", "cpu_seconds", "tokens_equal"}}."""
+    work = work_of(model)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    for turn in range(rounds + 1):  # the first brings the files into memory, and is not counted
+        for name in CONTENDERS:  # `ours` empties the compile cache and fills it for the next
+            found = measured(name, folder, work, cache)
+            if turn:
+                runs[name].append(found)
+
+    def median(name: str, figure: str, digits: int) -> float:
+        return round(statistics.median(run[figure] for run in runs[name]), digits)
+
+    expected = runs["pytorch"][0]["tokens"]
+    return {
+        name: {
+            "seconds": median(name, "seconds", 2),
+            "all_seconds": [round(run["seconds"], 2) for run in runs[name]],
+            "peak_mb": median(name, "peak_mb", 0),
+            "cpu_seconds": median(name, "cpu_seconds", 2),
+            "tokens_equal": all(run["tokens"] == expected for run in runs[name]),
+        }
+        for name in CONTENDERS
+    }
+
+
+def compilation(folder: pathlib.Path) -> dict[str, Any]:
+    """Seconds that each bucket takes to compile, one after the other in one process without a cache."""
+    worker = Worker("ours", folder)
+    found = {}
+    for batch, beams, source in BUCKETS:
+        rows = [[0, *range(1000, 1000 + source - 2), 2]] * batch
+        options = {"num_beams": beams, "max_new_tokens": 1}
+        answer = worker.prepare({"batches": [rows], "options": options, "pad_token_id": 1})
+        found[f"batch {batch}, {beams} beams, source {source}"] = answer["compile_seconds"]
+    worker.close()
+    return found
+
+
+def report(result: Mapping[str, Any]) -> str:
+    lines = []
+    for model, contenders in result["models"].items():
+        lines += [
+            f"| {model} | first summary, s | peak memory, MB | CPU, s | tokens equal |",
+            "|---|---:|---:|---:|---|",
+        ]
+        for name, f in contenders.items():
+            equal = "yes" if f["tokens_equal"] else "no"
+            lines.append(f"| {name} | {f['seconds']:.2f} | {f['peak_mb']:.0f} | {f['cpu_seconds']:.1f} | {equal} |")
+        lines.append("")
+    lines += ["| bucket of base | compiled in, s |", "|---|---:|"]
+    lines += [f"| {name} | {seconds:.2f} |" for name, seconds in result["compilation"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--once"]:
+        once(sys.argv[2], pathlib.Path(sys.argv[3]), json.loads(sys.argv[4]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
+    parser.add_argument("--report", action="store_true", help="print what the record holds, measure nothing")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    given = parser.parse_args()
+    path = given.record / "results.json"
+    if not given.report:
+        with tempfile.TemporaryDirectory() as temporary:
+            cache = given.cache or pathlib.Path(temporary)
+            programs = pathlib.Path(temporary) / "programs"
+            about = circumstances()
+            models = {name: start_up(name, folder_of(cache, name), given.rounds, programs) for name in MODELS}
+            result = {"circumstances": about, "models": models, "compilation": compilation(folder_of(cache, "base"))}
+        given.record.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    print(report(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    main()
