@@ -43,3 +43,14 @@ def test_a_step_is_bound_by_bytes_or_by_operations():
     assert limit_seconds(SHAPE, slow_arithmetic, 2, 4, 7, 3) == pytest.approx(
         sum(step_flops(SHAPE, 2, 4, 7, t) for t in steps) + prefill_flops(SHAPE, 2, 7)
     )
+
+
+def test_growth_is_measured_against_a_straight_line_of_the_counts():
+    from benchmarks import growth
+
+    points = [{"batch": b, "seconds": 1.0 + 0.5 * b, "limit_seconds": 0.5 + 0.25 * b} for b in (1, 2, 4)]
+    assert growth.slope("batch", points, "seconds") == pytest.approx(0.5)
+    assert "| sources in a batch | 500.00 | 250.00 | 2.00 |" in growth.report({"batch": {"points": points}})
+    for axis, values in growth.AXES.items():
+        limits = [growth.limit(growth.CENTRE | {axis: value}, Machine(1e10, 1e11)) for value in values]
+        assert limits == sorted(limits), axis

@@ -1,0 +1,149 @@
+"""How the cost of generation grows: with the batch, the source's length, the beams and the new tokens.
+
+    python -m benchmarks.growth --record benchmarks/records/<date>_growth         # every axis
+    python -m benchmarks.growth batch source --record …                           # these, anew
+    python -m benchmarks.growth --report --record …                               # plot and table again
+
+The shape is bart-base's, and every axis leaves the point CENTRE in one direction. The theoretical slope is the analytic
+cost (benchmarks/counts.py) on the machine as measured between the rounds. Rounds go over all points of an axis, so that
+a slow minute falls on all of them; figures are medians. Saved are results.json and growth.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.cells import Cell, measures_of, random_batch
+from benchmarks.checkpoints import fields_of, folder_of
+from benchmarks.counts import Machine, limit_seconds
+from benchmarks.machine import circumstances
+from benchmarks.rivals import Work, Worker
+
+MODEL = "base"
+CENTRE = {"batch": 1, "beams": 4, "source": 256, "new": 64}
+AXES = {  # between the buckets too, where our padding shows
+    "batch": (1, 2, 3, 4, 6, 8),
+    "beams": (1, 2, 3, 4, 6, 8),
+    "source": (64, 128, 192, 256, 384, 512, 768, 1024),
+    "new": (15, 31, 48, 63, 96, 127, 192, 255),
+}
+TITLES = {"batch": "sources in a batch", "beams": "beams", "source": "source positions", "new": "new tokens"}
+
+
+def work_of(point: Mapping[str, int]) -> Work:
+    rows = random_batch(point["batch"], point["source"], fields_of(MODEL)["vocab_size"])
+    options = {"num_beams": point["beams"], "min_new_tokens": point["new"], "max_new_tokens": point["new"]}
+    return {"batches": [rows], "options": options, "pad_token_id": 1}
+
+
+def measure(axis: str, folder: pathlib.Path, rounds: int) -> dict[str, Any]:
+    """{"points": [{axis: value, "seconds", "limit_seconds"}, …], "machine", "circumstances"}."""
+    about = circumstances()
+    points = [CENTRE | {axis: value} for value in AXES[axis]]
+    works = [work_of(point) for point in points]
+    ours, machine = Worker("ours", folder), Worker("machine", folder)
+    try:
+        for work in works:
+            ours.prepare(work)  # compiles
+        machine.prepare(measures_of(Cell(MODEL, CENTRE["batch"], CENTRE["beams"], CENTRE["source"]), works[0]))
+        times: list[list[float]] = [[] for _ in works]
+        shown = []
+        for _ in range(rounds):
+            shown.append(machine.run())
+            for index, work in enumerate(works):
+                times[index].append(ours.prepare(work)["seconds"])
+    finally:
+        ours.close()
+        machine.close()
+    able = Machine(*(statistics.median(one[what] for one in shown) for what in Machine._fields))
+    found = [
+        {
+            axis: point[axis],
+            "seconds": round(statistics.median(of_point), 4),
+            "all_seconds": [round(one, 4) for one in of_point],
+            "limit_seconds": round(limit(point, able), 4),
+        }
+        for point, of_point in zip(points, times, strict=True)
+    ]
+    return {"points": found, "machine": able._asdict(), "circumstances": about}
+
+
+def limit(point: Mapping[str, int], machine: Machine) -> float:
+    fields = fields_of(MODEL)
+    return limit_seconds(fields, machine, point["batch"], point["beams"], point["source"], point["new"])
+
+
+def slope(axis: str, points: list[dict[str, Any]], figure: str) -> float:
+    """Seconds per unit of the axis, a least-squares line through all points."""
+    return statistics.linear_regression([p[axis] for p in points], [p[figure] for p in points]).slope
+
+
+def report(axes: Mapping[str, Any]) -> str:
+    """Markdown: slopes beside the theoretical ones, then every point."""
+    lines = ["| axis | ms per unit | theoretical | ratio |", "|---|---:|---:|---:|"]
+    for axis, found in axes.items():
+        ours, least = (1000 * slope(axis, found["points"], figure) for figure in ("seconds", "limit_seconds"))
+        lines.append(f"| {TITLES[axis]} | {ours:.2f} | {least:.2f} | {ours / least:.2f} |")
+    for axis, found in axes.items():
+        lines += ["", f"| {TITLES[axis]} | seconds | limit | of the limit |", "|---:|---:|---:|---:|"]
+        for p in found["points"]:
+            share = p["limit_seconds"] / p["seconds"]
+            lines.append(f"| {p[axis]} | {p['seconds']:.3f} | {p['limit_seconds']:.3f} | {share:.0%} |")
+    return "\n".join(lines)
+
+
+def plot(axes: Mapping[str, Any], path: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, frames = pyplot.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
+    for frame, (axis, found) in zip(frames.flat, axes.items(), strict=False):
+        values = [p[axis] for p in found["points"]]
+        frame.plot(values, [p["seconds"] for p in found["points"]], "o-", color="#1f5fbf", label="measured")
+        limits = [p["limit_seconds"] for p in found["points"]]
+        frame.plot(values, limits, "--", color="#666666", label="the machine's limit")
+        frame.set(xlabel=TITLES[axis], ylabel="seconds", ylim=(0, None), xlim=(0, None))
+        rest = ", ".join(f"{TITLES[name]} {value}" for name, value in CENTRE.items() if name != axis)
+        frame.set_title(rest, fontsize=9, color="#444444")
+        frame.grid(color="#e5e5e5")
+        frame.set_axisbelow(True)
+        frame.spines[["top", "right"]].set_visible(False)
+    frames.flat[0].legend(frameon=False)
+    figure.suptitle("Time of one call of generate, bart-base's shape, float32")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("axes", nargs="*", metavar="axis", help=", ".join(AXES))
+    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json and growth.png")
+    parser.add_argument("--report", action="store_true", help="plot and print what the record holds, measure nothing")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folder; else a temporary one")
+    given = parser.parse_args()
+    if unknown := set(given.axes) - set(AXES):
+        parser.error(f"no such axis: {', '.join(sorted(unknown))}")
+    path = given.record / "results.json"
+    axes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if not given.report:
+        given.record.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = folder_of(given.cache or pathlib.Path(temporary), MODEL)
+            for axis in given.axes or AXES:
+                axes[axis] = measure(axis, folder, given.rounds)
+                axes = {name: axes[name] for name in AXES if name in axes}
+                path.write_text(json.dumps(axes, indent=1) + "\n")
+    plot(axes, given.record / "growth.png")
+    print(report(axes))
+
+
+if __name__ == "__main__":
+    main()
