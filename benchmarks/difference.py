@@ -2,7 +2,7 @@
 
     python -m benchmarks.difference FOLDER < work.json
 
-Prints {"margin": …} of the first decision that differs, as the tests' referee finds it; 0 batches differ: infinity.
+Prints {"margin": …} of the first decision that differs, as the tests' referee finds it; Infinity if none does.
 """
 
 from __future__ import annotations
