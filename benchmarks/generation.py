@@ -10,7 +10,8 @@ the command is given again (`--again` measures it anew). Our tokens must be PyTo
 PyTorch itself was within 1e-4 of deciding otherwise. Beside the times stands the machine's limit: the analytic cost of
 benchmarks/counts.py over the bandwidth and the throughput that the machine shows in between the same rounds.
 
-A full run takes 20 to 25 minutes and wants an idle machine.
+A full run takes 20 to 25 minutes and wants an idle machine: the cores that other processes took in a cell are part of
+its figures, and the table marks a cell where that was more than a tenth of one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 from benchmarks.cells import CELLS, Cell, limit_of, measures_of, work_of
 from benchmarks.checkpoints import TINY, folder_of
 from benchmarks.counts import Machine
-from benchmarks.machine import circumstances
+from benchmarks.machine import busy_seconds, circumstances
 from benchmarks.report import table
 from benchmarks.rivals import RIVALS, RivalFailed, Tokens, Work, Worker
 
@@ -39,7 +40,7 @@ LEAST_ROUNDS = 3
 
 
 def measure(cell: Cell, workers: dict[str, Worker], work: Work, rounds: int, seconds: float) -> dict[str, Any]:
-    """Every rival's turns in a cell: {"rivals": {name: figures}, "tokens": {name: tokens}, "machine": …}.
+    """Every rival's turns in a cell: {"rivals": {name: figures}, "tokens": …, "machine": …, …}.
 
     rounds: at most so many, and fewer (not below LEAST_ROUNDS) once they have taken `seconds`. A rival that fails is
     closed, taken out of `workers`, and its reason recorded.
@@ -59,7 +60,7 @@ def measure(cell: Cell, workers: dict[str, Worker], work: Work, rounds: int, sec
     for name in list(workers):
         if answer := attempt(name, measures_of(cell, work) if name == "machine" else work):
             first[name], turns[name] = answer, []
-    began = time.perf_counter()
+    began, busy, own = time.perf_counter(), busy_seconds(), {name: workers[name].cpu_seconds() for name in workers}
     for turn in range(rounds):
         if turn >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
             break
@@ -67,7 +68,9 @@ def measure(cell: Cell, workers: dict[str, Worker], work: Work, rounds: int, sec
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             if answer := attempt(name):
                 turns[name].append(answer)
+    others = busy_seconds() - busy - sum(workers[name].cpu_seconds() - own[name] for name in workers)
     found: dict[str, Any] = {"rivals": {}, "failed": failed, "tokens": {}}
+    found["others_cores"] = round(others / (time.perf_counter() - began), 2)
     for name in workers:
         if name == "machine":
             figures = {what: [one[what] for one in turns[name]] for what in Machine._fields}

@@ -39,6 +39,14 @@ def processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
+def busy_seconds() -> float:
+    """CPU seconds of all processes since the machine started, and those that its host took away."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+
+
 def quickest(call: Callable[[], Any], repeats: int) -> float:
     """Seconds of the quickest of some calls, after one to warm up."""
     call()

@@ -8,6 +8,7 @@ from typing import Any
 
 Figures = Mapping[str, Any]
 SHARE = 0.85  # of the machine's limit: a cell that reaches it is met whatever the ratio
+DISTURBED = 0.1  # cores taken by other processes
 COLUMNS = {  # rival -> heading; a ratio above 1 says that we are faster
     "pytorch": "PyTorch",
     "pytorch-compiled": "compiled",
@@ -55,8 +56,9 @@ def table(cells: Mapping[str, Figures]) -> str:
         rivals = figures["rivals"]
         ratios = [f"{rivals[one]['ratio']:.2f}×" if one in rivals else "–" for one in COLUMNS]
         equal = rivals.get("ctranslate2", {}).get("tokens_equal")
+        disturbed = " (disturbed)" if figures["others_cores"] > DISTURBED else ""
         lines.append(
-            f"| {name} | {rivals['ours']['seconds']:.3f} | {' | '.join(ratios)} | {share(figures):.0%} | "
+            f"| {name}{disturbed} | {rivals['ours']['seconds']:.3f} | {' | '.join(ratios)} | {share(figures):.0%} | "
             f"{tokens(figures)} | {'–' if equal is None else f'{equal:.0%}'} | {figures['same_steps']} |"
         )
     means = []

@@ -220,6 +220,12 @@ class Worker:
     def run(self, patience: float = 300) -> dict[str, Any]:
         return self._ask({"run": True}, patience)
 
+    def cpu_seconds(self) -> float:
+        import psutil
+
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
+
     def _ask(self, request: dict[str, Any], patience: float) -> dict[str, Any]:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request).encode() + b"\n")

@@ -17,7 +17,7 @@ from benchmarks.rivals import RivalFailed, padded, until
 def figures(pytorch=2.0, compiled=3.0, ctranslate2=1.5, share=0.5, equal=1.0, **more):
     ratios = {"ours": 1.0, "pytorch": pytorch, "pytorch-compiled": compiled, "ctranslate2": ctranslate2}
     rivals = {name: {"seconds": ratio, "ratio": ratio, "tokens_equal": equal} for name, ratio in ratios.items()}
-    return {"rivals": rivals, "machine": {"share": share}, "same_steps": True, **more}
+    return {"rivals": rivals, "machine": {"share": share}, "same_steps": True, "others_cores": 0.02, **more}
 
 
 def test_geometric_mean():
@@ -29,6 +29,11 @@ def test_a_goal_is_held_against_the_faster_pytorch_and_named_where_missed():
     assert found[0] == "- ❌ PyTorch, the faster of eager and compiled, at least 1.3× in every cell: not b-greedy 1.20×"
     assert found[1] == "- ✅ PyTorch at least 2.0× in geometric mean: 2.19×"
     assert found[2] == "- ✅ PyTorch at least 2.5× in geometric mean, cells with beam4: 4.00×"
+
+
+def test_a_cell_in_which_others_took_the_cores_is_marked():
+    found = table({"a": figures(), "b": figures(others_cores=0.4)})
+    assert "| b (disturbed) |" in found and "| a |" in found
 
 
 def test_a_cell_near_the_machines_limit_is_met_whatever_its_ratio():
@@ -70,6 +75,9 @@ class FakeWorker:
         if self.name == "machine":
             return {"seconds": 1.0, "bandwidth": 1e12, "throughput": 1e15}
         return {"seconds": 2.0 if self.name == "pytorch" else 1.0, "tokens": [[5] * 64], "peak_mb": 1}
+
+    def cpu_seconds(self):
+        return 0.0
 
     def close(self):
         pass
