@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from bart_inference.devices import ROWS, data_mesh
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 import bart_oneliner
@@ -137,8 +138,8 @@ def train(
 ) -> Params:  # fmt: skip
     """Train to options.steps, from run/state.npz if it is there; log to run/log.jsonl, one object a line."""
     run.mkdir(parents=True, exist_ok=True)
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    mesh = data_mesh()
+    everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, ROWS)
     state, start = optimizer(options).init(params), 0
     if (run / "state.npz").exists():
         params, state, start = load_state(run / "state.npz", params, state)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bart_inference.buckets import BATCHES, LENGTHS, bucket
+from bart_inference.buckets import LENGTHS, bucket
 from bart_inference.checkpoint import Model
 from bart_inference.decoding import State, begin, decode, hypotheses
+from bart_inference.devices import jit_on_rows, mesh_of, most_rows, rows_bucket
 from bart_inference.layout import Prepared, prepare
 from bart_inference.options import Options, pack, resolve
 from bart_inference.transformer import prefill
@@ -53,12 +54,12 @@ def generate(
     prompts = check_prompts(decoder_input_ids, rows, prepared.config)
     copies = rows[0].num_return_sequences if rows[0].num_beams == 1 else 1  # samples are rows of their own
     jobs = [(i, copy) for i in range(len(ids)) for copy in range(copies)]
-    pieces = []
-    for first in range(0, len(jobs), BATCHES[-1]):
-        at, copy = (list(column) for column in zip(*jobs[first : first + BATCHES[-1]], strict=True))
+    pieces, most = [], most_rows(mesh_of(prepared.weights))
+    for first in range(0, len(jobs), most):
+        at, copy = (list(column) for column in zip(*jobs[first : first + most], strict=True))
         of = [rows[i] for i in at]
         state = start(prepared, ids[at], mask[at], [prompts[i] for i in at], of, copy)
-        state = decode(prepared.weights, prepared.config, state, state.tokens.shape[-1], rows[0].do_sample)
+        state = advance(prepared, state, state.tokens.shape[-1], rows[0].do_sample)
         pieces.append(answers(state, of))
     return join(pieces)
 
@@ -116,7 +117,8 @@ def start(
 ) -> State:  # fmt: skip
     """A state ready to decode, in the smallest buckets that hold it; rows behind the given ones are done dummies."""
     config, n = prepared.config, len(rows)
-    B, S = bucket(n, BATCHES), bucket(ids.shape[1], LENGTHS, config.max_position_embeddings)
+    mesh = mesh_of(prepared.weights)
+    B, S = rows_bucket(n, mesh), bucket(ids.shape[1], LENGTHS, config.max_position_embeddings)
     longest = max(row.lengths(len(prompt), config)[1] for row, prompt in zip(rows, prompts, strict=True))
     T = bucket(longest, LENGTHS, config.max_position_embeddings)
     more = B - n
@@ -125,10 +127,17 @@ def start(
     rows, prompts, copies = [*rows, *[rows[0]] * more], [*prompts, *[prompts[0]] * more], [*copies, *[0] * more]
     buffer = np.array([[*prompt, *[row.pad_id] * (T - len(prompt))] for row, prompt in zip(rows, prompts, strict=True)])
     packed = pack(rows, config, T, [len(prompt) for prompt in prompts], copies)
-    source = jit_prefill(prepared.weights, config, padded_ids, padded_mask)
+    source = jit_on_rows(mesh, jit_prefill)(prepared.weights, config, padded_ids, padded_mask)
     done = np.arange(B) >= n
     dtype = prepared.weights["shared"].dtype
-    return jit_begin(config, source, buffer.astype(np.int32), packed, rows[0].num_beams, done, dtype)
+    starting = jit_on_rows(mesh, jit_begin, (), (0, 4, 6))
+    return starting(config, source, buffer.astype(np.int32), packed, rows[0].num_beams, done, dtype)
+
+
+def advance(prepared: Prepared, state: State, steps: int, do_sample: bool) -> State:
+    """At most `steps` steps of `start`'s state, which is used up; see decoding.decode."""
+    decoding = jit_on_rows(mesh_of(prepared.weights), decode, (0, 3), (1, 4), (2,))
+    return decoding(prepared.weights, prepared.config, state, steps, do_sample)
 
 
 def answers(state: State, rows: Sequence[Options]) -> Generated:

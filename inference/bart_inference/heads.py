@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bart_inference import transformer
-from bart_inference.buckets import BATCHES, LENGTHS, bucket
+from bart_inference.buckets import LENGTHS, bucket
 from bart_inference.checkpoint import CheckpointError, Model
+from bart_inference.devices import jit_on_rows, mesh_of, most_rows, rows_bucket
 from bart_inference.generate import check_source
 from bart_inference.layout import Prepared, prepare
 from bart_inference.summarize import require_tokenizer
@@ -111,13 +112,14 @@ def with_head(model: Model | Prepared, name: str) -> Prepared:
 
 def in_buckets(f: Callable[..., Any], prepared: Prepared, *arrays: np.ndarray) -> list[np.ndarray]:
     """f(weights, config, …) on arrays (B,S) padded to the buckets' shapes -> its float arrays (B,…) for our rows."""
-    limit, pieces = prepared.config.max_position_embeddings, []
-    for first in range(0, len(arrays[0]), BATCHES[-1]):
-        piece = [a[first : first + BATCHES[-1]] for a in arrays]
+    limit, pieces, mesh = prepared.config.max_position_embeddings, [], mesh_of(prepared.weights)
+    most = most_rows(mesh)
+    for first in range(0, len(arrays[0]), most):
+        piece = [a[first : first + most] for a in arrays]
         n = len(piece[0])
-        more = [(bucket(n, BATCHES) - n, bucket(a.shape[1], LENGTHS, limit) - a.shape[1]) for a in piece]
+        more = [(rows_bucket(n, mesh) - n, bucket(a.shape[1], LENGTHS, limit) - a.shape[1]) for a in piece]
         padded = [np.pad(a, ((0, rows), (0, columns))) for a, (rows, columns) in zip(piece, more, strict=True)]
-        outputs = f(prepared.weights, prepared.config, *padded)
+        outputs = jit_on_rows(mesh, f)(prepared.weights, prepared.config, *padded)
         pieces.append([np.asarray(x, np.promote_types(x.dtype, np.float32))[:n] for x in outputs])
     return [np.concatenate(column) for column in zip(*pieces, strict=True)]
 

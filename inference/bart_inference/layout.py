@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bart_inference.checkpoint import Model
+from bart_inference.devices import place
 from bart_oneliner import Config, Params
 
 LAYOUTS = ("cpu", "gpu", "tpu")
@@ -34,8 +35,9 @@ class Prepared(NamedTuple):
 def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     """The derived form of a model for a device, `layout` being one of LAYOUTS (the default device's if None).
 
-    A prepared model is returned as it is. "cpu" keeps an additional transposed output embedding (D,V): few-row products
-    with the (V,D) matrix take twice as long there; the others read the embedding itself.
+    A prepared model is returned as it is. Where this process has several devices, each gets all weights. "cpu" keeps an
+    additional transposed output embedding (D,V): few-row products with the (V,D) matrix take twice as long there; the
+    others read the embedding itself.
     """
     if isinstance(model, Prepared):
         return model
@@ -43,7 +45,7 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
     params = jax.tree.map(np.asarray, model.params)  # on the host: nothing to compile
-    return Prepared(jax.tree.map(jnp.asarray, derive(params, layout == "cpu")), *model[1:])
+    return Prepared(place(jax.tree.map(jnp.asarray, derive(params, layout == "cpu"))), *model[1:])
 
 
 def derive(params: Params, transposed_head: bool) -> Params:

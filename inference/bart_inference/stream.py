@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from bart_inference.checkpoint import Model
-from bart_inference.decoding import IMPOSSIBLE, State, decode, hypotheses
-from bart_inference.generate import check_source, start
+from bart_inference.decoding import IMPOSSIBLE, State, hypotheses
+from bart_inference.generate import advance, check_source, start
 from bart_inference.layout import Prepared, prepare
 from bart_inference.options import resolve
 from bart_inference.summarize import encode_within, require_tokenizer
@@ -49,7 +49,7 @@ def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -
     state = start(prepared, ids, mask, [[rows[0].start_id]], rows, [0])
     sent = ""
     while True:
-        state = decode(prepared.weights, prepared.config, state, chunk, rows[0].do_sample)
+        state = advance(prepared, state, chunk, rows[0].do_sample)
         done = bool(state.done[0])
         so_far = decode_text(tokenizer, final_tokens(state, 0))
         if not done:  # the last character may still lack bytes, or be a space that the whole text will not end in

@@ -24,11 +24,12 @@ import numpy as np
 from bart_inference import OptionError, Options, Prepared, load, prepare
 from bart_inference.buckets import LENGTHS, bucket
 from bart_inference.decoding import State, begin, decode
+from bart_inference.devices import ROWS, data_mesh, on_rows
 from bart_inference.heads import entailment_id, run_classifier
 from bart_inference.options import Packed, pack, resolve
 from bart_inference.stream import final_tokens
-from bart_inference.transformer import prefill
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from bart_inference.transformer import Source, prefill
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bart_server.config import EMBEDDED, Config, ConfigError
 from bart_server.errors import InvalidArgument
@@ -37,7 +38,6 @@ from bart_server.text import Text
 from bart_server.types import Description, Hypothesis, Lane, Request, Task
 
 log = logging.getLogger(__name__)
-ROWS = PartitionSpec("rows")
 HEAD = "classification_head"
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 
@@ -72,8 +72,7 @@ class JaxEngine:
     """See types.Engine."""
 
     def __init__(self, prepared: Prepared, revision: str, shapes: Shapes) -> None:
-        devices = jax.local_devices()
-        self._mesh = Mesh(np.array(devices), ("rows",))
+        self._mesh = data_mesh()
         self._rows = NamedSharding(self._mesh, ROWS)
         self._weights = jax.device_put(prepared.weights, NamedSharding(self._mesh, PartitionSpec()))
         self._config = prepared.config
@@ -83,7 +82,7 @@ class JaxEngine:
         )  # a checkpoint that asks for too much fails here
         most = self._config.max_position_embeddings
         shapes = complete(shapes, default.lengths(1, self._config)[1], most)
-        sizes = tuple(rows * len(devices) for rows in shapes.rows)
+        sizes = tuple(rows * self._mesh.size for rows in shapes.rows)
         self._entailment = entailment_id(prepared.labels) if HEAD in prepared.weights else None
         if self._entailment is not None:
             self.lanes = [Lane(Task.CLASSIFY, source, 0, sizes) for source in shapes.sources]
@@ -96,12 +95,16 @@ class JaxEngine:
             tasks=(self.lanes[0].task,),
             dtype=str(prepared.weights["shared"].dtype),
             platform=jax.default_backend(),
-            devices=len(devices),
+            devices=self._mesh.size,
             source_tokens=shapes.sources[-1],
             target_tokens=shapes.target,
         )
         self._classify: dict[tuple[Lane, int], Any] = {}
-        self._prefill: dict[tuple[int, int], Any] = {}  # (source length, size)
+        # A batch of sources costs a CPU as much as each alone, so there each is encoded alone, at its own length.
+        self._together = (1,) if self.description.platform == "cpu" and self._mesh.size == 1 else sizes
+        self._prefill: dict[tuple[int, int], Any] = {}  # (source length, rows)
+        self._empty: dict[tuple[int, int], Any] = {}  # (source length, size)
+        self._place: dict[tuple[int, int, int, int], Any] = {}  # into (source length, size), from (source length, rows)
         self._begin: dict[tuple[Lane, int], Any] = {}
         self._step: dict[tuple[Lane, int], Any] = {}
         self._insert: dict[tuple[Lane, int, int], Any] = {}  # into, from
@@ -136,29 +139,50 @@ class JaxEngine:
                     others.append(partial(self._compile_insert, lane, large, small))
             for old, new in itertools.permutations(lane.sizes, 2):
                 others.append(partial(self._compile_take, lane, old, new))
-        prefills = {(lane.source, size) for lane in self.lanes for size in lane.sizes}
+        prefills = {(length, rows) for lane in self.lanes for length in lengths(lane.source) for rows in self._together}
+        for into in {(lane.source, size) for lane in self.lanes for size in lane.sizes}:
+            others.append(partial(self._compile_empty, *into))
+            for length, rows in itertools.product(lengths(into[0]), self._together):
+                if rows <= into[1]:
+                    others.append(partial(self._compile_place, *into, length, rows))
         return [*steps, *(partial(self._compile_prefill, *shape) for shape in sorted(prefills)), *others]
 
     def _compile_classify(self, lane: Lane, size: int) -> None:
-        run = self._on_rows(lambda weights, ids, mask, last: run_classifier(weights, self._config, ids, mask, last)[0])
+        run = on_rows(
+            self._mesh, lambda weights, ids, mask, last: run_classifier(weights, self._config, ids, mask, last)[0]
+        )
         ids, mask = self._source_shapes(lane.source, size)
         last = self._shapes(np.zeros((size, 1), np.int32))
         program = jax.jit(run, out_shardings=self._rows)
         self._classify[lane, size] = program.lower(self._weights, ids, mask, last).compile()
 
-    def _compile_prefill(self, source: int, size: int) -> None:
-        run = self._on_rows(lambda weights, ids, mask: prefill(weights, self._config, ids, mask))
+    def _compile_prefill(self, length: int, rows: int) -> None:
+        run = on_rows(self._mesh, lambda weights, ids, mask: prefill(weights, self._config, ids, mask))
         program = jax.jit(run, out_shardings=self._rows)
-        self._prefill[source, size] = program.lower(self._weights, *self._source_shapes(source, size)).compile()
+        self._prefill[length, rows] = program.lower(self._weights, *self._source_shapes(length, rows)).compile()
+
+    def _compile_empty(self, source: int, size: int) -> None:
+        shapes = self._encoded_shapes(source, size)
+        self._empty[source, size] = jax.jit(partial(empty_source, shapes), out_shardings=self._rows).lower().compile()
+
+    def _compile_place(self, source: int, size: int, length: int, rows: int) -> None:
+        run = on_rows(self._mesh, place_rows, shared=(2,))  # several devices take all their rows at once, from row 0
+        program = jax.jit(run, out_shardings=self._rows, donate_argnums=0)
+        shapes = self._encoded_shapes(source, size), self._encoded_shapes(length, rows)
+        at = jax.ShapeDtypeStruct((), np.int32)
+        self._place[source, size, length, rows] = program.lower(*shapes, at).compile()
 
     def _compile_begin(self, lane: Lane, size: int) -> None:
         source, *rest = self._begin_shapes(lane, size)
-        program = jax.jit(self._on_rows(self._begin_rows(lane), shared=0), out_shardings=self._rows)
+        run = on_rows(self._mesh, self._begin_rows(lane), shared=())
+        program = jax.jit(run, out_shardings=self._rows, donate_argnums=0)
         self._begin[lane, size] = program.lower(source, *rest).compile()
 
     def _compile_step(self, lane: Lane, size: int) -> None:
-        run = self._on_rows(
-            lambda weights, state, steps: decode(weights, self._config, state, steps, lane.sample), last_shared=True
+        run = on_rows(
+            self._mesh,
+            lambda weights, state, steps: decode(weights, self._config, state, steps, lane.sample),
+            shared=(0, 2),
         )
         program = jax.jit(run, out_shardings=self._rows, donate_argnums=1)
         steps = jax.ShapeDtypeStruct((), np.int32)
@@ -174,20 +198,6 @@ class JaxEngine:
         program = jax.jit(take_rows, out_shardings=self._rows)
         self._take[lane, old, new] = program.lower(self._state_shapes(lane, old), rows, live).compile()
 
-    def _on_rows(self, run: Callable[..., Any], shared: int = 1, last_shared: bool = False) -> Callable[..., Any]:
-        """Runs each device's rows by themselves. The first `shared` arguments, and perhaps the last, have no rows."""
-        if self._mesh.size == 1:
-            return run
-
-        def spread(*arguments: Any) -> Any:
-            replicated = [
-                index < shared or (last_shared and index == len(arguments) - 1) for index in range(len(arguments))
-            ]
-            specs = tuple(PartitionSpec() if whole else ROWS for whole in replicated)
-            return jax.shard_map(run, mesh=self._mesh, in_specs=specs, out_specs=ROWS, check_vma=False)(*arguments)
-
-        return spread
-
     def _begin_rows(self, lane: Lane) -> Callable[..., State]:
         dtype = self._weights["shared"].dtype
         return lambda source, prompts, packed, done: begin(
@@ -200,12 +210,12 @@ class JaxEngine:
     def _source_shapes(self, source: int, size: int) -> Any:
         return self._shapes((np.zeros((size, source), np.int32), np.zeros((size, source), np.bool_)))
 
+    def _encoded_shapes(self, length: int, rows: int) -> Any:
+        run = lambda weights, ids, mask: prefill(weights, self._config, ids, mask)
+        return self._shapes(jax.eval_shape(run, self._weights, *self._source_shapes(length, rows)))
+
     def _begin_shapes(self, lane: Lane, size: int) -> Any:
-        run = partial(prefill, config=self._config)
-        ids, mask = self._source_shapes(lane.source, size)
-        source = jax.eval_shape(
-            lambda weights, ids, mask: run(weights, input_ids=ids, mask=mask), self._weights, ids, mask
-        )
+        source = self._encoded_shapes(lane.source, size)
         packed = stack(
             [self.requests([0], {"num_beams": lane.beams, "do_sample": lane.sample})[0].options.packed] * size
         )
@@ -293,20 +303,30 @@ class JaxEngine:
 
     def encode(self, lane: Lane, requests: Sequence[Request]) -> Slots:
         size = next(size for size in lane.sizes if size >= len(requests))
-        ids = np.full((size, lane.source), -1, np.int32)
-        mask = np.zeros((size, lane.source), np.bool_)
         prompts = np.zeros((size, lane.target), np.int32)
         for row, request in enumerate(requests):
-            ids[row, : len(request.source)], mask[row, : len(request.source)] = request.source, True
             options: Options = request.options.options
             prompts[row] = options.pad_id
             prompts[row, 0] = options.start_id
         rows = [request.options.packed for request in requests]
         packed = stack([*rows, *[rows[0]] * (size - len(rows))])
         done = np.arange(size) >= len(requests)
-        source = self._prefill[lane.source, size](self._weights, ids, mask)
-        state = self._begin[lane, size](source, prompts, packed, done)
+        state = self._begin[lane, size](self._encode(lane, size, requests), prompts, packed, done)
         return Slots(state, done, [*requests, *[None] * (size - len(requests))])
+
+    def _encode(self, lane: Lane, size: int, requests: Sequence[Request]) -> Source:
+        """Encodes sources a few at a time, at the shortest length that holds those, into the rows of one Source."""
+        source = self._empty[lane.source, size]()
+        for first in range(0, len(requests), self._together[-1]):
+            some = [request.source for request in requests[first : first + self._together[-1]]]
+            rows = next(rows for rows in self._together if rows >= len(some))
+            length = next(length for length in lengths(lane.source) if length >= max(map(len, some)))
+            ids, mask = np.full((rows, length), -1, np.int32), np.zeros((rows, length), np.bool_)
+            for row, tokens in enumerate(some):
+                ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, True
+            encoded = self._prefill[length, rows](self._weights, ids, mask)
+            source = self._place[lane.source, size, length, rows](source, encoded, np.int32(first))
+        return source
 
     def insert(self, lane: Lane, slots: Slots, encoded: Slots, rows: Sequence[int]) -> Slots:
         large, small = len(slots.requests), len(encoded.requests)
@@ -370,6 +390,26 @@ class JaxEngine:
         state = self._take[lane, len(slots.requests), size](slots.state, old, live)
         requests = [slots.requests[row] for row in rows] + [None] * (size - len(rows))
         return Slots(state, np.where(live, slots.done[old], True), requests)
+
+
+def lengths(longest: int) -> list[int]:
+    """The lengths to encode at for a lane of sources up to `longest`."""
+    return [*(length for length in LENGTHS if length < longest), longest]
+
+
+def empty_source(shapes: Source) -> Source:
+    """Rows that hold nothing, every position masked."""
+    blank = jax.tree.map(lambda shape: jax.numpy.zeros(shape.shape, shape.dtype), shapes)
+    return blank._replace(input_ids=blank.input_ids - 1)
+
+
+def place_rows(source: Source, encoded: Source, first: jax.Array) -> Source:
+    """`source` with its rows from `first` on replaced by encoded ones, whose sources may be shorter."""
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(old, new, (first, *[0] * (old.ndim - 1)))
+
+    return jax.tree.map(put, source, encoded)
 
 
 def insert_rows(state: State, fresh: State, rows: jax.Array) -> State:
