@@ -1,0 +1,183 @@
+"""The programs of bart_inference compiled for TPUs that are not there, from shapes alone.
+
+libtpu brings the TPU compiler, and the compiler needs no TPU: what it says about memory, layout, operations and
+communication is what a TPU would run. What it cannot say is time. Needs the `tpu-test` extra.
+
+B sources · N beams of each · S source positions · T token buffer, all in one program; with several chips the sources
+are spread over them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from bart_inference import transformer
+from bart_inference.decoding import State, begin, decode, step
+from bart_inference.devices import ROWS, jit_on_rows, on_rows
+from bart_inference.generate import jit_prefill
+from bart_inference.layout import derive
+from bart_inference.options import pack, resolve
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bart_oneliner import Config, Params, param_shapes
+
+
+class Chip(NamedTuple):
+    """What one chip can do at most."""
+
+    flops: float  # bfloat16 operations a second
+    bandwidth: float  # bytes a second between HBM and the chip
+    memory: float  # bytes of HBM
+
+
+# As published: cloud.google.com/tpu/docs/v5e and cloud.google.com/tpu/docs/v6e, "System architecture".
+CHIPS = {"v5e": Chip(197e12, 819e9, 16e9), "v6e": Chip(918e12, 1640e9, 32e9)}
+GRIDS = {1: (1, 1, 1), 8: (2, 4, 1)}  # chips of one host
+PASSES = 6  # a float32 product at highest precision, in bfloat16 products
+CONFIGS = {
+    "bart-base": Config(
+        d_model=768, encoder_layers=6, decoder_layers=6, encoder_attention_heads=12, decoder_attention_heads=12,
+        encoder_ffn_dim=3072, decoder_ffn_dim=3072,
+    ),
+    "bart-large-cnn": Config(vocab_size=50264),
+}  # fmt: skip
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+class Shape(NamedTuple):
+    B: int
+    N: int
+    S: int
+    T: int
+
+
+@functools.cache
+def mesh(name: str) -> Mesh:
+    """The chips of "v5e-1", "v5e-8", "v6e-1", …"""
+    for variable, value in {
+        "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # or libtpu looks for one for minutes; the topology is given below
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes compile at a time: nobody holds a TPU
+    }.items():
+        os.environ.setdefault(variable, value)
+    generation, count = name.split("-")
+    grid = GRIDS[int(count)]
+    found = topologies.get_topology_desc(
+        platform="tpu", topology_name=f"{generation}:{grid[0]}x{grid[1]}", chips_per_host_bounds=grid
+    )
+    return Mesh(np.array(found.devices), ("data",))
+
+
+def weights_of(config: Config, dtype: Any) -> Params:
+    """The shapes of the weights in the layout "tpu"."""
+    return jax.eval_shape(functools.partial(derive, transposed_head=False), param_shapes(config, dtype))
+
+
+def source_ids(shape: Shape) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    size = (shape.B, shape.S)
+    return jax.ShapeDtypeStruct(size, jnp.int32), jax.ShapeDtypeStruct(size, jnp.bool_)
+
+
+def state_of(config: Config, weights: Params, shape: Shape) -> State:
+    """The shapes of a running search."""
+    B, N, _, T = shape
+    source = jax.eval_shape(lambda w, *ids: transformer.prefill(w, config, *ids), weights, *source_ids(shape))
+    [row] = resolve({}, config, {"num_beams": N, "max_length": T}, None, 1)
+    options = pack([row] * B, config, T, [1] * B, [0] * B)
+    prompts, done = jax.ShapeDtypeStruct((B, T), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.bool_)
+    dtype = weights["shared"].dtype
+    return jax.eval_shape(lambda *rows: begin(config, *rows, N, done, dtype), source, prompts, options)
+
+
+def compiled(program: str, chips: str, config: Config, dtype: Any, shape: Shape) -> Any:
+    """One of the PROGRAMS, compiled for the chips (see mesh)."""
+    devices, weights = mesh(chips), weights_of(config, dtype)
+    return PROGRAMS[program](devices, config, put(weights, devices, PartitionSpec()), shape).compile()
+
+
+def put(shapes: Any, devices: Mesh, spec: PartitionSpec = ROWS) -> Any:
+    sharding = NamedSharding(devices, spec)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def lower_encode(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
+    """All that is computed once for a source."""
+    return jit_on_rows(devices, jit_prefill).lower(weights, config, *put(source_ids(shape), devices))
+
+
+def lower_step(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
+    """One step of the search, outside its loop: XLA's analyses count a loop's body once, whatever it does."""
+    state = put(state_of(config, weights, shape), devices)
+    run = on_rows(devices, step, (0,), (1, 3))
+    return jax.jit(run, static_argnums=(1, 3), donate_argnums=2).lower(weights, config, state, False)
+
+
+def lower_decode(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
+    """The whole search: the loop that `generate` and the server run."""
+    state = put(state_of(config, weights, shape), devices)
+    steps = put(jax.ShapeDtypeStruct((), jnp.int32), devices, PartitionSpec())
+    return jit_on_rows(devices, decode, (0, 3), (1, 4), (2,)).lower(weights, config, state, steps, False)
+
+
+PROGRAMS = {"encode": lower_encode, "step": lower_step, "decode": lower_decode}
+
+
+def nbytes(shapes: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def copies(program: Any, size: int) -> list[str]:
+    """The plain copies, inside the program's loops, of arrays of at least `size` elements."""
+    found = []
+    for computation in re.split(r"\n(?=%|ENTRY)", program.as_text()):
+        if not computation.startswith(("ENTRY", "HloModule", "%fused")):
+            for line in re.findall(r"= .* copy(?:-start)?\(.*", computation):
+                if max(elements(line.split("(")[0]), default=0) >= size:
+                    found.append(line)
+    return found
+
+
+def elements(shapes: str) -> list[int]:
+    """How many elements each array has that HLO text names."""
+    return [int(np.prod([int(n) for n in axes.split(",")])) for axes in re.findall(r"\w\[([\d,]+)\]", shapes)]
+
+
+WIDTH = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}  # bytes
+
+
+def traffic(program: Any) -> int:
+    """Bytes that a program without loops moves between HBM and the chip, read off its scheduled instructions.
+
+    An array with S(1) in its layout is in the chip's own memory. XLA's "bytes accessed" counts what was fetched there
+    as often as it is used, four times the truth for a step. What happens inside conditionals is left out.
+    """
+    text = program.as_text()
+    shapes, total = {}, 0
+    for name, shape, kind, operands in re.findall(
+        r"^  (?:ROOT )?(%\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(?:, |$)", text[text.index("\nENTRY") :], re.M
+    ):
+        shapes[name] = shape
+        if kind.endswith("-done"):  # one side of an asynchronous copy is the chip's
+            total += in_bytes(shape)
+        elif kind not in ("parameter", "get-tuple-element", "tuple", "bitcast", "constant") and "-start" not in kind:
+            read = (shapes.get(operand, "") for operand in re.findall(r"%[\w.\-]+", operands))
+            total += sum(in_bytes(array, hbm=True) for array in (shape, *read))
+    return total
+
+
+def in_bytes(shapes: str, hbm: bool = False) -> int:
+    """The size of the arrays that HLO text names; hbm: of those in HBM."""
+    found = re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shapes)
+    return sum(
+        WIDTH[kind] * int(np.prod([int(n) for n in axes.split(",") if n], initial=1))
+        for kind, axes, layout in found
+        if kind in WIDTH and not (hbm and "S(" in layout)
+    )

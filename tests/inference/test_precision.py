@@ -1,0 +1,47 @@
+"""Parity mode is float32 in full on every platform: no product is left to TF32 or to bfloat16 passes by default."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bart_inference import prepare
+from bart_inference.decoding import decode
+from bart_inference.generate import jit_prefill, start
+from bart_inference.heads import run_blanks, run_spans
+from bart_inference.options import resolve
+
+import bart_oneliner
+from tests.inference.cases import checkpoint
+
+
+def programs() -> dict[str, Any]:
+    """Every program that multiplies, traced: prefill, both searches, the task heads and the model's page."""
+    twin, _ = checkpoint("uneven")
+    prepared = prepare(twin.model, layout="gpu")
+    ids = np.full((2, 16), 5, np.int32)
+    model = (prepared.weights, prepared.config, ids, ids > 0)
+    head = {"qa_outputs": {"weight": jnp.ones((48, 2)), "bias": jnp.ones(2)}}
+    found = {
+        "prefill": jit_prefill.trace(*model),
+        "spans": run_spans.trace(prepared.weights | head, *model[1:]),
+        "blanks": run_blanks.trace(*model, ids[:, :2]),
+        "forward": bart_oneliner.forward.trace(twin.params, twin.config, ids, ids > 0, ids),
+    }
+    for N in (1, 3):
+        rows = resolve({}, prepared.config, {"num_beams": N, "max_length": 16}, None, 2)
+        state = start(prepared, ids, ids > 0, [[2], [2]], rows, [0, 0])
+        found[f"decode, {N} beams"] = decode.trace(prepared.weights, prepared.config, state, 5, False)
+    return found
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu", "cpu"])
+def test_every_product_asks_for_the_highest_precision(platform: str) -> None:
+    """Lowered for platforms that need not be here. On NVIDIA's GPUs HIGHEST is what switches TF32 off."""
+    for name, traced in programs().items():
+        products = re.findall(r"stablehlo\.dot_general.*", traced.lower(lowering_platforms=(platform,)).as_text())
+        assert len(products) >= 8, name
+        assert [line for line in products if "precision = [HIGHEST, HIGHEST]" not in line] == [], name

@@ -1,0 +1,107 @@
+"""What the TPU compiler makes of the real programs, with no TPU: `pip install -e '.[test,tpu-test]'`, `pytest -m tpu`.
+
+bart-base, 8 sources a chip, on one v5e chip, a host of eight, and one v6e chip. Nothing runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+pytestmark = [
+    pytest.mark.tpu,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the tpu-test extra"),
+]
+
+from benchmarks import counts  # noqa: E402
+from benchmarks.tpu import CHIPS, COLLECTIVES, CONFIGS, Shape, copies, nbytes, state_of, traffic, weights_of  # noqa: E402
+from benchmarks.tpu import compiled as compile_program  # noqa: E402
+
+BASE = CONFIGS["bart-base"]
+S, T, ROWS = 512, 128, 8  # rows of sources a chip
+MODES = {"speed": jnp.bfloat16, "parity": jnp.float32}
+CASES = [("encode", 1), ("step", 1), ("step", 4), ("decode", 1), ("decode", 4)]
+everywhere = pytest.mark.parametrize("chips", ["v5e-1", "v5e-8", "v6e-1"])
+searches = pytest.mark.parametrize("N", [1, 4], ids=["greedy", "beams"])
+programs = pytest.mark.parametrize(("program", "N"), CASES, ids=[f"{name}-{N}" for name, N in CASES])
+
+
+def shape(chips: str, N: int) -> Shape:
+    return Shape(ROWS * int(chips.split("-")[1]), N, S, T)
+
+
+@functools.cache
+def compiled(program: str, chips: str, N: int, mode: str = "speed") -> Any:
+    return compile_program(program, chips, BASE, MODES[mode], shape(chips, N))
+
+
+def cache_bytes(N: int) -> int:
+    """The self-attention cache of one chip's rows."""
+    weights = weights_of(BASE, jnp.bfloat16)
+    return nbytes(state_of(BASE, weights, Shape(ROWS, N, S, T)).cache)
+
+
+@everywhere
+@programs
+def test_it_fits_in_memory(chips: str, program: str, N: int) -> None:
+    peak = compiled(program, chips, N).memory_analysis().peak_memory_in_bytes
+    assert peak < 0.05 * CHIPS[chips[:3]].memory, f"{peak / 1e6:.0f} MB"
+
+
+@programs
+def test_devices_exchange_nothing(program: str, N: int) -> None:
+    text = compiled(program, "v5e-8", N).as_text()
+    assert not [name for name in COLLECTIVES if f" {name}" in text]
+
+
+@everywhere
+@searches
+def test_the_state_is_donated_and_not_padded(chips: str, N: int) -> None:
+    weights = weights_of(BASE, jnp.bfloat16)
+    state = nbytes(state_of(BASE, weights, Shape(ROWS, N, S, T)))
+    memory = compiled("decode", chips, N).memory_analysis()
+    assert memory.argument_size_in_bytes < 1.02 * (nbytes(weights) + state)
+    assert memory.alias_size_in_bytes > 0.98 * (memory.output_size_in_bytes)
+
+
+@everywhere
+@searches
+def test_the_loop_copies_no_whole_cache(chips: str, N: int) -> None:
+    program = compiled("decode", chips, N)
+    one = ROWS * N * T * BASE.d_model  # elements of a layer's keys
+    assert copies(program, one) == []
+    assert program.memory_analysis().temp_size_in_bytes < cache_bytes(N), "room for a second cache"
+
+
+@everywhere
+@pytest.mark.parametrize(("program", "N"), CASES[:3])
+def test_operations_are_within_a_fifth_of_those_counted(chips: str, program: str, N: int) -> None:
+    flops = compiled(program, chips, N).cost_analysis()["flops"]  # of one chip
+    fields = vars(BASE)
+    counted = counts.prefill_flops(fields, ROWS, S) if program == "encode" else counts.step_flops(fields, ROWS, N, S, T)
+    assert 0.99 < flops / counted < 1.2
+
+
+@everywhere
+@pytest.mark.parametrize(("N", "limit"), [(1, 1.6), (4, 2.4)], ids=["greedy", "beams"])
+def test_a_step_moves_few_more_bytes_than_it_must(chips: str, N: int, limit: float) -> None:
+    """Beyond the minimum: what is written to the cache, the logits' way through the search, and the beams' reorder."""
+    minimum = counts.step_bytes(vars(BASE), ROWS, N, S, T) / 2  # counted in float32
+    assert 0.9 < traffic(compiled("step", chips, N)) / minimum < limit
+
+
+@pytest.mark.parametrize("chips", ["v5e-1", "v6e-1"])
+def test_parity_mode_multiplies_in_float32_at_highest_precision(chips: str) -> None:
+    lines = compiled("step", chips, 4, "parity").as_text().splitlines()
+    products = [line for line in lines if " convolution(" in line or " dot(" in line]
+    assert len(products) > 6 * BASE.decoder_layers
+    assert [line for line in products if "operand_precision={highest,highest}" not in line] == []
+
+
+def test_a_program_beyond_the_memory_is_refused() -> None:
+    with pytest.raises(Exception, match="RESOURCE_EXHAUSTED"):
+        compile_program("step", "v5e-1", BASE, jnp.float32, Shape(512, 4, 1024, 1024))
