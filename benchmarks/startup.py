@@ -156,13 +156,15 @@ def main() -> None:
     given = parser.parse_args()
     path = given.record / "results.json"
     if not given.report:
+        given.record.mkdir(parents=True, exist_ok=True)
+        result: dict[str, Any] = {"circumstances": circumstances(), "models": {}, "compilation": {}}
         with tempfile.TemporaryDirectory() as temporary:
             cache = given.cache or pathlib.Path(temporary)
             programs = pathlib.Path(temporary) / "programs"
-            about = circumstances()
-            models = {name: start_up(name, folder_of(cache, name), given.rounds, programs) for name in MODELS}
-            result = {"circumstances": about, "models": models, "compilation": compilation(folder_of(cache, "base"))}
-        given.record.mkdir(parents=True, exist_ok=True)
+            for name in MODELS:
+                result["models"][name] = start_up(name, folder_of(cache, name), given.rounds, programs)
+                path.write_text(json.dumps(result, indent=1) + "\n")
+            result["compilation"] = compilation(folder_of(cache, "base"))
         path.write_text(json.dumps(result, indent=1) + "\n")
     print(report(json.loads(path.read_text())))
 

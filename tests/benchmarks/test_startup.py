@@ -1,0 +1,41 @@
+"""Start-up is a median over processes that take turns; the first of each is not counted."""
+
+import json
+import sys
+
+from benchmarks import startup
+
+
+class FakeWorker:
+    def __init__(self, name, folder):
+        assert name == "ours"
+
+    def prepare(self, work):
+        return {"compile_seconds": float(len(work["batches"][0]))}
+
+    def close(self):
+        pass
+
+
+def test_the_command_measures_saves_and_reports(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def measured(contender, folder, work, cache):
+        asked.append((folder.name, contender))
+        turn = asked.count((folder.name, contender))
+        other = contender == "ctranslate2-int8"
+        return {"seconds": 99.0 if turn == 1 else turn, "peak_mb": 7.0, "cpu_seconds": 1.0, "tokens": [[5, other]]}
+
+    monkeypatch.setattr(startup, "measured", measured)
+    monkeypatch.setattr(startup, "folder_of", lambda cache, name: cache / name)
+    monkeypatch.setattr(startup, "Worker", FakeWorker)
+    monkeypatch.setattr(sys, "argv", ["startup.py", "--record", str(tmp_path)])
+    startup.main()
+    models = json.loads((tmp_path / "results.json").read_text())["models"]
+    assert models["base"]["pytorch"]["all_seconds"] == [2, 3, 4] and models["base"]["pytorch"]["seconds"] == 3
+    assert asked.index(("tiny", "ours")) + 1 == asked.index(("tiny", "ours, warm cache")), "the one fills the cache"
+    shown = capsys.readouterr().out
+    assert (
+        "| ours, warm cache | 3.00 | 7 | 1.0 | yes |" in shown and "| ctranslate2-int8 | 3.00 | 7 | 1.0 | no |" in shown
+    )
+    assert "| batch 8, 4 beams, source 1024 | 8.00 |" in shown
