@@ -4,7 +4,7 @@
 
 bfloat16 is the speed mode of TPUs: weights and activations in bfloat16; norms, softmax and logits in float32. What is
 compared are whole answers, document by document: greedy search and four beams, the checkpoint's own options otherwise.
-A CPU rounds bfloat16 products as a TPU does but adds them up in another order, so a TPU's share differs in detail.
+A CPU adds up in another order than a TPU, and may keep in float32 what a TPU rounds, so a TPU may differ more often.
 """
 
 from __future__ import annotations
