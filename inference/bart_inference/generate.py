@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bart_inference.buckets import LENGTHS, bucket
+from bart_inference.buckets import LENGTHS, TARGETS, bucket
 from bart_inference.checkpoint import Model
 from bart_inference.decoding import State, begin, decode, hypotheses
 from bart_inference.devices import jit_on_rows, mesh_of, most_rows, rows_bucket
@@ -120,7 +120,7 @@ def start(
     mesh = mesh_of(prepared.weights)
     B, S = rows_bucket(n, mesh), bucket(ids.shape[1], LENGTHS, config.max_position_embeddings)
     longest = max(row.lengths(len(prompt), config)[1] for row, prompt in zip(rows, prompts, strict=True))
-    T = bucket(longest, LENGTHS, config.max_position_embeddings)
+    T = bucket(longest, TARGETS, config.max_position_embeddings)
     more = B - n
     padded_ids = np.pad(ids, ((0, more), (0, S - ids.shape[1])), constant_values=-1)
     padded_mask = np.pad(mask, ((0, more), (0, S - mask.shape[1])))

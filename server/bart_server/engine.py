@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from bart_inference import OptionError, Options, Prepared, load, prepare
-from bart_inference.buckets import LENGTHS, bucket
+from bart_inference.buckets import LENGTHS, TARGETS, bucket
 from bart_inference.decoding import State, begin, decode
 from bart_inference.devices import ROWS, data_mesh, on_rows
 from bart_inference.heads import entailment_id, run_classifier
@@ -100,8 +100,7 @@ class JaxEngine:
             target_tokens=shapes.target,
         )
         self._classify: dict[tuple[Lane, int], Any] = {}
-        # A batch of sources costs a CPU as much as each alone, so there each is encoded alone, at its own length.
-        self._together = (1,) if self.description.platform == "cpu" and self._mesh.size == 1 else sizes
+        self._together = powers(sizes[-1], self._mesh.size)  # how many sources are encoded at once
         self._prefill: dict[tuple[int, int], Any] = {}  # (source length, rows)
         self._empty: dict[tuple[int, int], Any] = {}  # (source length, size)
         self._place: dict[tuple[int, int, int, int], Any] = {}  # into (source length, size), from (source length, rows)
@@ -166,10 +165,9 @@ class JaxEngine:
         self._empty[source, size] = jax.jit(partial(empty_source, shapes), out_shardings=self._rows).lower().compile()
 
     def _compile_place(self, source: int, size: int, length: int, rows: int) -> None:
-        run = on_rows(self._mesh, place_rows, shared=(2,))  # several devices take all their rows at once, from row 0
-        program = jax.jit(run, out_shardings=self._rows, donate_argnums=0)
+        program = jax.jit(place_rows, out_shardings=self._rows, donate_argnums=0)
         shapes = self._encoded_shapes(source, size), self._encoded_shapes(length, rows)
-        at = jax.ShapeDtypeStruct((), np.int32)
+        at = jax.ShapeDtypeStruct((rows,), np.int32)
         self._place[source, size, length, rows] = program.lower(*shapes, at).compile()
 
     def _compile_begin(self, lane: Lane, size: int) -> None:
@@ -315,17 +313,24 @@ class JaxEngine:
         return Slots(state, done, [*requests, *[None] * (size - len(requests))])
 
     def _encode(self, lane: Lane, size: int, requests: Sequence[Request]) -> Source:
-        """Encodes sources a few at a time, at the shortest length that holds those, into the rows of one Source."""
+        """Encodes sources of about one length together, in compiled row counts, into the rows of one Source."""
+        fit = lambda row: next(length for length in lengths(lane.source) if length >= len(requests[row].source))
+        parts = []
+        for length, group in itertools.groupby(sorted(range(len(requests)), key=fit), fit):
+            rows = list(group)
+            while rows:
+                count = max((n for n in self._together if n <= len(rows)), default=self._together[0])
+                parts.append((length, count, rows[:count]))
+                rows = rows[count:]
         source = self._empty[lane.source, size]()
-        for first in range(0, len(requests), self._together[-1]):
-            some = [request.source for request in requests[first : first + self._together[-1]]]
-            rows = next(rows for rows in self._together if rows >= len(some))
-            length = next(length for length in lengths(lane.source) if length >= max(map(len, some)))
-            ids, mask = np.full((rows, length), -1, np.int32), np.zeros((rows, length), np.bool_)
-            for row, tokens in enumerate(some):
-                ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, True
-            encoded = self._prefill[length, rows](self._weights, ids, mask)
-            source = self._place[lane.source, size, length, rows](source, encoded, np.int32(first))
+        for length, count, rows in parts:
+            ids, mask = np.full((count, length), -1, np.int32), np.zeros((count, length), np.bool_)
+            for at, row in enumerate(rows):
+                tokens = requests[row].source
+                ids[at, : len(tokens)], mask[at, : len(tokens)] = tokens, True
+            encoded = self._prefill[length, count](self._weights, ids, mask)
+            into = np.array([*rows, *[size] * (count - len(rows))], np.int32)  # beyond the end: dropped
+            source = self._place[lane.source, size, length, count](source, encoded, into)
         return source
 
     def insert(self, lane: Lane, slots: Slots, encoded: Slots, rows: Sequence[int]) -> Slots:
@@ -397,19 +402,26 @@ def lengths(longest: int) -> list[int]:
     return [*(length for length in LENGTHS if length < longest), longest]
 
 
+def powers(most: int, devices: int) -> list[int]:
+    """Row counts that make up any count of rows in a few pieces: powers of four, for each device as many."""
+    return [devices * 4**n for n in range(most) if 4**n <= most // devices]
+
+
 def empty_source(shapes: Source) -> Source:
     """Rows that hold nothing, every position masked."""
     blank = jax.tree.map(lambda shape: jax.numpy.zeros(shape.shape, shape.dtype), shapes)
     return blank._replace(input_ids=blank.input_ids - 1)
 
 
-def place_rows(source: Source, encoded: Source, first: jax.Array) -> Source:
-    """`source` with its rows from `first` on replaced by encoded ones, whose sources may be shorter."""
+def place_rows(source: Source, encoded: Source, rows: jax.Array) -> Source:
+    """`source` with its rows (b,) replaced by b encoded ones, which may be shorter; a row beyond the end is dropped."""
 
-    def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice(old, new, (first, *[0] * (old.ndim - 1)))
+    def put(old: jax.Array, new: jax.Array, filler: int = 0) -> jax.Array:
+        more = [(0, 0), *((0, have - given) for have, given in zip(old.shape[1:], new.shape[1:], strict=True))]
+        return old.at[rows].set(jax.numpy.pad(new, more, constant_values=filler), mode="drop")
 
-    return jax.tree.map(put, source, encoded)
+    placed = jax.tree.map(put, source, encoded)
+    return placed._replace(input_ids=put(source.input_ids, encoded.input_ids, -1))
 
 
 def insert_rows(state: State, fresh: State, rows: jax.Array) -> State:
@@ -465,7 +477,7 @@ def complete(shapes: Shapes, default: int, most: int) -> Shapes:
     Raises ConfigError for what the position table cannot hold.
     """
     sources = shapes.sources or tuple(sorted({bucket(-(-most // part), LENGTHS, most) for part in (4, 1)}))
-    target = shapes.target or bucket(min(default + default // 2, most), LENGTHS, most)
+    target = shapes.target or bucket(min(default + default // 2, most), TARGETS, most)
     for name, value in (("sources", sources[-1]), ("target", target)):
         if value > most:
             raise ConfigError(f"--{name} is {value}, it has to be at most {most}, the model's position table")

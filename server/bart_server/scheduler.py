@@ -3,8 +3,8 @@
 One thread calls `turn` again and again. A turn
 
     1. drops what was cancelled or is past its deadline, in the queue and in running rows,
-    2. fills free rows of every lane with waiting requests, earliest deadline first: one encoder call a lane, grown to
-       the next compiled row count where needed,
+    2. fills free rows of every lane with waiting requests, earliest deadline first, encoded together; the batch grows
+       to the next compiled row count where needed,
     3. decodes one chunk of steps in every lane that has live rows: tokens are delivered, finished rows leave, and the
        batch shrinks to a smaller compiled row count when that is enough,
     4. runs the waiting classifications, one batch a lane.

@@ -66,6 +66,7 @@ def test_buckets_batch_size_and_dummy_rows_do_not_matter(way: dict[str, Any], mo
     padded = np.pad(ids, ((0, 0), (0, 7)), constant_values=1), np.pad(mask, ((0, 0), (0, 7)))
     assert_same(generate(prepared, *padded, max_length=24, **way), expected, "padding of the caller's")
     monkeypatch.setattr(GENERATE, "LENGTHS", (48,))
+    monkeypatch.setattr(GENERATE, "TARGETS", (48,))
     monkeypatch.setattr("bart_inference.devices.BATCHES", (8,))
     assert_same(generate(prepared, ids, mask, max_length=24, **way), expected, "larger buckets")
     per_row = way.get("num_return_sequences", 1)

@@ -227,7 +227,8 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
 
 def test_11_nan_weights_are_a_fault_and_no_answer(engine):
     spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
-    for programs in ("_prefill", "_begin", "_step", "_insert", "_take"):  # the programs are the same, the weights not
+    shared = ("_prefill", "_empty", "_place", "_begin", "_step", "_insert", "_take")
+    for programs in shared:  # the programs are the same, the weights not
         setattr(spoiled, programs, getattr(engine, programs))
     house = House(spoiled)
     boxes = [house.ask(source(9, 1)), house.ask(source(9, 1), num_beams=3), house.ask(source(9, 1), do_sample=True)]
