@@ -22,8 +22,8 @@ class Package(NamedTuple):
     body: str  # the long description, as indented lines
 
 
-def fetch(state: Path) -> None:
-    """`apt-get update` for the sources that this machine is configured with, English long descriptions included."""
+def fetch(state: Path, sources: Path | None = None) -> None:
+    """`apt-get update` with English long descriptions, for a sources.list or what this machine is configured with."""
     for folder in ("lists/partial", "cache/archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     options = {
@@ -33,6 +33,8 @@ def fetch(state: Path) -> None:
         "APT::Update::Post-Invoke": "",
         "APT::Update::Post-Invoke-Success": "",
     }
+    if sources:
+        options |= {"Dir::Etc::sourcelist": str(sources.resolve()), "Dir::Etc::sourceparts": "-"}
     settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     subprocess.run(["apt-get", "update", "-q", *settings], check=True)
 

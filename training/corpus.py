@@ -144,6 +144,22 @@ def purge(records: list[Record], earlier: list[Record]) -> list[Record]:
     return kept
 
 
+def beyond(records: list[Record], corpus: Path) -> list[Record]:
+    """The records of source families that a corpus has nothing of, without those that resemble one of its own."""
+    known = []
+    for name in ("train", "validation", "test"):
+        with gzip.open(corpus / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            for fields in map(json.loads, lines):
+                keys = {
+                    "first": "",
+                    "full": normalised(fields["document"]),
+                    "summary_key": normalised(fields["summary"]),
+                }
+                known.append(Record(**fields, **keys, rank=(0, 0, "")))
+    families = {r.family for r in known}
+    return purge([r for r in records if r.family not in families], known)
+
+
 def build(packages: list[apt.Package]) -> tuple[dict[str, list[Record]], dict[str, int]]:
     """The three splits, and how many records each step left."""
     counts = {"packages": len(packages)}
@@ -179,12 +195,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--state", type=Path, default=Path("apt"), help="private apt state; its lists/ is read")
     parser.add_argument("--fetch", action="store_true", help="fetch the indices first; without it no network is used")
+    parser.add_argument("--sources", type=Path, help="a sources.list to fetch; by default this machine's")
+    parser.add_argument(
+        "--beyond", type=Path, help="one split, test, of source families that this corpus does not have"
+    )
     parser.add_argument("--suite", default="*", help="only this suite, such as bookworm, of those configured")
     args = parser.parse_args()
     if args.fetch:
-        apt.fetch(args.state)
+        apt.fetch(args.state, args.sources)
     packages, inputs = apt.load(args.state / "lists", args.suite)
     splits, counts = build(packages)
+    if args.beyond:
+        splits = {"test": beyond([r for part in splits.values() for r in part], args.beyond)}
     args.out.mkdir(parents=True, exist_ok=True)
     files = {name: write(args.out / f"{name}.jsonl.gz", records) for name, records in splits.items()}
     manifest = json.dumps({"inputs": inputs, "steps": counts, "files": files}, indent=1)
