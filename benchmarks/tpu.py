@@ -150,7 +150,7 @@ def elements(shapes: str) -> list[int]:
     return [int(np.prod([int(n) for n in axes.split(",")])) for axes in re.findall(r"\w\[([\d,]+)\]", shapes)]
 
 
-WIDTH = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}  # bytes
+WIDTH = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}  # bytes; XLA fetches some weights as s8
 
 
 def traffic(program: Any) -> int:
@@ -179,5 +179,5 @@ def in_bytes(shapes: str, hbm: bool = False) -> int:
     return sum(
         WIDTH[kind] * int(np.prod([int(n) for n in axes.split(",") if n], initial=1))
         for kind, axes, layout in found
-        if kind in WIDTH and not (hbm and "S(" in layout)
+        if not (hbm and "S(" in layout)
     )

@@ -91,7 +91,7 @@ def test_operations_are_within_a_fifth_of_those_counted(chips: str, program: str
 def test_a_step_moves_few_more_bytes_than_it_must(chips: str, N: int, limit: float) -> None:
     """Beyond the minimum: what is written to the cache, the logits' way through the search, and the beams' reorder."""
     minimum = counts.step_bytes(vars(BASE), ROWS, N, S, T) / 2  # counted in float32
-    assert 0.9 < traffic(compiled("step", chips, N)) / minimum < limit
+    assert 1 <= traffic(compiled("step", chips, N)) / minimum < limit
 
 
 @pytest.mark.parametrize("chips", ["v5e-1", "v6e-1"])
