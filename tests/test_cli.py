@@ -51,7 +51,7 @@ def test_stream_prints_the_same_summary_as_a_whole_answer(model):
 
 
 def test_one_line_alone_writes_the_cached_greedy_summary(model):
-    plain = summarize(model, TEXT, num_beams=1, max_new_tokens=12, no_repeat_ngram_size=None)
+    plain = summarize(model, TEXT, num_beams=1, max_new_tokens=12, no_repeat_ngram_size=None, repetition_penalty=None)
     assert run("--one-line", "--max-new-tokens", "12", TEXT).stdout == plain + "\n"
 
 

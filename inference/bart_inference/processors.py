@@ -30,10 +30,12 @@ class History(NamedTuple):
 def process(scores: Array, history: History, o: Packed, do_sample: bool) -> Array:
     """All processors on scores (B,N,V) float32 -> the same shape."""
     length = history.length
-    biased = (o.bias_tokens[:, :, -1] >= 0).any() | (o.repetition_penalty != 1).any()
-    biased |= (o.encoder_repetition_penalty != 1).any()
-    scores = when(biased, lambda s: penalise(s, history, o), scores)
-    scores = when((o.no_repeat_ngram > 0).any(), lambda s: ban_own_ngrams(s, history, o), scores)
+    own = jnp.where(jnp.arange(history.tokens.shape[-1]) < length[:, None, None], history.tokens, -1)
+    source, penalty = history.source[:, None], o.encoder_repetition_penalty
+    scores = when((o.bias_tokens[:, :, -1] >= 0).any(), lambda s: bias(s, history, o), scores)
+    scores = when((penalty != 1).any(), lambda s: penalise(s, source, penalty), scores)
+    scores = when((o.repetition_penalty != 1).any(), lambda s: penalise(s, own, o.repetition_penalty), scores)
+    scores = when((o.no_repeat_ngram > 0).any(), lambda s: ban_own_ngrams(s, own, history, o), scores)
     scores = when((o.encoder_no_repeat_ngram > 0).any(), lambda s: ban_source_ngrams(s, history, o), scores)
     scores = ban(scores, jnp.where((length < o.min_length)[:, None], o.eos, -1))
     scores = force(scores, jnp.where(length == 1, o.forced_bos, -1)[:, None])
@@ -72,10 +74,8 @@ def force(scores: Array, ids: Array) -> Array:
     return jnp.where(forced, jnp.where(chosen, 0.0, -jnp.inf), scores)
 
 
-def penalise(scores: Array, history: History, o: Packed) -> Array:
-    """SequenceBias- (and NoBadWords-), EncoderRepetitionPenalty-, RepetitionPenaltyLogitsProcessor."""
-    B, N, V = scores.shape
-    T = history.tokens.shape[-1]
+def bias(scores: Array, history: History, o: Packed) -> Array:
+    """SequenceBias- and NoBadWordsLogitsProcessor."""
     prefix_length = o.bias_tokens.shape[-1] - 1
     at = history.length[:, None] + jnp.arange(-prefix_length, 0)  # positions of the latest tokens, oldest first
     tail = jnp.take_along_axis(history.tokens, jnp.maximum(at, 0)[:, None], 2)
@@ -84,17 +84,14 @@ def penalise(scores: Array, history: History, o: Packed) -> Array:
     complete = ((prefix < 0) | (prefix == tail)).all(-1)
     added = jnp.where(complete & (last >= 0), o.bias[:, None], 0.0)
     ids = jnp.broadcast_to(last, added.shape)
-    scores = scores + scatter(jnp.zeros((B, N, V), scores.dtype), ids).add(added, mode="drop")
+    return scores + scatter(jnp.zeros_like(scores), ids).add(added, mode="drop")  # summed first, as there
 
-    def penalise_repeated(scores: Array, ids: Array, penalty: Array) -> Array:
-        ids = jnp.broadcast_to(ids if ids.ndim == 3 else ids[:, None], (B, N, ids.shape[-1]))
-        s = jnp.take_along_axis(scores, jnp.maximum(ids, 0), -1)
-        p = penalty[:, None, None]
-        return scatter(scores, ids).set(jnp.where(s < 0, s * p, s / p), mode="drop")
 
-    scores = penalise_repeated(scores, history.source, o.encoder_repetition_penalty)
-    real = jnp.arange(T) < history.length[:, None, None]
-    return penalise_repeated(scores, jnp.where(real, history.tokens, -1), o.repetition_penalty)
+def penalise(scores: Array, ids: Array, penalty: Array) -> Array:
+    """RepetitionPenalty- and EncoderRepetitionPenaltyLogitsProcessor, for token ids (B,1 or N,n) and a penalty (B,)."""
+    ids = jnp.broadcast_to(ids, (*scores.shape[:2], ids.shape[-1]))
+    s, p = jnp.take_along_axis(scores, jnp.maximum(ids, 0), -1), penalty[:, None, None]
+    return scatter(scores, ids).set(jnp.where(s < 0, s * p, s / p), mode="drop")
 
 
 def ngram_ends(text: Array, history: History, n: Array) -> Array:
@@ -115,10 +112,9 @@ def ngram_ends(text: Array, history: History, n: Array) -> Array:
     return jnp.where(matches, text, -1)
 
 
-def ban_own_ngrams(scores: Array, history: History, o: Packed) -> Array:
-    """NoRepeatNGramLogitsProcessor; the start token counts."""
-    real = jnp.arange(history.tokens.shape[-1]) < history.length[:, None, None]
-    return ban(scores, ngram_ends(jnp.where(real, history.tokens, -1), history, o.no_repeat_ngram))
+def ban_own_ngrams(scores: Array, own: Array, history: History, o: Packed) -> Array:
+    """NoRepeatNGramLogitsProcessor; the start token counts. own (B,N,T): the tokens so far, -1 beyond."""
+    return ban(scores, ngram_ends(own, history, o.no_repeat_ngram))
 
 
 def ban_source_ngrams(scores: Array, history: History, o: Packed) -> Array:
