@@ -248,12 +248,13 @@ def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor:
     rate = factor * peak["codes"]["OK"] / peak["seconds"]
     found = measured(server, lambda: open_loop(server.address, work, rate))
     found["arrivals_per_second"] = round(rate, 1)
-    found["goodput_of_peak"] = round(found["goodput_tokens_per_second"] / peak["tokens_per_second"], 3)
+    found["goodput_of_peak"] = round(found["goodput_tokens_per_second"] / peak["goodput_tokens_per_second"], 3)
     return found
 
 
 def embedded(scale: float) -> dict[str, Any]:
-    work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24)))
+    plain = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}  # greedy search and nothing else
+    work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24), **plain))
     result: dict[str, Any] = {}
     flags = ("--beams", "1", "--sampling-beams", "", "--sources", "128")
     with Server("embedded", *flags, "--rows", "1,8,32") as server:
