@@ -26,8 +26,16 @@ def circumstances() -> dict[str, Any]:
         "threads": THREADS,
         "load_average_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def version(package: str) -> str:
+    """Rivals need not be installed: those that are not are left out of the cells."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def command_name() -> str:

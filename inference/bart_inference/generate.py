@@ -28,7 +28,7 @@ class Generated(NamedTuple):
 
 
 jit_prefill = jax.jit(prefill, static_argnames="config")
-jit_begin = jax.jit(begin, static_argnames=("config", "N", "dtype"))
+jit_begin = jax.jit(begin, static_argnames=("config", "N", "dtype"), donate_argnames="source")
 
 
 def generate(
@@ -130,7 +130,7 @@ def start(
     source = jit_on_rows(mesh, jit_prefill)(prepared.weights, config, padded_ids, padded_mask)
     done = np.arange(B) >= n
     dtype = prepared.weights["shared"].dtype
-    starting = jit_on_rows(mesh, jit_begin, (), (0, 4, 6))
+    starting = jit_on_rows(mesh, jit_begin, (), (0, 4, 6), (1,))
     return starting(config, source, buffer.astype(np.int32), packed, rows[0].num_beams, done, dtype)
 
 
