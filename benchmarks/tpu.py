@@ -27,6 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bart_oneliner import Config, Params, param_shapes
+from benchmarks import checkpoints
 
 
 class Chip(NamedTuple):
@@ -42,12 +43,9 @@ CHIPS = {"v5e": Chip(197e12, 819e9, 16e9), "v6e": Chip(918e12, 1640e9, 32e9)}
 GRIDS = {1: (1, 1, 1), 8: (2, 4, 1)}  # chips of one host
 PASSES = 6  # a float32 product at highest precision, in bfloat16 products
 CONFIGS = {
-    "bart-base": Config(
-        d_model=768, encoder_layers=6, decoder_layers=6, encoder_attention_heads=12, decoder_attention_heads=12,
-        encoder_ffn_dim=3072, decoder_ffn_dim=3072,
-    ),
-    "bart-large-cnn": Config(vocab_size=50264),
-}  # fmt: skip
+    "bart-base": Config(**checkpoints.BASE),
+    "bart-large-cnn": Config(**checkpoints.LARGE | {"vocab_size": 50264}),
+}
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 

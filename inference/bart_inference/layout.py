@@ -36,8 +36,8 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     """The derived form of a model for a device, `layout` being one of LAYOUTS (the default device's if None).
 
     A prepared model is returned as it is. Where this process has several devices, each gets all weights. "cpu" keeps an
-    additional transposed output embedding (D,V): few-row products with the (V,D) matrix take twice as long there; the
-    others read the embedding itself.
+    additional transposed output embedding (D,V): few-row products with the (V,D) matrix take up to twice as long
+    there, depending on the processor; the others read the embedding itself.
     """
     if isinstance(model, Prepared):
         return model

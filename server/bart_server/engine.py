@@ -100,7 +100,7 @@ class JaxEngine:
             target_tokens=shapes.target,
         )
         self._classify: dict[tuple[Lane, int], Any] = {}
-        self._together = powers(sizes[-1], self._mesh.size)  # how many sources are encoded at once
+        self._together = powers_of_four(sizes[-1], self._mesh.size)  # how many sources are encoded at once
         self._prefill: dict[tuple[int, int], Any] = {}  # (source length, rows)
         self._empty: dict[tuple[int, int], Any] = {}  # (source length, size)
         self._place: dict[tuple[int, int, int, int], Any] = {}  # into (source length, size), from (source length, rows)
@@ -314,16 +314,8 @@ class JaxEngine:
 
     def _encode(self, lane: Lane, size: int, requests: Sequence[Request]) -> Source:
         """Encodes sources of about one length together, in compiled row counts, into the rows of one Source."""
-        fit = lambda row: next(length for length in lengths(lane.source) if length >= len(requests[row].source))
-        parts = []
-        for length, group in itertools.groupby(sorted(range(len(requests)), key=fit), fit):
-            rows = list(group)
-            while rows:
-                count = max((n for n in self._together if n <= len(rows)), default=self._together[0])
-                parts.append((length, count, rows[:count]))
-                rows = rows[count:]
         source = self._empty[lane.source, size]()
-        for length, count, rows in parts:
+        for length, count, rows in pieces([len(r.source) for r in requests], lengths(lane.source), self._together):
             ids, mask = np.full((count, length), -1, np.int32), np.zeros((count, length), np.bool_)
             for at, row in enumerate(rows):
                 tokens = requests[row].source
@@ -402,9 +394,26 @@ def lengths(longest: int) -> list[int]:
     return [*(length for length in LENGTHS if length < longest), longest]
 
 
-def powers(most: int, devices: int) -> list[int]:
-    """Row counts that make up any count of rows in a few pieces: powers of four, for each device as many."""
-    return [devices * 4**n for n in range(most) if 4**n <= most // devices]
+def powers_of_four(most: int, devices: int) -> list[int]:
+    """Row counts up to `most` that make up any count of rows in a few pieces, for each device as many."""
+    return [devices * 4**n for n in range(((most // devices).bit_length() + 1) // 2)]
+
+
+def pieces(sources: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> list[tuple[int, int, list[int]]]:
+    """How to encode sources of these lengths: (compiled length, compiled count, indices of the sources in it).
+
+    Sources of one compiled length go together, as many as fill a compiled count; fewer than the smallest leave it part
+    empty.
+    """
+    found = []
+    fit = lambda row: next(length for length in lengths if length >= sources[row])
+    for length, group in itertools.groupby(sorted(range(len(sources)), key=fit), fit):
+        rows = list(group)
+        while rows:
+            count = max((n for n in counts if n <= len(rows)), default=counts[0])
+            found.append((length, count, rows[:count]))
+            rows = rows[count:]
+    return found
 
 
 def empty_source(shapes: Source) -> Source:

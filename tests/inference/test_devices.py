@@ -1,8 +1,6 @@
-"""Several devices share the rows and exchange nothing. In a process of its own: a process's device count is fixed."""
+"""Several devices share the rows and exchange nothing."""
 
-import os
-import subprocess
-import sys
+from tests import devices
 
 PROGRAM = """
 import jax, numpy as np
@@ -43,16 +41,5 @@ print("held")
 
 
 def test_eight_devices_give_the_tokens_of_one_and_exchange_nothing() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=os.environ
-        | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    ended = devices.run(PROGRAM, 8)
     assert ended.stdout == "held\n", ended.stderr

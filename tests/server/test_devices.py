@@ -1,8 +1,6 @@
-"""Several devices share the rows. Runs in a process of its own, because a process's device count is fixed."""
+"""Several devices share the rows."""
 
-import os
-import subprocess
-import sys
+from tests import devices
 
 PROGRAM = """
 import jax
@@ -32,16 +30,5 @@ print("equal")
 
 
 def test_rows_on_two_devices_are_each_as_alone():
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=os.environ
-        | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    ended = devices.run(PROGRAM, 2)
     assert ended.stdout == "equal\n", ended.stderr

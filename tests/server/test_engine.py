@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bart_inference import Model, Prepared, classify, generate, prepare
 from bart_server.admission import Budget
-from bart_server.engine import JaxEngine, Shapes
+from bart_server.engine import JaxEngine, Shapes, pieces, powers_of_four
 from bart_server.errors import DeviceFault, InvalidArgument
 from bart_server.scheduler import Scheduler
 from bart_server.types import Task
@@ -208,6 +208,21 @@ def test_14_finish_reasons_tell_the_models_end_from_the_limit(engine):
     house.work()
     assert [box.finish.hypotheses[0].stopped for box in (forced, unforced, ended)] == [False, False, True]
     assert forced.finish.hypotheses[0].tokens[-1] == 2 and ended.finish.hypotheses[0].tokens == (2,)
+
+
+def test_sources_are_encoded_at_about_their_own_length_and_in_few_pieces():
+    assert [powers_of_four(most, devices) for most, devices in ((1, 1), (8, 1), (16, 1), (64, 1), (64, 8))] == [
+        [1], [1, 4], [1, 4, 16], [1, 4, 16, 64], [8, 32],
+    ]  # fmt: skip
+    sources = [9, 40, 16, 17, 3, 16, 64, 1]
+    assert pieces(sources, [16, 32, 64], [1, 4]) == [
+        (16, 4, [0, 2, 4, 5]),
+        (16, 1, [7]),
+        (32, 1, [3]),
+        (64, 1, [1]),
+        (64, 1, [6]),
+    ]
+    assert pieces([5, 5, 5], [16], [8, 32]) == [(16, 8, [0, 1, 2])], "fewer than there are devices"
 
 
 def test_17_nothing_compiles_while_serving(engine, prepared):

@@ -96,6 +96,20 @@ def test_near_duplicates_of_an_earlier_split_are_purged():
     assert corpus.purge([same_text, same_summary, different], earlier) == [different]
 
 
+def test_what_lies_beyond_a_corpus_is_of_other_families_and_resembles_none_of_its_records(tmp_path):
+    known = record("gcc-12", LONG.format("gcc"), "GNU compiler")
+    for name in ("train", "validation", "test"):
+        corpus.write(tmp_path / f"{name}.jsonl.gz", [known] if name == "test" else [])
+    newer = [
+        record("gcc-13", "another text that has not one word in common with it", "another summary"),
+        record("copy", LONG.format("gcc"), "a summary of its own"),
+        record("echo", "its own text about quite different things than the others", "GNU compiler"),
+        record("fresh", "this one tells of nothing that anybody has read before here", "something new"),
+    ]
+    newer[2] = newer[2]._replace(summary_key=corpus.normalised("GNU compiler"))
+    assert [r.package for r in corpus.beyond(newer, tmp_path)] == ["fresh"]
+
+
 def test_text_rules():
     assert paragraphs(" One\n two.\n .\n  * three") == ["One two.", "* three"]
     assert clean_synopsis("fast parser for logs - development files") == "fast parser for logs"
