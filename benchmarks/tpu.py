@@ -76,7 +76,7 @@ def mesh(name: str) -> Mesh:
 
 def weights_of(config: Config, dtype: Any) -> Params:
     """The shapes of the weights in the layout "tpu"."""
-    return jax.eval_shape(functools.partial(derive, transposed_head=False), param_shapes(config, dtype))
+    return jax.eval_shape(functools.partial(derive, layout="tpu"), param_shapes(config, dtype))
 
 
 def source_ids(shape: Shape) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:

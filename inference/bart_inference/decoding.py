@@ -1,8 +1,8 @@
 """Greedy search, sampling and beam search: one step, run by one loop, for whole answers and in chunks alike.
 
 Letters as in bart_oneliner; here B is sources, N the beams of each (1 for greedy search and sampling), T the room for
-tokens. Every leaf of a State has a leading axis of B (the cache of B·N), and rows are independent of each other, each
-at its own length and with its own options: rows can leave and enter between two calls of `decode`, as in bart_server.
+tokens. Every leaf of a State has a leading axis of B, and rows are independent of each other, each at its own length
+and with its own options: rows can leave and enter between two calls of `decode`, as in bart_server.
 
 One request's life: `prefill` its source -> `begin` a state -> `decode` until `done` -> `hypotheses`.
 """
@@ -60,7 +60,7 @@ def begin(
     none = Finished(
         tokens, nothing, jnp.full((B, N), IMPOSSIBLE), jnp.zeros((B, N), jnp.int32), jnp.zeros((B, N), bool)
     )
-    cache = transformer.empty_cache(config, B * N, T, dtype)
+    cache = transformer.empty_cache(config, B, N, T, dtype)
     length = jnp.ones(B, jnp.int32)  # a longer prompt is fed token by token, its choices overruled
     return State(source, cache, options, tokens, nothing, score, length, done, jnp.ones(B, bool), none)
 
@@ -100,9 +100,8 @@ def step(weights: Params, config: Config, state: State, do_sample: bool) -> Stat
 
     moving = ("tokens", "log_probs", "score", "done", "hopeful", "finished")
     merged = {name: jax.tree.map(merge, getattr(state, name), getattr(chosen, name)) for name in moving}
-    if N > 1:
-        parents = jnp.where(keep[:, None], jnp.arange(N), parents) + N * jnp.arange(B)[:, None]
-        cache = jax.tree.map(lambda rows: rows[parents.ravel()], cache)
+    parents = jnp.where(keep[:, None], jnp.arange(N), parents)
+    cache = cache._replace(lineage=gather(cache.lineage, parents))
     return state._replace(cache=cache, length=state.length + ~state.done, **merged)
 
 

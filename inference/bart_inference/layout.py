@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from bart_inference import onednn
 from bart_inference.checkpoint import Model
 from bart_inference.devices import place
-from bart_oneliner import Config, Params
+from bart_oneliner import Array, Config, Params
 
-LAYOUTS = ("cpu", "gpu", "tpu")
+CACHED = 100 * 2**20  # bytes of weights that may stay in the caches: XLA's own products are as fast as oneDNN's then
+LAYOUTS = ("onednn", "cpu", "gpu", "tpu")
 
 
 class Prepared(NamedTuple):
@@ -35,39 +37,51 @@ class Prepared(NamedTuple):
 def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     """The derived form of a model for a device, `layout` being one of LAYOUTS (the default device's if None).
 
-    A prepared model is returned as it is. Where this process has several devices, each gets all weights. "cpu" keeps an
-    additional transposed output embedding (D,V): few-row products with the (V,D) matrix take up to twice as long
-    there, depending on the processor; the others read the embedding itself.
+    A prepared model is returned as it is. Where this process has several devices, each gets all weights. A CPU's layout
+    is "onednn", its matrices in panels, for float32 weights that outgrow the caches where jaxlib has that library, and
+    "cpu" else. Both keep a transposed output embedding (D,V) beside the embedding itself: few-row products with the
+    (V,D) matrix take up to twice as long there.
     """
     if isinstance(model, Prepared):
         return model
-    layout = layout or jax.default_backend()
+    layout = layout or default_layout(model)
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
     params = jax.tree.map(np.asarray, model.params)  # on the host: nothing to compile
-    return Prepared(place(jax.tree.map(jnp.asarray, derive(params, layout == "cpu"))), *model[1:])
+    return Prepared(place(jax.tree.map(jnp.asarray, derive(params, layout))), *model[1:])
 
 
-def derive(params: Params, transposed_head: bool) -> Params:
+def default_layout(model: Model) -> str:
+    backend = jax.default_backend()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    worth = backend == "cpu" and size > CACHED and model.params["shared"].dtype == np.float32
+    return "onednn" if worth and onednn.available() else backend
+
+
+def derive(params: Params, layout: str) -> Params:
     """bart_oneliner's parameter tree -> the weights that `transformer` reads.
 
     {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "encoder" and "decoder": {"embed_positions",
     "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2", "final_norm", and in the
-    decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}; matrices with their biases.
-    Task heads ("classification_head", "qa_outputs") stay as they are. numpy arrays give numpy arrays, and under
-    jax.eval_shape shapes give shapes.
+    decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}; matrices with their biases, in the
+    layout "onednn" as panels (onednn.pack). Task heads ("classification_head", "qa_outputs") stay as they are. numpy arrays give
+    numpy arrays, and under jax.eval_shape shapes give shapes.
     """
     xp = params["shared"].__array_namespace__()
+    matrix = onednn.pack if layout == "onednn" else lambda weight: weight
 
     def fuse(*projections: Params) -> Params:
         weights = [p["weight"].swapaxes(0, 1).reshape(p["weight"].shape[1], -1) for p in projections]
         return {
-            "weight": xp.concat(weights, axis=1),
+            "weight": matrix(xp.concat(weights, axis=1)),
             "bias": xp.concat([p["bias"].reshape(-1) for p in projections]),
         }
 
     def merge(out_proj: Params) -> Params:
-        return {"weight": out_proj["weight"].reshape(-1, out_proj["weight"].shape[-1]), "bias": out_proj["bias"]}
+        return plain(out_proj["weight"].reshape(-1, out_proj["weight"].shape[-1]), out_proj["bias"])
+
+    def plain(weight: Array, bias: Array) -> Params:
+        return {"weight": matrix(weight), "bias": bias}
 
     def layer(p: Params) -> Params:
         own = p["self_attn"]
@@ -75,8 +89,8 @@ def derive(params: Params, transposed_head: bool) -> Params:
             "qkv": fuse(own["q_proj"], own["k_proj"], own["v_proj"]),
             "out": merge(own["out_proj"]),
             "norm": p["self_attn_layer_norm"],
-            "fc1": p["fc1"],
-            "fc2": p["fc2"],
+            "fc1": plain(**p["fc1"]),
+            "fc2": plain(**p["fc2"]),
             "final_norm": p["final_layer_norm"],
         }
         if cross := p.get("encoder_attn"):
@@ -93,5 +107,5 @@ def derive(params: Params, transposed_head: bool) -> Params:
         layers = [layer(jax.tree.map(lambda stacked, i=i: stacked[i], p["layers"])) for i in range(depth)]
         return {**p, "layers": layers}
 
-    head = {"head": params["shared"].T} if transposed_head else {}
+    head = {"head": matrix(params["shared"].T)} if layout in ("onednn", "cpu") else {}
     return {**params, **head, "encoder": side(params["encoder"]), "decoder": side(params["decoder"])}

@@ -1,21 +1,34 @@
 """The model on derived weights: prefill (the whole source at once), step (one target token, cached), decode (a known
 target at once).
 
-Letters as in bart_oneliner; in addition R is rows, B·beams. `bart_oneliner.forward` is the specification; both share
+Letters as in bart_oneliner; in addition N is a source's beams. `bart_oneliner.forward` is the specification; both share
 layer_norm, attend and the activation, so that what differs is only what is remembered.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bart_oneliner import ACTIVATIONS, Array, Config, Params, attend, einsum, layer_norm
+from bart_inference import onednn
+from bart_oneliner import ACTIVATIONS, Array, Config, Params, einsum, layer_norm
 
-Cache = list[tuple[Array, Array]]  # a layer's keys and values
+# Per layer, keys and values. Keys lie transposed: a few queries then multiply with rows that are long and whole.
+Pairs = list[tuple[Array, Array]]
+
+
+class Cache(NamedTuple):
+    """The decoder's own past. A source's beams share one pool of keys and values, in which each sees its ancestors'.
+
+    So a beam that takes over another's past changes its row of `lineage` and moves no keys or values.
+    """
+
+    own: Pairs  # per decoder layer, keys (B,H,K,T·N), values (B,H,T·N,K): position t of beam n is entry t·N + n
+    lineage: Array  # (B,N,T) int32: the beam whose entry is this beam's past at each position, -1 where there is none
 
 
 class Source(NamedTuple):
@@ -23,11 +36,18 @@ class Source(NamedTuple):
 
     input_ids: Array  # (B,S) int32, -1 where the row was padded by us: what the encoder penalties read
     mask: Array  # (B,S) bool
-    cross: Cache  # per decoder layer, keys and values (B,H,S,K)
+    cross: Pairs  # per decoder layer, keys (B,H,K,S), values (B,H,S,K)
 
 
 def linear(x: Array, weight: Array, bias: Array) -> Array:
-    return einsum("...d,df->...f", x, weight) + bias
+    """x (…,D), bias (F,) -> (…,F); weight (D,F), or its panels where the layout is oneDNN's."""
+    return multiply(x, weight, len(bias), x.dtype) + bias
+
+
+def multiply(x: Array, weight: Array, F: int, dtype: jnp.dtype) -> Array:
+    if weight.ndim == 3:
+        return onednn.multiply(x, weight, F)
+    return einsum("...d,df->...f", x, weight, preferred_element_type=dtype)
 
 
 def heads(x: Array, H: int) -> Array:
@@ -38,6 +58,20 @@ def heads(x: Array, H: int) -> Array:
 def flat(x: Array) -> Array:
     """(B,H,T,K) -> (B,T,D)."""
     return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def attend(p: Params, q: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """bart_oneliner.attend with the keys transposed: q (B,H,T,K), keys (B,H,K,S), values (B,H,S,K) -> (B,H,T,K).
+
+    Its products are oneDNN's if layer p is in that layout and they are worth it.
+    """
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    if p["out"]["weight"].ndim == 3 and q.shape[2] * keys.size >= onednn.WORTH:
+        product = onednn.multiply_heads
+    else:
+        product = functools.partial(einsum, "bhtn,bhnm->bhtm", preferred_element_type=wide)
+    scores = jnp.where(mask, product(q, keys) * q.shape[3] ** -0.5, jnp.finfo(wide).min)
+    return product(jax.nn.softmax(scores).astype(values.dtype), values).astype(values.dtype)
 
 
 def feed_forward(x: Array, p: Params, config: Config) -> Array:
@@ -57,7 +91,7 @@ def encode(weights: Params, config: Config, input_ids: Array, mask: Array) -> Ar
     x = embed(side, weights["shared"], input_ids, jnp.arange(input_ids.shape[1]), config)
     for p in side["layers"]:
         q, k, v = (heads(y, H) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
-        attended = flat(attend(q, k, v, mask[:, None, None, :]))
+        attended = flat(attend(p, q, k.mT, v, mask[:, None, None, :]))
         x = feed_forward(layer_norm(x + linear(attended, **p["out"]), **p["norm"]), p, config)
     return x
 
@@ -71,14 +105,14 @@ def prefill(weights: Params, config: Config, input_ids: Array, mask: Array) -> S
     return Source(input_ids, mask, project(weights, config, hidden))
 
 
-def project(weights: Params, config: Config, hidden: Array) -> Cache:
+def project(weights: Params, config: Config, hidden: Array) -> Pairs:
     """The encoder's hidden states (B,S,D) -> every decoder layer's cross-attention keys and values."""
     pairs = (jnp.split(linear(hidden, **p["cross_kv"]), 2, axis=-1) for p in weights["decoder"]["layers"])
-    return [(heads(k, config.decoder_attention_heads), heads(v, config.decoder_attention_heads)) for k, v in pairs]
+    return [(heads(k, config.decoder_attention_heads).mT, heads(v, config.decoder_attention_heads)) for k, v in pairs]
 
 
 def decode(
-    weights: Params, config: Config, ids: Array, mask: Array, cross: Cache | None, cross_mask: Array | None
+    weights: Params, config: Config, ids: Array, mask: Array, cross: Pairs | None, cross_mask: Array | None
 ) -> Array:
     """All positions of known target ids at once, for the task heads: (B,T) -> the last hidden states (B,T,D).
 
@@ -90,70 +124,77 @@ def decode(
     causal = jnp.tril(jnp.ones((T, T), bool)) & mask[:, None, None, :]
     for i, p in enumerate(side["layers"]):
         q, k, v = (heads(y, H) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
-        x = layer_norm(x + linear(flat(attend(q, k, v, causal)), **p["out"]), **p["norm"])
+        x = layer_norm(x + linear(flat(attend(p, q, k.mT, v, causal)), **p["out"]), **p["norm"])
         if cross is not None and cross_mask is not None:
-            attended = attend(heads(linear(x, **p["cross_q"]), H), *cross[i], cross_mask[:, None, None, :])
+            keys, values = cross[i]
+            attended = attend(p, heads(linear(x, **p["cross_q"]), H), keys, values, cross_mask[:, None, None, :])
             x = layer_norm(x + linear(flat(attended), **p["cross_out"]), **p["cross_norm"])
         x = feed_forward(x, p, config)
     return x
 
 
-def empty_cache(config: Config, R: int, T: int, dtype: jnp.dtype) -> Cache:
-    """Self-attention keys and values (R,H,T,K) per decoder layer, T positions of room."""
+def empty_cache(config: Config, B: int, N: int, T: int, dtype: jnp.dtype) -> Cache:
+    """A cache with room for T positions of N beams."""
     H = config.decoder_attention_heads
-    shape = (R, H, T, config.d_model // H)
-    return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.decoder_layers)]
+    K = config.d_model // H
+    own = [
+        (jnp.zeros((B, H, K, T * N), dtype), jnp.zeros((B, H, T * N, K), dtype)) for _ in range(config.decoder_layers)
+    ]
+    return Cache(own, jnp.full((B, N, T), -1, jnp.int32))
 
 
 def step(
     weights: Params, config: Config, source: Source, cache: Cache, tokens: Array, position: Array
 ) -> tuple[Array, Cache]:
-    """One decoder position for every row.
+    """One decoder position for every beam.
 
-    tokens (B,beams) at position (B,), which is each source's own; cache (B·beams,H,T,K) holds the positions before.
-    -> logits (B,beams,V), at least float32, and the cache with this position written.
+    tokens (B,N) at position (B,), which is each source's own; the cache holds the positions before.
+    -> logits (B,N,V), at least float32, and the cache with this position written.
     """
-    B, beams = tokens.shape
-    R, T, H = B * beams, cache[0][0].shape[2], config.decoder_attention_heads
+    (B, N), T, H = tokens.shape, cache.lineage.shape[2], config.decoder_attention_heads
     side = weights["decoder"]
-    x = embed(side, weights["shared"], tokens, jnp.broadcast_to(position[:, None], (B, beams)), config)  # (B,beams,D)
-    row_position = jnp.repeat(position, beams)
-    seen = (jnp.arange(T) <= row_position[:, None])[:, None, None, :]  # (R,1,1,T)
-    written: Cache = []
-    for p, (keys, values), (cross_k, cross_v) in zip(side["layers"], cache, source.cross, strict=True):
-        q, k, v = (y.reshape(R, H, 1, -1) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
-        keys, values = write(keys, k, row_position), write(values, v, row_position)
-        written.append((keys, values))
-        attended = attend(q, keys, values, seen).reshape(B, beams, -1)
-        x = layer_norm(x + linear(attended, **p["out"]), **p["norm"])
-        q = heads(linear(x, **p["cross_q"]), H)  # (B,H,beams,K): a source's beams are queries side by side
-        attended = flat(attend(q, cross_k, cross_v, source.mask[:, None, None, :]))
+    x = embed(side, weights["shared"], tokens, jnp.broadcast_to(position[:, None], (B, N)), config)  # (B,N,D)
+    here = (jnp.arange(T) == position[:, None])[:, None]  # (B,1,T)
+    lineage = jnp.where(here, jnp.arange(N)[:, None], cache.lineage)
+    seen = (lineage[..., None] == jnp.arange(N)).reshape(B, 1, N, T * N)
+    own: Pairs = []
+    for p, (keys, values), (cross_k, cross_v) in zip(side["layers"], cache.own, source.cross, strict=True):
+        # A source's beams are queries side by side, (B,H,N,K), of its pool and of the source alike.
+        q, k, v = (heads(y, H) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
+        keys, values = write(keys, k.mT, position, 3), write(values, v, position, 2)
+        own.append((keys, values))
+        x = layer_norm(x + linear(flat(attend(p, q, keys, values, seen)), **p["out"]), **p["norm"])
+        q = heads(linear(x, **p["cross_q"]), H)
+        attended = flat(attend(p, q, cross_k, cross_v, source.mask[:, None, None, :]))
         x = layer_norm(x + linear(attended, **p["cross_out"]), **p["cross_norm"])
         x = feed_forward(x, p, config)
-    return lm_head(weights, x), written
+    return lm_head(weights, x), Cache(own, lineage)
 
 
-def write(cache: Array, new: Array, position: Array) -> Array:
-    """cache (R,H,T,K), new (R,H,1,K), position (R,) -> the cache with each row's new entry at its position."""
+def write(pool: Array, new: Array, position: Array, axis: int) -> Array:
+    """Keys (B,H,K,T·N) or values (B,H,T·N,K), N new entries of each source, position (B,) -> the pool with them there.
 
-    def update(cache: Array, new: Array, position: Array) -> Array:
-        return jax.vmap(lambda row, entry, at: jax.lax.dynamic_update_slice_in_dim(row, entry, at, 1))(
-            cache, new, position
-        )
+    axis: the one of the entries, 3 for keys and 2 for values.
+    """
+    N, entries = new.shape[axis], pool.shape[axis]
 
-    def select(cache: Array, new: Array, position: Array) -> Array:
-        here = jnp.arange(cache.shape[2]) == position[:, None]
-        return jnp.where(here[:, None, :, None], new, cache)
+    def update(pool: Array, new: Array, position: Array) -> Array:
+        at = lambda row, entry, t: jax.lax.dynamic_update_slice_in_dim(row, entry, t * N, axis - 1)
+        return jax.vmap(at)(pool, new, position)
 
-    # XLA:TPU turns the update into a loop over rows, and its cache into a layout that pads K to 128.
-    return jax.lax.platform_dependent(cache, new.astype(cache.dtype), position, tpu=select, default=update)
+    def select(pool: Array, new: Array, position: Array) -> Array:
+        here = jnp.expand_dims(jnp.arange(entries) // N == position[:, None], {2: (1, 3), 3: (1, 2)}[axis])
+        return jnp.where(here, jnp.concatenate([new] * (entries // N), axis), pool)
+
+    # XLA:TPU turns the update into a loop over rows, and its pool into a layout that pads K to 128.
+    return jax.lax.platform_dependent(pool, new.astype(pool.dtype), position, tpu=select, default=update)
 
 
 def lm_head(weights: Params, x: Array) -> Array:
     """(B,T,D) -> (B,T,V), accumulated and returned in at least float32."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     if "head" in weights:
-        logits = einsum("btd,dv->btv", x, weights["head"], preferred_element_type=dtype)
+        logits = multiply(x, weights["head"], len(weights["final_logits_bias"]), dtype)
     else:
         logits = einsum("btd,vd->btv", x, weights["shared"], preferred_element_type=dtype)
     return logits + weights["final_logits_bias"]

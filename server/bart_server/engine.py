@@ -435,27 +435,13 @@ def place_rows(source: Source, encoded: Source, rows: jax.Array) -> Source:
 
 def insert_rows(state: State, fresh: State, rows: jax.Array) -> State:
     """`state` with its rows (b,) replaced by those of `fresh` (b rows); a row beyond the end is dropped."""
-    beams = beam_rows(rows, state.tokens.shape[1])
-
-    def put(old: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        return old.at[at].set(new, mode="drop")
-
-    cache = jax.tree.map(lambda old, new: put(old, new, beams), state.cache, fresh.cache)
-    rest = jax.tree.map(lambda old, new: put(old, new, rows), state._replace(cache=[]), fresh._replace(cache=[]))
-    return rest._replace(cache=cache)
+    return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), state, fresh)
 
 
 def take_rows(state: State, rows: jax.Array, live: jax.Array) -> State:
     """The given rows (b,) of a state as a state of b rows; those that are not `live` (b,) are free."""
-    beams = beam_rows(rows, state.tokens.shape[1])
-    cache = jax.tree.map(lambda leaf: leaf[beams], state.cache)
-    rest = jax.tree.map(lambda leaf: leaf[rows], state._replace(cache=[]))
-    return rest._replace(cache=cache, done=rest.done | ~live)
-
-
-def beam_rows(rows: jax.Array, beams: int) -> jax.Array:
-    """The cache's rows of the given rows: `beams` for each."""
-    return (rows[:, None] * beams + np.arange(beams)).ravel()
+    taken = jax.tree.map(lambda leaf: leaf[rows], state)
+    return taken._replace(done=taken.done | ~live)
 
 
 def stack(rows: Sequence[Packed]) -> Packed:

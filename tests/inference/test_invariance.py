@@ -154,7 +154,7 @@ def test_a_batch_beyond_the_largest_bucket_runs_in_pieces(monkeypatch: pytest.Mo
         assert np.array_equal(whole.sequences[i, : whole.lengths[i]], alone.sequences[0])
 
 
-@pytest.mark.parametrize("layout", ["gpu", "tpu"])
+@pytest.mark.parametrize("layout", ["onednn", "gpu", "tpu"])
 def test_a_layout_changes_no_token(layout: str) -> None:
     twin, prepared = checkpoint("uneven")
     ids, mask = sources(B=4)

@@ -65,7 +65,7 @@ def test_cached_decoder_equals_uncached(masked: bool) -> None:
         x["attention_mask"][:] = 1
     expected = torch_logits(a, x)
     source = prefill(prepared.weights, a.config, x["input_ids"], x["attention_mask"].astype(bool))
-    cache = empty_cache(a.config, 3, 16, jnp.float32)
+    cache = empty_cache(a.config, 3, 1, 16, jnp.float32)
     run = jax.jit(step, static_argnums=1)
     for t in range(9):
         position = jnp.full(3, t, jnp.int32)

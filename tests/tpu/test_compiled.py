@@ -74,7 +74,8 @@ def test_the_loop_copies_no_whole_cache(chips: str, N: int) -> None:
     program = compiled("decode", chips, N)
     one = ROWS * N * T * BASE.d_model  # elements of a layer's keys
     assert copies(program, one) == []
-    assert program.memory_analysis().temp_size_in_bytes < cache_bytes(N), "room for a second cache"
+    # What else is temporary there takes up to the size of one cache, so a second one shows well above this.
+    assert program.memory_analysis().temp_size_in_bytes < 1.3 * cache_bytes(N), "room for a second cache"
 
 
 @everywhere
@@ -87,9 +88,9 @@ def test_operations_are_within_a_fifth_of_those_counted(chips: str, program: str
 
 
 @everywhere
-@pytest.mark.parametrize(("N", "limit"), [(1, 1.6), (4, 2.4)], ids=["greedy", "beams"])
+@pytest.mark.parametrize(("N", "limit"), [(1, 1.6), (4, 1.8)], ids=["greedy", "beams"])
 def test_a_step_moves_few_more_bytes_than_it_must(chips: str, N: int, limit: float) -> None:
-    """Beyond the minimum: what is written to the cache, the logits' way through the search, and the beams' reorder."""
+    """Beyond the minimum: what is written to the cache, and the logits' way through the search."""
     minimum = counts.step_bytes(vars(BASE), ROWS, N, S, T) / 2  # counted in float32
     assert 1 <= traffic(compiled("step", chips, N)) / minimum < limit
 

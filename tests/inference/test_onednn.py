@@ -1,0 +1,71 @@
+"""oneDNN's products are products, models in its layout generate what transformers does, and its absence is noticed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from bart_inference import onednn, prepare
+from bart_inference.generate import jit_prefill
+
+from tests.inference.cases import checkpoint, combined
+from tests.inference.referee import compare, report
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="this processor or jaxlib has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """The layout's settings are read when a program is traced."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("rows", [(1,), (5,), (2, 3), (4, 33)], ids=str)
+@pytest.mark.parametrize(("D", "F"), [(8, 8), (48, 64), (48, 100), (129, 200), (384, 1152)])
+def test_panels_multiply_as_the_matrix(rows: tuple[int, ...], D: int, F: int) -> None:
+    rng = np.random.default_rng(D + F)
+    x, weight = rng.standard_normal((*rows, D), np.float32), rng.standard_normal((D, F), np.float32)
+    panels = onednn.pack(weight)
+    assert panels.shape == (-(-F // onednn.PANEL), D, onednn.PANEL)
+    ours = jax.jit(onednn.multiply, static_argnums=2)(x, panels, F)
+    np.testing.assert_allclose(ours, x.astype(float) @ weight, rtol=0, atol=1e-6 * D)
+
+
+@pytest.mark.parametrize(("T", "n", "m"), [(1, 16, 40), (4, 40, 16), (33, 8, 70)])
+def test_heads_multiply_one_by_one(T: int, n: int, m: int) -> None:
+    rng = np.random.default_rng(T)
+    x, y = rng.standard_normal((3, 5, T, n), np.float32), rng.standard_normal((3, 5, n, m), np.float32)
+    np.testing.assert_allclose(jax.jit(onednn.multiply_heads)(x, y), x.astype(float) @ y, rtol=0, atol=1e-6 * n)
+
+
+@pytest.mark.parametrize("name", ["uneven", "wide"])
+def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin, _ = checkpoint(name)
+    prepared = prepare(twin.model, "onednn")
+    monkeypatch.setattr("tests.inference.referee.checkpoint", lambda name: (twin, prepared))
+    monkeypatch.setattr(onednn, "WORTH", 0)  # attention too, however small
+    ids = np.full((1, 16), 5, np.int32)
+    assert onednn.TARGET in jit_prefill.lower(prepared.weights, prepared.config, ids, ids > 0).as_text()
+    print(report([compare(case) for case in combined(name, 12, beams=(1, 3))]))
+
+
+def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = checkpoint("uneven")[0].model
+    layer = lambda model: prepare(model).weights["decoder"]["layers"][0]["fc1"]["weight"]
+    assert layer(model).ndim == 2, "a small model"
+    monkeypatch.setattr("bart_inference.layout.CACHED", 0)
+    assert layer(model).ndim == 3
+    narrow = model._replace(params=jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params))
+    assert layer(narrow).ndim == 2, "bfloat16"
+    assert layer(narrow).dtype == jnp.bfloat16
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    assert layer(model).ndim == 2, "no oneDNN"
+
+
+def test_a_missing_call_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "TARGET", "__onednn$nothing")
+    assert not onednn.available.__wrapped__()
