@@ -28,13 +28,13 @@ Tokens = list[list[int]]  # per source, what was generated behind the start toke
 
 
 class Ours:
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, layout: str | None = None) -> None:
         import jax
         from bart_inference import load, prepare
 
         self.compile_seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
-        self.model = prepare(load(folder))
+        self.model = prepare(load(folder), layout)
 
     def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":

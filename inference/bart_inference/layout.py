@@ -40,7 +40,8 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     A prepared model is returned as it is. Where this process has several devices, each gets all weights. A CPU's layout
     is "onednn", its matrices in panels, for float32 weights that outgrow the caches where jaxlib has that library, and
     "cpu" else. Both keep a transposed output embedding (D,V) beside the embedding itself: few-row products with the
-    (V,D) matrix take up to twice as long there.
+    (V,D) matrix take up to twice as long there. Programs of "onednn" run faster, those of "cpu" can be stored in JAX's
+    persistent compile cache: the better choice for a process that writes few texts and ends.
     """
     if isinstance(model, Prepared):
         return model
@@ -63,9 +64,9 @@ def derive(params: Params, layout: str) -> Params:
 
     {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "encoder" and "decoder": {"embed_positions",
     "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2", "final_norm", and in the
-    decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}; matrices with their biases, in the
-    layout "onednn" as panels (onednn.pack). Task heads ("classification_head", "qa_outputs") stay as they are. numpy arrays give
-    numpy arrays, and under jax.eval_shape shapes give shapes.
+    decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}; matrices with their biases,
+    in the layout "onednn" as panels (onednn.pack). Task heads ("classification_head", "qa_outputs") stay as they are.
+    numpy arrays give numpy arrays, and under jax.eval_shape shapes give shapes.
     """
     xp = params["shared"].__array_namespace__()
     matrix = onednn.pack if layout == "onednn" else lambda weight: weight

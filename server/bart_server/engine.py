@@ -15,6 +15,7 @@ import os
 import pathlib
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -510,6 +511,8 @@ def load_models(config: Config, on_compile: Callable[[], None], stop: Callable[[
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        # jaxlib cannot store programs that call oneDNN, and says so for each; what it can store, it does.
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache .* MemoryError: std::bad_alloc")
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == COMPILATION:
