@@ -5,8 +5,8 @@
 
 Every run is a new process that imports, loads the model, generates once and ends; the rivals take turns, and figures
 are medians. `ours` compiles from nothing, with the layout that `prepare` chooses. `ours-xla` has XLA's own layout (the
-same one for tiny): programs that call oneDNN cannot be stored, these can, and `ours-xla, warm cache` finds them in
-JAX's persistent cache. Peak memory is the kernel's: the largest resident set of the process (ru_maxrss). Files of the models
+same for tiny): programs that call oneDNN cannot be stored, these can, and `ours-xla, warm cache` finds them in JAX's
+persistent cache. Peak memory is the kernel's: the largest resident set of the process (ru_maxrss). Files of the models
 are in the page cache for all. Below it, what a bucket costs to compile: each is one call of `generate` in an empty
 cache, and the count and the seconds are JAX's own events.
 """

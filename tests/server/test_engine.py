@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from bart_inference import Model, Prepared, classify, generate, prepare
 from bart_server.admission import Budget
-from bart_server.engine import JaxEngine, Shapes, pieces, powers_of_four
+from bart_server.engine import JaxEngine, Shapes
 from bart_server.errors import DeviceFault, InvalidArgument
+from bart_server.rows import pieces, powers_of_four
 from bart_server.scheduler import Scheduler
 from bart_server.types import Task
 from hypothesis import given, settings
