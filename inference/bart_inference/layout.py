@@ -48,8 +48,10 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     layout = layout or default_layout(model)
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
-    params = jax.tree.map(np.asarray, model.params)  # on the host: nothing to compile
-    return Prepared(place(jax.tree.map(jnp.asarray, derive(params, layout))), *model[1:])
+    leaves, tree = jax.tree.flatten(derive(jax.tree.map(np.asarray, model.params), layout))  # on the host
+    leaves.reverse()
+    arrays = [jnp.asarray(leaves.pop()) for _ in range(len(leaves))]  # each is given up as soon as it is copied
+    return Prepared(place(jax.tree.unflatten(tree, arrays)), *model[1:])
 
 
 def default_layout(model: Model) -> str:
