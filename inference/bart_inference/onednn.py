@@ -22,18 +22,18 @@ from bart_oneliner import Array
 PANEL = 64
 WORTH = 2**21  # multiply-adds of attention below which waking the other cores costs more than they save
 TARGET = "__onednn$matmul"
-Config = dict[str, Any]  # XLA's OneDnnMatMulConfig
+Settings = dict[str, Any]  # of XLA's OneDnnMatMulConfig
 # The result is written as (rows, panels, 64): the dimensions, counted from 1, of what oneDNN calls (panels, rows, 64).
-ROWS_FIRST: Config = {"result": {"tensor": {"dimensions": [2, 1, 3]}}}
+ROWS_FIRST: Settings = {"result": {"tensor": {"dimensions": [2, 1, 3]}}}
 
 
-def call(config: Config, shape: tuple[int, ...], x: Array, y: Array) -> Array:
+def call(settings: Settings, shape: tuple[int, ...], x: Array, y: Array) -> Array:
     """oneDNN's matmul of float32 arrays, whose leading axes are batches; shape: the result's."""
     product = jax.ffi.ffi_call(
         TARGET,
         jax.ShapeDtypeStruct(shape, jnp.float32),
         custom_call_api_version=2,
-        legacy_backend_config=json.dumps({"onednn_matmul_config": config}),
+        legacy_backend_config=json.dumps({"onednn_matmul_config": settings}),
     )
     return product(x, y)
 
