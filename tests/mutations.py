@@ -164,7 +164,7 @@ def first_failure(source: str, suspect: str) -> str:
             (Path(folder) / "bart_oneliner.py").write_text(source, encoding="utf-8")
             sys.path.insert(0, folder)
             importlib.import_module("bart_oneliner")  # from now on this is what the tests import under that name
-            arguments = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+            arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
             for files in (f"tests/model/test_{suspect}.py", "tests/model"):
                 status = failure.name or pytest.main([*arguments, files], plugins=[failure])
         failed = failure.name or (status and f"pytest did not run: {output.getvalue()[-2000:]}")
