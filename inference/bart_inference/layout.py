@@ -41,13 +41,17 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     is "onednn", its matrices in panels, for float32 weights that outgrow the caches where jaxlib has that library, and
     "cpu" else. Both keep a transposed output embedding (D,V) beside the embedding itself: few-row products with the
     (V,D) matrix take up to twice as long there. Programs of "onednn" run faster, those of "cpu" can be stored in JAX's
-    persistent compile cache: the better choice for a process that writes few texts and ends.
+    persistent compile cache: the better choice for a process that writes few texts and ends. ValueError for an unknown
+    layout, and for "onednn" where the weights are not float32 or jaxlib lacks it.
     """
     if isinstance(model, Prepared):
         return model
     layout = layout or default_layout(model)
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
+    if layout == "onednn" and not fits_onednn(model):
+        dtype = model.params["shared"].dtype
+        raise ValueError(f"layout 'onednn' needs float32 weights and a CPU and jaxlib with oneDNN; these are {dtype}")
     leaves, tree = jax.tree.flatten(derive(jax.tree.map(np.asarray, model.params), layout))  # on the host
     leaves.reverse()
     arrays = [jnp.asarray(leaves.pop()) for _ in range(len(leaves))]  # each is given up as soon as it is copied
@@ -57,8 +61,11 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
 def default_layout(model: Model) -> str:
     backend = jax.default_backend()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-    worth = backend == "cpu" and size > CACHED and model.params["shared"].dtype == np.float32
-    return "onednn" if worth and onednn.available() else backend
+    return "onednn" if backend == "cpu" and size > CACHED and fits_onednn(model) else backend
+
+
+def fits_onednn(model: Model) -> bool:
+    return model.params["shared"].dtype == np.float32 and onednn.available()
 
 
 def derive(params: Params, layout: str) -> Params:

@@ -2,7 +2,7 @@
 target at once).
 
 Letters as in bart_oneliner; in addition N is a source's beams. `bart_oneliner.forward` is the specification; both share
-layer_norm, attend and the activation, so that what differs is only what is remembered.
+layer_norm and the activation. Attention is written again, for keys that lie transposed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def linear(x: Array, weight: Array, bias: Array) -> Array:
 
 
 def multiply(x: Array, weight: Array, F: int, dtype: jnp.dtype) -> Array:
+    """x (…,D) with weight (D,F) or its panels -> (…,F), in dtype; panels are always float32."""
     if weight.ndim == 3:
         return onednn.multiply(x, weight, F)
     return einsum("...d,df->...f", x, weight, preferred_element_type=dtype)

@@ -62,6 +62,8 @@ def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pyte
     narrow = model._replace(params=jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params))
     assert layer(narrow).ndim == 2, "bfloat16"
     assert layer(narrow).dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"'onednn' needs float32 weights .* these are bfloat16"):
+        prepare(narrow, "onednn")
     monkeypatch.setattr(onednn, "available", lambda: False)
     assert layer(model).ndim == 2, "no oneDNN"
 
