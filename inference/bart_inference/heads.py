@@ -129,7 +129,7 @@ def run(
     weights: Params, config: Config, ids: Array, mask: Array, target: Array, target_mask: Array
 ) -> tuple[Array, Array]:
     """The decoder's and the encoder's last hidden states."""
-    encoded = transformer.encode(weights, config, ids, mask)
+    encoded = transformer.encode(weights, config, ids, jnp.arange(ids.shape[1]), mask)
     cross = transformer.project(weights, config, encoded)
     return transformer.decode(weights, config, target, target_mask, cross, mask), encoded
 

@@ -29,26 +29,32 @@ from bart_inference.devices import ROWS, data_mesh, on_rows
 from bart_inference.heads import entailment_id, run_classifier
 from bart_inference.options import Packed, pack, resolve
 from bart_inference.stream import final_tokens
-from bart_inference.transformer import Source, prefill
+from bart_inference.transformer import Pairs, prefill, prefill_packed
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bart_oneliner import Array, Params
 from bart_server.config import EMBEDDED, Config, ConfigError
 from bart_server.errors import InvalidArgument
 from bart_server.models import Served
-from bart_server.rows import empty_source, insert_rows, lengths, pieces, place_rows, powers_of_four, take_rows
+from bart_server.rows import (
+    Piece,
+    Placed,
+    Planned,
+    Shape,
+    encoder_shapes,
+    entries_of,
+    pieces,
+    put_beginnings,
+    put_sources,
+    take_rows,
+)
 from bart_server.text import Text
 from bart_server.types import Description, Hypothesis, Lane, Request, Task
 
 log = logging.getLogger(__name__)
 HEAD = "classification_head"
+PLANS = 256  # kept
 COMPILATION = "/jax/core/compile/backend_compile_duration"
-
-
-class Planned(NamedTuple):
-    """A request's options: as given and as one packed row."""
-
-    options: Options
-    packed: Packed
 
 
 @dataclasses.dataclass
@@ -58,6 +64,21 @@ class Slots:
     state: State
     done: np.ndarray
     requests: list[Request | None]
+
+
+class Encoded(NamedTuple):
+    """parts: what was encoded together, as it was asked of `_prefill` and as it came."""
+
+    requests: list[Request]
+    parts: list[tuple[Piece, np.ndarray, Pairs]]
+
+
+class Plan(NamedTuple):
+    """What options come to: resolved, the longest answer in tokens, and packed as the first of their copies."""
+
+    options: Options
+    longest: int
+    packed: Packed
 
 
 class Shapes(NamedTuple):
@@ -101,15 +122,14 @@ class JaxEngine:
             source_tokens=shapes.sources[-1],
             target_tokens=shapes.target,
         )
+        self._plans: dict[str, Plan] = {}
         self._classify: dict[tuple[Lane, int], Any] = {}
-        self._together = powers_of_four(sizes[-1], self._mesh.size)  # how many sources are encoded at once
-        self._prefill: dict[tuple[int, int], Any] = {}  # (source length, rows)
-        self._empty: dict[tuple[int, int], Any] = {}  # (source length, size)
-        self._place: dict[tuple[int, int, int, int], Any] = {}  # into (source length, size), from (source length, rows)
+        self._prefill: dict[Shape, Any] = {}
+        self._blank: dict[tuple[Lane, int], Any] = {}
+        self._put: dict[tuple[int, int, Shape], Any] = {}  # source length, size
         self._begin: dict[tuple[Lane, int], Any] = {}
         self._step: dict[tuple[Lane, int], Any] = {}
-        self._insert: dict[tuple[Lane, int, int], Any] = {}  # into, from
-        self._take: dict[tuple[Lane, int, int], Any] = {}  # from, to
+        self._take: dict[tuple[Lane, int, int], Any] = {}  # lane, from, to
 
     # ── compilation ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,33 +140,32 @@ class JaxEngine:
         ) as pool:  # XLA compiles outside the interpreter's lock
             for _ in pool.map(lambda work: None if stop() else work(), self._programs()):
                 pass
+        encoded: dict[Shape, Encoded] = {}
         for lane in self.lanes:
             if stop():
                 return
-            self._warm(lane)
+            self._warm(lane, encoded)
         log.info("compiled", extra={"lanes": len(self.lanes), "seconds": round(time.perf_counter() - began, 1)})
 
     def _programs(self) -> list[Callable[[], None]]:
         """One piece of work for each program; the long ones first."""
-        steps, others = [], []
         if self._entailment is not None:
             return [partial(self._compile_classify, lane, size) for lane in self.lanes for size in lane.sizes]
+        steps, others, prefills, puts = [], [], set(), {}
         for lane in self.lanes:
             for size in lane.sizes:
                 steps.append(partial(self._compile_step, lane, size))
+                others.append(partial(self._compile_blank, lane, size))
                 others.append(partial(self._compile_begin, lane, size))
-            for small, large in itertools.combinations_with_replacement(lane.sizes, 2):
-                if large > 1:  # one running row leaves no room in a state of one
-                    others.append(partial(self._compile_insert, lane, large, small))
+                for shape in self._encoder_shapes(lane, size):
+                    prefills.add(shape)
+                    puts[lane.source, size, shape] = partial(self._compile_put, lane, size, shape)  # lanes share it
             for old, new in itertools.permutations(lane.sizes, 2):
                 others.append(partial(self._compile_take, lane, old, new))
-        prefills = {(length, rows) for lane in self.lanes for length in lengths(lane.source) for rows in self._together}
-        for into in {(lane.source, size) for lane in self.lanes for size in lane.sizes}:
-            others.append(partial(self._compile_empty, *into))
-            for length, rows in itertools.product(lengths(into[0]), self._together):
-                if rows <= into[1]:
-                    others.append(partial(self._compile_place, *into, length, rows))
-        return [*steps, *(partial(self._compile_prefill, *shape) for shape in sorted(prefills)), *others]
+        return [*steps, *(partial(self._compile_prefill, shape) for shape in sorted(prefills)), *puts.values(), *others]
+
+    def _encoder_shapes(self, lane: Lane, size: int) -> list[Shape]:
+        return encoder_shapes(lane.source, size // self._mesh.size)
 
     def _compile_classify(self, lane: Lane, size: int) -> None:
         run = on_rows(
@@ -157,26 +176,34 @@ class JaxEngine:
         program = jax.jit(run, out_shardings=self._rows)
         self._classify[lane, size] = program.lower(self._weights, ids, mask, last).compile()
 
-    def _compile_prefill(self, length: int, rows: int) -> None:
-        run = on_rows(self._mesh, lambda weights, ids, mask: prefill(weights, self._config, ids, mask))
-        program = jax.jit(run, out_shardings=self._rows)
-        self._prefill[length, rows] = program.lower(self._weights, *self._source_shapes(length, rows)).compile()
+    def _compile_prefill(self, shape: Shape) -> None:
+        program = jax.jit(on_rows(self._mesh, self._prefill_packed), out_shardings=self._rows)
+        ids = self._packed_ids(shape)
+        self._prefill[shape] = program.lower(self._weights, ids, ids).compile()
 
-    def _compile_empty(self, source: int, size: int) -> None:
-        shapes = self._encoded_shapes(source, size)
-        self._empty[source, size] = jax.jit(partial(empty_source, shapes), out_shardings=self._rows).lower().compile()
+    def _compile_blank(self, lane: Lane, size: int) -> None:
+        shapes = self._state_shapes(lane, size)
 
-    def _compile_place(self, source: int, size: int, length: int, rows: int) -> None:
-        program = jax.jit(place_rows, out_shardings=self._rows, donate_argnums=0)
-        shapes = self._encoded_shapes(source, size), self._encoded_shapes(length, rows)
-        at = jax.ShapeDtypeStruct((rows,), np.int32)
-        self._place[source, size, length, rows] = program.lower(*shapes, at).compile()
+        def blank() -> State:
+            zeros: State = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+            return zeros._replace(done=~zeros.done)
+
+        self._blank[lane, size] = jax.jit(blank, out_shardings=self._rows).lower().compile()
+
+    def _compile_put(self, lane: Lane, size: int, shape: Shape) -> None:
+        program = jax.jit(on_rows(self._mesh, put_sources, shared=(1, 2)), out_shardings=self._rows, donate_argnums=0)
+        ids = self._packed_ids(shape)
+        packed = self._shapes(jax.eval_shape(self._prefill_packed, self._weights, ids, ids))
+        entries = self._shapes(entries_of([0], [Placed(0, 0, 0)], size, self._mesh.size))
+        source = self._state_shapes(lane, size).source
+        self._put[lane.source, size, shape] = program.lower(source, packed, ids, entries).compile()
 
     def _compile_begin(self, lane: Lane, size: int) -> None:
-        source, *rest = self._begin_shapes(lane, size)
-        run = on_rows(self._mesh, self._begin_rows(lane), shared=())
-        program = jax.jit(run, out_shardings=self._rows, donate_argnums=0)
-        self._begin[lane, size] = program.lower(source, *rest).compile()
+        run = partial(put_beginnings, config=self._config, beams=lane.beams)
+        program = jax.jit(on_rows(self._mesh, run, shared=()), out_shardings=self._rows, donate_argnums=0)
+        entries = self._shapes(entries_of([0], [beginning(self._example(lane))], size, self._mesh.size))
+        rest = self._state_shapes(lane, size)._asdict() | {"source": None}
+        self._begin[lane, size] = program.lower(State(**rest), entries).compile()
 
     def _compile_step(self, lane: Lane, size: int) -> None:
         run = on_rows(
@@ -188,51 +215,51 @@ class JaxEngine:
         steps = jax.ShapeDtypeStruct((), np.int32)
         self._step[lane, size] = program.lower(self._weights, self._state_shapes(lane, size), steps).compile()
 
-    def _compile_insert(self, lane: Lane, large: int, small: int) -> None:
-        states = self._state_shapes(lane, large), self._state_shapes(lane, small)
-        program = jax.jit(insert_rows, out_shardings=self._rows, donate_argnums=0)
-        self._insert[lane, large, small] = program.lower(*states, jax.ShapeDtypeStruct((small,), np.int32)).compile()
-
     def _compile_take(self, lane: Lane, old: int, new: int) -> None:
         rows, live = jax.ShapeDtypeStruct((new,), np.int32), jax.ShapeDtypeStruct((new,), np.bool_)
         program = jax.jit(take_rows, out_shardings=self._rows)
         self._take[lane, old, new] = program.lower(self._state_shapes(lane, old), rows, live).compile()
 
-    def _begin_rows(self, lane: Lane) -> Callable[..., State]:
-        dtype = self._weights["shared"].dtype
-        return lambda source, prompts, packed, done: begin(
-            self._config, source, prompts, packed, lane.beams, done, dtype
-        )
+    def _prefill_packed(self, weights: Params, ids: Array, positions: Array) -> Pairs:
+        return prefill_packed(weights, self._config, ids, positions)
 
     def _shapes(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._rows), tree)
 
+    def _packed_ids(self, shape: Shape) -> Any:
+        return self._shapes(np.zeros((self._mesh.size * shape.rows, shape.length), np.int32))
+
     def _source_shapes(self, source: int, size: int) -> Any:
         return self._shapes((np.zeros((size, source), np.int32), np.zeros((size, source), np.bool_)))
 
-    def _encoded_shapes(self, length: int, rows: int) -> Any:
-        run = lambda weights, ids, mask: prefill(weights, self._config, ids, mask)
-        return self._shapes(jax.eval_shape(run, self._weights, *self._source_shapes(length, rows)))
-
-    def _begin_shapes(self, lane: Lane, size: int) -> Any:
-        source = self._encoded_shapes(lane.source, size)
-        packed = stack(
-            [self.requests([0], {"num_beams": lane.beams, "do_sample": lane.sample})[0].options.packed] * size
-        )
-        return self._shapes((source, np.zeros((size, lane.target), np.int32), packed, np.zeros(size, np.bool_)))
-
     def _state_shapes(self, lane: Lane, size: int) -> Any:
-        return self._shapes(jax.eval_shape(self._begin_rows(lane), *self._begin_shapes(lane, size)))
+        prompts, options = entries_of([0], [beginning(self._example(lane))], size, 1).what
+        dtype = self._weights["shared"].dtype
 
-    def _warm(self, lane: Lane) -> None:
-        """Runs every program of a lane once, through the verbs that serving uses."""
+        def run(weights: Params, ids: Array, mask: Array) -> State:
+            source = prefill(weights, self._config, ids, mask)
+            return begin(self._config, source, jax.numpy.asarray(prompts), options, lane.beams, mask[:, 0], dtype)
+
+        return self._shapes(jax.eval_shape(run, self._weights, *self._source_shapes(lane.source, size)))
+
+    def _example(self, lane: Lane) -> Request:
+        """A request that fills its source."""
         options = {"num_beams": lane.beams, "do_sample": lane.sample} if lane.task is Task.GENERATE else {}
-        [request, *_] = self.requests([self._config.eos_token_id] * lane.source, options, lane.task)
+        return self.requests([self._config.eos_token_id] * lane.source, options, lane.task)[0]
+
+    def _warm(self, lane: Lane, encoded: dict[Shape, Encoded]) -> None:
+        """Runs every program of a lane once, through the verbs that serving uses; lanes share what is `encoded`."""
+        request = self._example(lane)
         for size in lane.sizes:
             if lane.task is Task.CLASSIFY:
                 self.classify(lane, [request] * size)
                 continue
-            state = self.encode(lane, [request] * size)
+            state = self.blank(lane, size)
+            for shape in self._encoder_shapes(lane, size):
+                part = dataclasses.replace(request, source=request.source[: shape.length])
+                if shape not in encoded:
+                    encoded[shape] = self._encode([part], [Piece(shape, [[(0, 0)]])])
+                state = self.insert(lane, state, encoded[shape]._replace(requests=[part]), [0])
             state, _ = self.step(lane, state, 1)
             self.prefix(lane, state, [0])
             self.results(lane, state, [0])
@@ -247,25 +274,39 @@ class JaxEngine:
         if task is Task.CLASSIFY:
             lane = min((lane for lane in self.lanes if lane.source >= len(source)), key=lambda lane: lane.source)
             return [Request(tuple(source), lane, 2 * lane.source)]  # the decoder reads the source too
+        plan = self._plan(options)
+        found, lane = plan.options, self._lane(len(source), plan.options)
+        if plan.longest > lane.target:
+            name = "max_length" if found.max_new_tokens is None else "max_new_tokens"
+            raise InvalidArgument(
+                f"options.{name}", f"asks for {plan.longest} tokens, start token included, at most {lane.target}"
+            )
+        copies = found.num_return_sequences if found.num_beams == 1 else 1
+        if copies > lane.rows:
+            raise InvalidArgument("options.num_return_sequences", f"{copies} samples, at most {lane.rows} run at once")
+        own: list[dict[str, Any]] = [{"copy": np.full(1, copy, np.uint32)} for copy in range(copies)]
+        if found.do_sample and "seed" not in options:
+            seed = np.full(1, secrets.randbits(32), np.uint32)
+            own = [{"seed": seed, **fields} for fields in own]
+        cost = (lane.source + plan.longest) * lane.beams
+        packed = [plan.packed._replace(**fields) for fields in own]
+        return [Request(tuple(source), lane, cost, Planned(found, row), stream) for row in packed]
+
+    def _plan(self, options: Mapping[str, Any]) -> Plan:
+        """Most requests ask for the same few options, and to resolve and pack them takes longer than all else here."""
+        key = repr(sorted(options.items()))
+        if (known := self._plans.get(key)) is not None:
+            return known
         try:
             [found] = resolve(self._generation, self._config, options, None, 1)
             _, longest = found.lengths(1, self._config)
         except OptionError as error:
             raise InvalidArgument(f"options.{error.option}", str(error).removeprefix(f"{error.option} ")) from None
-        lane = self._lane(len(source), found)
-        if longest > lane.target:
-            name = "max_length" if found.max_new_tokens is None else "max_new_tokens"
-            raise InvalidArgument(
-                f"options.{name}", f"asks for {longest} tokens, start token included, at most {lane.target}"
-            )
-        if found.do_sample and "seed" not in options:
-            found = dataclasses.replace(found, seed=secrets.randbits(32))
-        copies = found.num_return_sequences if found.num_beams == 1 else 1
-        if copies > lane.rows:
-            raise InvalidArgument("options.num_return_sequences", f"{copies} samples, at most {lane.rows} run at once")
-        packed = [pack([found], self._config, lane.target, [1], [copy]) for copy in range(copies)]
-        cost = (lane.source + longest) * lane.beams
-        return [Request(tuple(source), lane, cost, Planned(found, row), stream) for row in packed]
+        plan = Plan(found, longest, pack([found], self._config, self.lanes[0].target, [1], [0]))
+        if len(self._plans) >= PLANS:
+            self._plans.clear()
+        self._plans[key] = plan
+        return plan
 
     def _check_ids(self, source: Sequence[int]) -> None:
         most, vocabulary = self.description.source_tokens, self._config.vocab_size
@@ -301,39 +342,38 @@ class JaxEngine:
         contradiction = -1 if self._entailment == 0 else 0  # as Hugging Face's pipeline has it
         return [(float(row[contradiction]), float(row[self._entailment])) for row in logits[: len(requests)]]
 
-    def encode(self, lane: Lane, requests: Sequence[Request]) -> Slots:
-        size = next(size for size in lane.sizes if size >= len(requests))
-        prompts = np.zeros((size, lane.target), np.int32)
-        for row, request in enumerate(requests):
-            options: Options = request.options.options
-            prompts[row] = options.pad_id
-            prompts[row, 0] = options.start_id
-        rows = [request.options.packed for request in requests]
-        packed = stack([*rows, *[rows[0]] * (size - len(rows))])
-        done = np.arange(size) >= len(requests)
-        state = self._begin[lane, size](self._encode(lane, size, requests), prompts, packed, done)
-        return Slots(state, done, [*requests, *[None] * (size - len(requests))])
+    def blank(self, lane: Lane, size: int) -> Slots:
+        return Slots(self._blank[lane, size](), np.ones(size, np.bool_), [None] * size)
 
-    def _encode(self, lane: Lane, size: int, requests: Sequence[Request]) -> Source:
-        """Encodes sources of about one length together, in compiled row counts, into the rows of one Source."""
-        source = self._empty[lane.source, size]()
-        for length, count, rows in pieces([len(r.source) for r in requests], lengths(lane.source), self._together):
-            ids, mask = np.full((count, length), -1, np.int32), np.zeros((count, length), np.bool_)
-            for at, row in enumerate(rows):
-                tokens = requests[row].source
-                ids[at, : len(tokens)], mask[at, : len(tokens)] = tokens, True
-            encoded = self._prefill[length, count](self._weights, ids, mask)
-            into = np.array([*rows, *[size] * (count - len(rows))], np.int32)  # beyond the end: dropped
-            source = self._place[lane.source, size, length, count](source, encoded, into)
-        return source
+    def encode(self, lane: Lane, requests: Sequence[Request]) -> Encoded:
+        shapes, sources = self._encoder_shapes(lane, lane.rows), [len(request.source) for request in requests]
+        return self._encode(requests, pieces(sources, shapes, self._mesh.size))
 
-    def insert(self, lane: Lane, slots: Slots, encoded: Slots, rows: Sequence[int]) -> Slots:
-        large, small = len(slots.requests), len(encoded.requests)
-        targets = np.full(small, large, np.int32)  # beyond the end: dropped
-        targets[: len(rows)] = rows
-        state = self._insert[lane, large, small](slots.state, encoded.state, targets)
+    def _encode(self, requests: Sequence[Request], together: Sequence[Piece]) -> Encoded:
+        parts = []
+        for piece in together:
+            ids = np.zeros((self._mesh.size * piece.shape.rows, piece.shape.length), np.int32)
+            positions = np.zeros_like(ids)
+            for row, held in enumerate(piece.rows):
+                for index, start in held:
+                    tokens = requests[index].source
+                    here = slice(start, start + len(tokens))
+                    ids[row, here], positions[row, here] = tokens, range(len(tokens))
+            parts.append((piece, ids, self._prefill[piece.shape](self._weights, ids, positions)))
+        return Encoded(list(requests), jax.block_until_ready(parts))  # a fault of the encoder's is raised here
+
+    def insert(self, lane: Lane, slots: Slots, encoded: Encoded, rows: Sequence[int]) -> Slots:
         done, requests = slots.done.copy(), list(slots.requests)
-        for row, request in zip(rows, encoded.requests, strict=False):
+        size, devices = len(requests), self._mesh.size
+        source, rest = slots.state.source, slots.state._asdict() | {"source": None}
+        for piece, ids, packed in encoded.parts:
+            held = [(index, row, start) for row, sources in enumerate(piece.rows) for index, start in sources]
+            placed = [Placed(row, start, len(encoded.requests[index].source)) for index, row, start in held]
+            entries = entries_of([rows[index] for index, *_ in held], placed, size, devices)
+            source = self._put[lane.source, size, piece.shape](source, packed, ids, entries)
+        entries = entries_of(rows, [beginning(request) for request in encoded.requests], size, devices)
+        state = self._begin[lane, size](State(**rest), entries)._replace(source=source)
+        for row, request in zip(rows, encoded.requests, strict=True):
             done[row], requests[row] = False, request
         return Slots(state, done, requests)
 
@@ -377,9 +417,11 @@ class JaxEngine:
         return answers
 
     def free(self, lane: Lane, slots: Slots, rows: Sequence[int]) -> Slots:
+        requests = [None if row in rows else request for row, request in enumerate(slots.requests)]
+        if slots.done[list(rows)].all():  # they have finished, the device knows
+            return Slots(slots.state, slots.done, requests)
         done = slots.done.copy()
         done[list(rows)] = True
-        requests = [None if row in rows else request for row, request in enumerate(slots.requests)]
         return Slots(slots.state._replace(done=jax.device_put(done, self._rows)), done, requests)
 
     def resize(self, lane: Lane, slots: Slots, rows: Sequence[int], size: int) -> Slots:
@@ -391,10 +433,12 @@ class JaxEngine:
         return Slots(state, np.where(live, slots.done[old], True), requests)
 
 
-def stack(rows: Sequence[Packed]) -> Packed:
-    """Packed rows as one."""
-    columns: list[Any] = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    return Packed(*columns)
+def beginning(request: Request) -> tuple[np.ndarray, Packed]:
+    """A request's prompt (T,) and its options, as rows.put_beginnings wants them."""
+    planned: Planned = request.options
+    prompt = np.full(request.lane.target, planned.options.pad_id, np.int32)
+    prompt[0] = planned.options.start_id
+    return prompt, jax.tree.map(lambda column: column[0], planned.packed)
 
 
 def stopped(ids: Sequence[int], options: Options, longest: int) -> bool:

@@ -84,18 +84,19 @@ class FakeEngine:
         self._call("classify", requests)
         return [(0.0, float(len(content(request)))) for request in requests]
 
-    def encode(self, lane: Lane, requests: Sequence[Request]) -> list[Row | None]:
-        self._call("encode", requests)
-        size = next(size for size in lane.sizes if size >= len(requests))
-        return [Row(request) for request in requests] + [None] * (size - len(requests))
+    def blank(self, lane: Lane, size: int) -> list[Row | None]:
+        assert size in lane.sizes
+        return [None] * size
 
-    def insert(
-        self, lane: Lane, state: list[Row | None], encoded: list[Row | None], rows: Sequence[int]
-    ) -> list[Row | None]:
-        self._call("insert", [row.request for row in encoded if row])
-        assert len(encoded) <= len(state) and all(state[row] is None for row in rows)
+    def encode(self, lane: Lane, requests: Sequence[Request]) -> list[Row]:
+        self._call("encode", requests)
+        return [Row(request) for request in requests]
+
+    def insert(self, lane: Lane, state: list[Row | None], encoded: list[Row], rows: Sequence[int]) -> list[Row | None]:
+        self._call("insert", [row.request for row in encoded])
+        assert all(state[row] is None for row in rows)
         state = list(state)
-        for row, taken in zip(rows, filter(None, encoded), strict=True):
+        for row, taken in zip(rows, encoded, strict=True):
             state[row] = taken
         return state
 

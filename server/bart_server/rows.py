@@ -1,64 +1,154 @@
-"""Which sources are encoded together, and how rows move between states: pure functions of the engine."""
+"""Which sources are encoded together, and how rows move between states: the engine's pure functions."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-from bart_inference.buckets import LENGTHS
-from bart_inference.decoding import State
-from bart_inference.transformer import Source
+import jax.numpy as jnp
+import numpy as np
+from bart_inference.decoding import State, begin
+from bart_inference.options import Options, Packed
+from bart_inference.transformer import Pairs, Source, unpack
+
+from bart_oneliner import Array, Config
+
+Tree = TypeVar("Tree")
+LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # positions of an encoded row
+TOGETHER = (
+    128  # of them at most hold several sources: in longer rows, attention across sources costs more than it saves
+)
+ROWS = 4  # of TOGETHER positions, on one device at once
 
 
-def lengths(longest: int) -> list[int]:
-    """The lengths to encode at for a lane of sources up to `longest`."""
-    return [*(length for length in LENGTHS if length < longest), longest]
+class Shape(NamedTuple):
+    """What the encoder is compiled for: rows on each device, and their positions."""
+
+    rows: int
+    length: int
 
 
-def powers_of_four(most: int, devices: int) -> list[int]:
-    """Row counts up to `most` that make up any count of rows in a few pieces, for each device as many."""
-    return [devices * 4**n for n in range(((most // devices).bit_length() + 1) // 2)]
+class Piece(NamedTuple):
+    """Sources that are encoded at once. rows: for each row of all devices, the sources in it, (index, start)."""
+
+    shape: Shape
+    rows: list[list[tuple[int, int]]]
 
 
-def pieces(sources: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> list[tuple[int, int, list[int]]]:
-    """How to encode sources of these lengths: (compiled length, compiled count, indices of the sources in it).
+class Planned(NamedTuple):
+    """A request's options: as given and as one packed row."""
 
-    Sources of one compiled length go together, as many as fill a compiled count; fewer than the smallest leave it part
-    empty.
+    options: Options
+    packed: Packed
+
+
+class Placed(NamedTuple):
+    """Where an encoded source lies: in which row, from where."""
+
+    row: int
+    start: int
+    length: int
+
+
+class Entries(NamedTuple):
+    """What goes into n rows of each of D devices, its own ones: of its n entries the first `used` count."""
+
+    used: Array  # (D,) int32
+    target: Array  # (D·n,) int32: which of the device's own rows
+    what: Any  # arrays (D·n,…)
+
+
+def encoder_shapes(longest: int, rows: int) -> list[Shape]:
+    """All shapes that `pieces` picks for up to `rows` sources a device, of up to `longest` tokens."""
+    most = max(longest, min(TOGETHER, longest * rows))
+    lengths = [*(length for length in LENGTHS if length < most), min((n for n in LENGTHS if n >= most), default=most)]
+    more = min(rows, ROWS) if TOGETHER in lengths else 1
+    return [*(Shape(1, length) for length in lengths), *(Shape(count, TOGETHER) for count in range(2, more + 1))]
+
+
+def pieces(sources: Sequence[int], shapes: Sequence[Shape], devices: int = 1) -> list[Piece]:
+    """How sources of these lengths share rows of compiled shapes, each in the first with room, the longest first.
+
+    One row a device and as short as can be; if that takes more than TOGETHER, up to ROWS of so many. A longer source
+    has a row for itself.
     """
+
+    def share(room: int) -> list[list[int]]:
+        rows: list[list[int]] = []
+        for index in sorted(range(len(sources)), key=lambda index: -sources[index]):
+            fits = (row for row in rows if tokens(row) + sources[index] <= room)
+            if (row := next(fits, None)) is not None:
+                row.append(index)
+            else:
+                rows.append([index])
+        return sorted(rows, key=tokens, reverse=True)
+
+    def tokens(row: Sequence[int]) -> int:
+        return sum(sources[index] for index in row)
+
+    lengths = [shape.length for shape in shapes if shape.rows == 1]
+    shared = (share(length) for length in lengths if length < TOGETHER)
+    rows = next((rows for rows in shared if len(rows) <= devices), None) or share(TOGETHER)
     found = []
-    fit = lambda row: next(length for length in lengths if length >= sources[row])
-    for length, group in itertools.groupby(sorted(range(len(sources)), key=fit), fit):
-        rows = list(group)
-        while rows:
-            count = max((n for n in counts if n <= len(rows)), default=counts[0])
-            found.append((length, count, rows[:count]))
-            rows = rows[count:]
+    while rows:
+        alone = tokens(rows[0]) > TOGETHER or len(rows) <= devices
+        count = 1 if alone else min(ROWS, -(-len(rows) // devices))
+        group, rows = rows[: count * devices], rows[count * devices :]
+        length = next(n for n in lengths if n >= tokens(group[0])) if alone else TOGETHER
+        placed = [[(index, tokens(row[:at])) for at, index in enumerate(row)] for row in group]
+        found.append(Piece(Shape(count, length), placed))
     return found
 
 
-def empty_source(shapes: Source) -> Source:
-    """Rows that hold nothing, every position masked."""
-    blank = jax.tree.map(lambda shape: jax.numpy.zeros(shape.shape, shape.dtype), shapes)
-    return blank._replace(input_ids=blank.input_ids - 1)
+def entries_of(targets: Sequence[int], what: Sequence[Any], size: int, devices: int) -> Entries:
+    """Entries, on the host, for rows `targets` of a state of `size`; what: a tree of arrays or numbers for each."""
+    n = size // devices
+    used, target = np.zeros(devices, np.int32), np.zeros(size, np.int32)
+    columns: Any = jax.tree.map(lambda x: np.zeros((size, *np.shape(x)), np.asarray(x).dtype), what[0])
+    leaves = jax.tree.leaves(columns)
+    for row, one in zip(targets, what, strict=True):
+        device = row // n
+        at = device * n + used[device]
+        used[device] += 1
+        target[at] = row % n
+        for column, value in zip(leaves, jax.tree.leaves(one), strict=True):
+            column[at] = value
+    on_host: list[Any] = [used, target, columns]
+    return Entries(*on_host)
 
 
-def place_rows(source: Source, encoded: Source, rows: jax.Array) -> Source:
-    """`source` with its rows (b,) replaced by b encoded ones, which may be shorter; a row beyond the end is dropped."""
+def put(entries: Entries, tree: Tree, make: Callable[[Any], Tree]) -> Tree:
+    """`tree` with rows replaced by what `make` makes of the entries: a tree alike, of one row."""
 
-    def put(old: jax.Array, new: jax.Array, filler: int = 0) -> jax.Array:
-        more = [(0, 0), *((0, have - given) for have, given in zip(old.shape[1:], new.shape[1:], strict=True))]
-        return old.at[rows].set(jax.numpy.pad(new, more, constant_values=filler), mode="drop")
+    def one(at: Array, tree: Tree) -> Tree:
+        fresh = make(jax.tree.map(lambda x: x[at], entries.what))
+        return jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, entries.target[at], 0), tree, fresh
+        )
 
-    placed = jax.tree.map(put, source, encoded)
-    return placed._replace(input_ids=put(source.input_ids, encoded.input_ids, -1))
-
-
-def insert_rows(state: State, fresh: State, rows: jax.Array) -> State:
-    """`state` with its rows (b,) replaced by those of `fresh` (b rows); a row beyond the end is dropped."""
-    return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), state, fresh)
+    return jax.lax.fori_loop(0, entries.used[0], one, tree)
 
 
-def take_rows(state: State, rows: jax.Array, live: jax.Array) -> State:
+def put_sources(source: Source, packed: Pairs, input_ids: Array, entries: Entries) -> Source:
+    """One device's sources with some replaced by what was encoded on any; entries: Placed."""
+    S = source.mask.shape[1]
+    return put(entries, source, lambda placed: unpack(packed, input_ids, placed.row, placed.start, placed.length, S))
+
+
+def put_beginnings(state: State, entries: Entries, config: Config, beams: int) -> State:
+    """One device's state, but for its sources, with rows begun anew; nothing is left of what they held.
+
+    entries: prompts (T,) and Packed without its row axis.
+    """
+    dtype = state.cache.own[0][0].dtype
+
+    def fresh(what: tuple[Array, Packed]) -> State:
+        prompts, options = jax.tree.map(lambda x: x[None], what)
+        return begin(config, state.source, prompts, options, beams, jnp.zeros(1, bool), dtype)
+
+    return put(entries, state, fresh)
+
+
+def take_rows(state: State, rows: Array, live: Array) -> State:
     """The given rows (b,) of a state as a state of b rows; those that are not `live` (b,) are free."""
     taken = jax.tree.map(lambda leaf: leaf[rows], state)
     return taken._replace(done=taken.done | ~live)

@@ -270,20 +270,22 @@ class Scheduler:
             self._fail(jobs, fault)
             return
         self._observer.encoded(batch.model, batch.lane, len(jobs), self._clock() - began)
-        if not batch.live():
-            batch.state, batch.jobs = encoded, [*jobs, *[None] * (batch.fit(len(jobs)) - len(jobs))]
-        else:
-            try:
-                self._insert(batch, encoded, jobs)
-            except DeviceFault as fault:
-                self._fail(jobs, fault)
-                raise
+        try:
+            self._insert(batch, encoded, jobs)
+        except DeviceFault as fault:
+            self._fail(jobs, fault)
+            raise
         self._drop(batch)  # those that were cancelled while the encoder ran
 
     def _insert(self, batch: Batch, encoded: Any, jobs: Sequence[Job]) -> None:
-        """Puts encoded jobs into a running batch, which grows if it has to."""
+        """Puts encoded jobs into the running batch, which grows if it has to, or into a new one."""
         live = batch.live()
-        if (size := batch.fit(len(live) + len(jobs))) > len(batch.jobs):
+        size = batch.fit(len(live) + len(jobs))
+        if not live:
+            with self._device():
+                batch.state = batch.engine.blank(batch.lane, size)
+            batch.jobs = [None] * size
+        elif size > len(batch.jobs):
             self._resize(batch, live, size)
         rows = [row for row, job in enumerate(batch.jobs) if job is None][: len(jobs)]
         with self._device():

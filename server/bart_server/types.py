@@ -138,11 +138,14 @@ class Engine(Protocol):
     def classify(self, lane: Lane, requests: Sequence[Request]) -> Sequence[tuple[float, float]]:
         """The logits (contradiction, entailment) of each request."""
 
+    def blank(self, lane: Lane, size: int) -> Any:
+        """A state of `size` free rows."""
+
     def encode(self, lane: Lane, requests: Sequence[Request]) -> Any:
-        """Runs the encoder on up to `lane.rows` sources: a state of the smallest compiled size, first rows taken."""
+        """Runs the encoder on up to `lane.rows` sources; what comes out is for `insert`."""
 
     def insert(self, lane: Lane, state: Any, encoded: Any, rows: Sequence[int]) -> Any:
-        """Moves the requests of a state from `encode`, in order, into free rows of another one that is no smaller."""
+        """Puts the requests of a call of `encode`, in order, into free rows of a state, ready for their first step."""
 
     def step(self, lane: Lane, state: Any, steps: int) -> tuple[Any, Sequence[int]]:
         """Decodes up to `steps` steps in every live row; returns the state and the rows that are finished."""

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from bart_inference import Generated, generate, onednn, prepare
-from bart_inference.decoding import decode, hypotheses
+from bart_inference.decoding import decode, hypotheses, top
 from bart_inference.generate import start
 from bart_inference.options import resolve
 
@@ -163,3 +163,13 @@ def test_a_layout_changes_no_token(layout: str) -> None:
     with pytest.raises(ValueError, match="layout 'npu' is not one of"):
         prepare(twin.model, layout="npu")
     assert prepare(other) is other
+
+
+@pytest.mark.parametrize("n", [1, 4, 20])
+@pytest.mark.parametrize("M", [20, 128, 300, 8192, 50265])
+def test_the_best_by_blocks_are_the_best(M: int, n: int) -> None:
+    """Ties, which the first wins, and impossible tokens included."""
+    noise = np.random.default_rng(M).standard_normal((3, M), np.float32)
+    most_ruled_out = np.where(np.arange(M) < 3, noise, -np.inf).astype(np.float32)
+    for scores in (noise, np.round(noise), np.zeros_like(noise), most_ruled_out, most_ruled_out[:, ::-1]):
+        np.testing.assert_array_equal(jax.jit(top, static_argnums=1)(scores, n), jax.lax.top_k(scores, n)[1])

@@ -79,7 +79,8 @@ def test_encoder_and_decoder_standalone() -> None:
     a, prepared = checkpoint("deep-decoder")
     x = batch(a.config, B=3, S=11, T=7)
     ids, mask = torch.tensor(x["input_ids"]).long(), torch.tensor(x["attention_mask"])
-    encoded = transformer.encode(prepared.weights, a.config, x["input_ids"], x["attention_mask"].astype(bool))
+    visible = x["attention_mask"].astype(bool)
+    encoded = transformer.encode(prepared.weights, a.config, x["input_ids"], np.arange(11), visible)
     expected = a.torch.model.encoder(ids, attention_mask=mask)[0]
     assert_close(encoded, expected, what="encoder", where=x["attention_mask"][..., None] == 1)
     decoded = transformer.decode(

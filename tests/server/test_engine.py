@@ -10,7 +10,7 @@ from bart_inference import Model, Prepared, classify, generate, prepare
 from bart_server.admission import Budget
 from bart_server.engine import JaxEngine, Shapes
 from bart_server.errors import DeviceFault, InvalidArgument
-from bart_server.rows import pieces, powers_of_four
+from bart_server.rows import Shape, encoder_shapes, pieces
 from bart_server.scheduler import Scheduler
 from bart_server.types import Task
 from hypothesis import given, settings
@@ -175,6 +175,23 @@ def test_neighbours_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
     assert run(neighbours=True) == run(neighbours=False)
 
 
+def test_neighbours_in_the_same_encoded_row_change_no_bit(engine):
+    """Of other words and other lengths, so that the source lies elsewhere in a row of the same compiled length."""
+
+    def run(neighbours):
+        house = House(engine)
+        box = house.ask(source(20, 1), max_length=24)
+        for ids in neighbours:
+            house.ask(ids, min_length=24, max_length=24)
+        house.work()
+        return answers(box)
+
+    runs = [[source(24, 50)], [source(19, 51)], [source(22, 52)]]
+    chosen = [pieces([20, len(ids)], encoder_shapes(24, 3)) for [ids] in runs]
+    assert [[piece.shape for piece in found] for found in chosen] == [[Shape(1, 64)]] * 3
+    assert len({str(run(neighbours)) for neighbours in runs}) == 1
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3}])
 def test_a_streams_tokens_are_the_answers(engine, options):
     house = House(engine, chunk=1)
@@ -211,19 +228,46 @@ def test_14_finish_reasons_tell_the_models_end_from_the_limit(engine):
     assert forced.finish.hypotheses[0].tokens[-1] == 2 and ended.finish.hypotheses[0].tokens == (2,)
 
 
-def test_sources_are_encoded_at_about_their_own_length_and_in_few_pieces():
-    assert [powers_of_four(most, devices) for most, devices in ((1, 1), (8, 1), (16, 1), (64, 1), (64, 8))] == [
-        [1], [1, 4], [1, 4, 16], [1, 4, 16, 64], [8, 32],
+def test_sources_are_encoded_behind_each_other_in_rows_as_short_as_hold_them():
+    def chosen(sources, longest, rows, devices=1):
+        shapes = encoder_shapes(longest, rows)
+        found = pieces(sources, shapes, devices)
+        assert {piece.shape for piece in found} <= set(shapes)
+        return [(*piece.shape, piece.rows) for piece in found]
+
+    assert encoder_shapes(24, 1) == [(1, 32)]
+    assert encoder_shapes(24, 3) == [(1, 32), (1, 64), (1, 96)]
+    assert encoder_shapes(200, 2) == [(1, 32), (1, 64), (1, 96), (1, 128), (1, 192), (1, 256), (2, 128)]
+    assert encoder_shapes(2000, 1)[-2:] == [(1, 1024), (1, 2000)]
+    assert chosen([9], 100, 8) == [(1, 32, [[(0, 0)]])]
+    assert chosen([9, 40, 15], 100, 8) == [(1, 64, [[(1, 0), (2, 40), (0, 55)]])]
+    assert chosen([70, 100, 56, 28], 100, 8) == [(2, 128, [[(1, 0), (3, 100)], [(0, 0), (2, 70)]])]
+    assert chosen([300, 20, 30], 500, 8) == [(1, 384, [[(0, 0)]]), (1, 64, [[(2, 0), (1, 30)]])], "long ones are alone"
+    assert chosen([100] * 5, 500, 8) == [(4, 128, [[(i, 0)] for i in range(4)]), (1, 128, [[(4, 0)]])]
+    assert chosen([60, 50, 60, 9], 100, 8, 3) == [(1, 64, [[(0, 0)], [(2, 0)], [(1, 0), (3, 50)]])], "over all devices"
+    assert chosen([60, 50, 60, 50, 90], 100, 8, 2) == [
+        (2, 128, [[(0, 0), (2, 60)], [(1, 0), (3, 50)], [(4, 0)]]),
     ]  # fmt: skip
-    sources = [9, 40, 16, 17, 3, 16, 64, 1]
-    assert pieces(sources, [16, 32, 64], [1, 4]) == [
-        (16, 4, [0, 2, 4, 5]),
-        (16, 1, [7]),
-        (32, 1, [3]),
-        (64, 1, [1]),
-        (64, 1, [6]),
-    ]
-    assert pieces([5, 5, 5], [16], [8, 32]) == [(16, 8, [0, 1, 2])], "fewer than there are devices"
+
+
+@pytest.mark.parametrize(
+    ("longest", "rows", "devices"), [(24, 3, 1), (100, 8, 1), (100, 2, 8), (512, 8, 2), (300, 1, 4)]
+)
+def test_whatever_comes_is_encoded_in_a_compiled_shape_and_fits(longest, rows, devices):
+    chance = random.Random(0)
+    shapes = encoder_shapes(longest, rows)
+    for _ in range(300):
+        sources = [
+            chance.choice((1, longest, chance.randint(1, longest))) for _ in range(chance.randint(1, rows * devices))
+        ]
+        found = pieces(sources, shapes, devices)
+        assert {piece.shape for piece in found} <= set(shapes), sources
+        assert sorted(index for piece in found for row in piece.rows for index, _ in row) == list(range(len(sources)))
+        for piece in found:
+            assert len(piece.rows) <= piece.shape.rows * devices
+            for row in piece.rows:
+                ends = [start + sources[index] for index, start in row]
+                assert [start for _, start in row] == [0, *ends[:-1]] and ends[-1] <= piece.shape.length
 
 
 def test_17_nothing_compiles_while_serving(engine, prepared):
@@ -243,7 +287,7 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
 
 def test_11_nan_weights_are_a_fault_and_no_answer(engine):
     spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
-    shared = ("_prefill", "_empty", "_place", "_begin", "_step", "_insert", "_take")
+    shared = ("_prefill", "_blank", "_put", "_begin", "_step", "_take")
     for programs in shared:  # the programs are the same, the weights not
         setattr(spoiled, programs, getattr(engine, programs))
     house = House(spoiled)

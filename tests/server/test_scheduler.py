@@ -72,7 +72,7 @@ def test_those_who_wait_together_are_encoded_together():
     for token in (10, 20, 30):
         house.ask([token])
     house.turns(1)
-    assert house.calls() == [("encode", 3), ("step", 3)]
+    assert house.calls() == [("encode", 3), ("insert", 3), ("step", 3)]
 
 
 def test_a_newcomer_joins_the_running_batch_within_one_chunk():
@@ -116,7 +116,7 @@ def test_an_empty_batch_is_replaced_and_not_filled(cancelled):
         house.turns(1)
         if cancelled:
             house.scheduler.cancel(box.job)
-    assert house.calls() == [("encode", 1), ("step", 1)] * 3
+    assert house.calls() == [("encode", 1), ("insert", 1), ("step", 1)] * 3
 
 
 def test_the_earliest_deadline_goes_first():
@@ -168,7 +168,7 @@ def test_cancel_while_encoding_frees_the_row_before_the_first_step():
     house.engine.on_call = cancel_the_first
     boxes += [house.ask([10]), house.ask([20])]
     house.turns(1)
-    assert house.calls() == [("encode", 2), ("step", 1)]
+    assert house.calls() == [("encode", 2), ("insert", 2), ("step", 1)]
     assert boxes[0].events == [] and boxes[1].finish.hypotheses[0].tokens == (20, END)
 
 
@@ -178,7 +178,7 @@ def test_cancel_while_decoding_frees_the_row_within_one_chunk_and_leaves_neighbo
     house.turns(1)
     house.scheduler.cancel(gone.job)
     house.turns(1)
-    assert house.calls() == [("encode", 2), ("step", 2), ("step", 1)]
+    assert house.calls() == [("encode", 2), ("insert", 2), ("step", 2), ("step", 1)]
     assert gone.events == [] and stays.finish.hypotheses[0].tokens == (*[20] * 7, END)
 
 
@@ -190,7 +190,7 @@ def test_a_deadline_that_passes_in_the_queue_is_answered():
     house.clock.time += 3
     house.turns(1)
     assert isinstance(late.error, DeadlineExceeded)
-    assert house.calls() == [("encode", 1), ("step", 1)]
+    assert house.calls() == [("encode", 1), ("insert", 1), ("step", 1)]
 
 
 def test_a_deadline_that_passes_while_decoding_frees_the_row():
@@ -376,13 +376,13 @@ def test_timings_are_those_of_the_clock():
     house = House(chunk=1)
 
     def tick(verb, requests):
-        house.clock.time += {"encode": 2.0, "step": 0.5}[verb]
+        house.clock.time += {"encode": 2.0, "insert": 0.25, "step": 0.5}[verb]
 
     house.engine.on_call = tick
     box = house.ask([10, 11])
     house.clock.time += 3.0
     house.turns(3)
-    assert (box.finish.queued, box.finish.computed) == (3.0, 2.0 + 3 * 0.5)
+    assert (box.finish.queued, box.finish.computed) == (3.0, 2.0 + 0.25 + 3 * 0.5)
 
 
 def test_a_lane_that_no_budget_could_hold_is_refused_at_the_start():
