@@ -1,15 +1,12 @@
-"""BART on a device, in lanes of static shapes over bart_inference. With rows.py all of the server that imports jax.
+"""BART on a device, in lanes of static shapes over bart_inference. With programs.py and rows.py all that imports jax.
 
 A lane's state is bart_inference's State of `size` rows on the device, and beside it on the host which request each row
-holds. Programs are compiled ahead of time and called as such, so a shape that nobody foresaw is an error and not a
-compilation in the middle of serving. With several devices the rows are spread over them: a device runs its rows as if
-it were alone, nothing is exchanged between them but when rows move.
+holds.
 """
 
 import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
 import logging
 import os
 import pathlib
@@ -17,37 +14,25 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from bart_inference import OptionError, Options, Prepared, load, prepare
 from bart_inference.buckets import LENGTHS, TARGETS, bucket
-from bart_inference.decoding import State, begin, decode
-from bart_inference.devices import ROWS, data_mesh, on_rows
-from bart_inference.heads import entailment_id, run_classifier
+from bart_inference.decoding import State
+from bart_inference.devices import ROWS, data_mesh
+from bart_inference.heads import entailment_id
 from bart_inference.options import Packed, pack, resolve
 from bart_inference.stream import final_tokens
-from bart_inference.transformer import Pairs, prefill, prefill_packed
+from bart_inference.transformer import Pairs
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bart_oneliner import Array, Params
 from bart_server.config import EMBEDDED, Config, ConfigError
 from bart_server.errors import InvalidArgument
 from bart_server.models import Served
-from bart_server.rows import (
-    Piece,
-    Placed,
-    Planned,
-    Shape,
-    encoder_shapes,
-    entries_of,
-    pieces,
-    put_beginnings,
-    put_sources,
-    take_rows,
-)
+from bart_server.programs import Programs
+from bart_server.rows import Piece, Placed, Planned, Shape, beginning, entries_of, pieces
 from bart_server.text import Text
 from bart_server.types import Description, Hypothesis, Lane, Request, Task
 
@@ -123,13 +108,7 @@ class JaxEngine:
             target_tokens=shapes.target,
         )
         self._plans: dict[str, Plan] = {}
-        self._classify: dict[tuple[Lane, int], Any] = {}
-        self._prefill: dict[Shape, Any] = {}
-        self._blank: dict[tuple[Lane, int], Any] = {}
-        self._put: dict[tuple[int, int, Shape], Any] = {}  # source length, size
-        self._begin: dict[tuple[Lane, int], Any] = {}
-        self._step: dict[tuple[Lane, int], Any] = {}
-        self._take: dict[tuple[Lane, int, int], Any] = {}  # lane, from, to
+        self._programs = Programs(self._mesh, self._weights, self._config, self._example)
 
     # ── compilation ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -138,7 +117,7 @@ class JaxEngine:
         with concurrent.futures.ThreadPoolExecutor(
             os.cpu_count()
         ) as pool:  # XLA compiles outside the interpreter's lock
-            for _ in pool.map(lambda work: None if stop() else work(), self._programs()):
+            for _ in pool.map(lambda work: None if stop() else work(), self._programs.work(self.lanes)):
                 pass
         encoded: dict[Shape, Encoded] = {}
         for lane in self.lanes:
@@ -146,101 +125,6 @@ class JaxEngine:
                 return
             self._warm(lane, encoded)
         log.info("compiled", extra={"lanes": len(self.lanes), "seconds": round(time.perf_counter() - began, 1)})
-
-    def _programs(self) -> list[Callable[[], None]]:
-        """One piece of work for each program; the long ones first."""
-        if self._entailment is not None:
-            return [partial(self._compile_classify, lane, size) for lane in self.lanes for size in lane.sizes]
-        steps, others, prefills, puts = [], [], set(), {}
-        for lane in self.lanes:
-            for size in lane.sizes:
-                steps.append(partial(self._compile_step, lane, size))
-                others.append(partial(self._compile_blank, lane, size))
-                others.append(partial(self._compile_begin, lane, size))
-                for shape in self._encoder_shapes(lane, size):
-                    prefills.add(shape)
-                    puts[lane.source, size, shape] = partial(self._compile_put, lane, size, shape)  # lanes share it
-            for old, new in itertools.permutations(lane.sizes, 2):
-                others.append(partial(self._compile_take, lane, old, new))
-        return [*steps, *(partial(self._compile_prefill, shape) for shape in sorted(prefills)), *puts.values(), *others]
-
-    def _encoder_shapes(self, lane: Lane, size: int) -> list[Shape]:
-        return encoder_shapes(lane.source, size // self._mesh.size)
-
-    def _compile_classify(self, lane: Lane, size: int) -> None:
-        run = on_rows(
-            self._mesh, lambda weights, ids, mask, last: run_classifier(weights, self._config, ids, mask, last)[0]
-        )
-        ids, mask = self._source_shapes(lane.source, size)
-        last = self._shapes(np.zeros((size, 1), np.int32))
-        program = jax.jit(run, out_shardings=self._rows)
-        self._classify[lane, size] = program.lower(self._weights, ids, mask, last).compile()
-
-    def _compile_prefill(self, shape: Shape) -> None:
-        program = jax.jit(on_rows(self._mesh, self._prefill_packed), out_shardings=self._rows)
-        ids = self._packed_ids(shape)
-        self._prefill[shape] = program.lower(self._weights, ids, ids).compile()
-
-    def _compile_blank(self, lane: Lane, size: int) -> None:
-        shapes = self._state_shapes(lane, size)
-
-        def blank() -> State:
-            zeros: State = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
-            return zeros._replace(done=~zeros.done)
-
-        self._blank[lane, size] = jax.jit(blank, out_shardings=self._rows).lower().compile()
-
-    def _compile_put(self, lane: Lane, size: int, shape: Shape) -> None:
-        program = jax.jit(on_rows(self._mesh, put_sources, shared=(1, 2)), out_shardings=self._rows, donate_argnums=0)
-        ids = self._packed_ids(shape)
-        packed = self._shapes(jax.eval_shape(self._prefill_packed, self._weights, ids, ids))
-        entries = self._shapes(entries_of([0], [Placed(0, 0, 0)], size, self._mesh.size))
-        source = self._state_shapes(lane, size).source
-        self._put[lane.source, size, shape] = program.lower(source, packed, ids, entries).compile()
-
-    def _compile_begin(self, lane: Lane, size: int) -> None:
-        run = partial(put_beginnings, config=self._config, beams=lane.beams)
-        program = jax.jit(on_rows(self._mesh, run, shared=()), out_shardings=self._rows, donate_argnums=0)
-        entries = self._shapes(entries_of([0], [beginning(self._example(lane))], size, self._mesh.size))
-        rest = self._state_shapes(lane, size)._asdict() | {"source": None}
-        self._begin[lane, size] = program.lower(State(**rest), entries).compile()
-
-    def _compile_step(self, lane: Lane, size: int) -> None:
-        run = on_rows(
-            self._mesh,
-            lambda weights, state, steps: decode(weights, self._config, state, steps, lane.sample),
-            shared=(0, 2),
-        )
-        program = jax.jit(run, out_shardings=self._rows, donate_argnums=1)
-        steps = jax.ShapeDtypeStruct((), np.int32)
-        self._step[lane, size] = program.lower(self._weights, self._state_shapes(lane, size), steps).compile()
-
-    def _compile_take(self, lane: Lane, old: int, new: int) -> None:
-        rows, live = jax.ShapeDtypeStruct((new,), np.int32), jax.ShapeDtypeStruct((new,), np.bool_)
-        program = jax.jit(take_rows, out_shardings=self._rows)
-        self._take[lane, old, new] = program.lower(self._state_shapes(lane, old), rows, live).compile()
-
-    def _prefill_packed(self, weights: Params, ids: Array, positions: Array) -> Pairs:
-        return prefill_packed(weights, self._config, ids, positions)
-
-    def _shapes(self, tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._rows), tree)
-
-    def _packed_ids(self, shape: Shape) -> Any:
-        return self._shapes(np.zeros((self._mesh.size * shape.rows, shape.length), np.int32))
-
-    def _source_shapes(self, source: int, size: int) -> Any:
-        return self._shapes((np.zeros((size, source), np.int32), np.zeros((size, source), np.bool_)))
-
-    def _state_shapes(self, lane: Lane, size: int) -> Any:
-        prompts, options = entries_of([0], [beginning(self._example(lane))], size, 1).what
-        dtype = self._weights["shared"].dtype
-
-        def run(weights: Params, ids: Array, mask: Array) -> State:
-            source = prefill(weights, self._config, ids, mask)
-            return begin(self._config, source, jax.numpy.asarray(prompts), options, lane.beams, mask[:, 0], dtype)
-
-        return self._shapes(jax.eval_shape(run, self._weights, *self._source_shapes(lane.source, size)))
 
     def _example(self, lane: Lane) -> Request:
         """A request that fills its source."""
@@ -255,7 +139,7 @@ class JaxEngine:
                 self.classify(lane, [request] * size)
                 continue
             state = self.blank(lane, size)
-            for shape in self._encoder_shapes(lane, size):
+            for shape in self._programs.encoder_shapes(lane, size):
                 part = dataclasses.replace(request, source=request.source[: shape.length])
                 if shape not in encoded:
                     encoded[shape] = self._encode([part], [Piece(shape, [[(0, 0)]])])
@@ -338,15 +222,15 @@ class JaxEngine:
             ends = [at for at, token in enumerate(request.source) if token == self._config.eos_token_id]
             last.append(ends[-1] if ends else len(request.source) - 1)
         positions = np.array([*last, *[0] * (size - len(last))], np.int32)[:, None]
-        logits = np.asarray(self._classify[lane, size](self._weights, ids, mask, positions), np.float32)
+        logits = np.asarray(self._programs.classify[lane, size](self._weights, ids, mask, positions), np.float32)
         contradiction = -1 if self._entailment == 0 else 0  # as Hugging Face's pipeline has it
         return [(float(row[contradiction]), float(row[self._entailment])) for row in logits[: len(requests)]]
 
     def blank(self, lane: Lane, size: int) -> Slots:
-        return Slots(self._blank[lane, size](), np.ones(size, np.bool_), [None] * size)
+        return Slots(self._programs.blank[lane, size](), np.ones(size, np.bool_), [None] * size)
 
     def encode(self, lane: Lane, requests: Sequence[Request]) -> Encoded:
-        shapes, sources = self._encoder_shapes(lane, lane.rows), [len(request.source) for request in requests]
+        shapes, sources = self._programs.encoder_shapes(lane, lane.rows), [len(request.source) for request in requests]
         return self._encode(requests, pieces(sources, shapes, self._mesh.size))
 
     def _encode(self, requests: Sequence[Request], together: Sequence[Piece]) -> Encoded:
@@ -359,7 +243,7 @@ class JaxEngine:
                     tokens = requests[index].source
                     here = slice(start, start + len(tokens))
                     ids[row, here], positions[row, here] = tokens, range(len(tokens))
-            parts.append((piece, ids, self._prefill[piece.shape](self._weights, ids, positions)))
+            parts.append((piece, ids, self._programs.prefill[piece.shape](self._weights, ids, positions)))
         return Encoded(list(requests), jax.block_until_ready(parts))  # a fault of the encoder's is raised here
 
     def insert(self, lane: Lane, slots: Slots, encoded: Encoded, rows: Sequence[int]) -> Slots:
@@ -370,15 +254,15 @@ class JaxEngine:
             held = [(index, row, start) for row, sources in enumerate(piece.rows) for index, start in sources]
             placed = [Placed(row, start, len(encoded.requests[index].source)) for index, row, start in held]
             entries = entries_of([rows[index] for index, *_ in held], placed, size, devices)
-            source = self._put[lane.source, size, piece.shape](source, packed, ids, entries)
+            source = self._programs.put[lane.source, size, piece.shape](source, packed, ids, entries)
         entries = entries_of(rows, [beginning(request) for request in encoded.requests], size, devices)
-        state = self._begin[lane, size](State(**rest), entries)._replace(source=source)
+        state = self._programs.begin[lane, size](State(**rest), entries)._replace(source=source)
         for row, request in zip(rows, encoded.requests, strict=True):
             done[row], requests[row] = False, request
         return Slots(state, done, requests)
 
     def step(self, lane: Lane, slots: Slots, steps: int) -> tuple[Slots, list[int]]:
-        state = self._step[lane, len(slots.requests)](self._weights, slots.state, np.int32(steps))
+        state = self._programs.step[lane, len(slots.requests)](self._weights, slots.state, np.int32(steps))
         done = np.array(state.done)
         finished = [row for row, request in enumerate(slots.requests) if request and done[row]]
         return Slots(state, done, slots.requests), finished
@@ -428,17 +312,9 @@ class JaxEngine:
         old = np.zeros(size, np.int32)
         old[: len(rows)] = rows
         live = np.arange(size) < len(rows)
-        state = self._take[lane, len(slots.requests), size](slots.state, old, live)
+        state = self._programs.take[lane, len(slots.requests), size](slots.state, old, live)
         requests = [slots.requests[row] for row in rows] + [None] * (size - len(rows))
         return Slots(state, np.where(live, slots.done[old], True), requests)
-
-
-def beginning(request: Request) -> tuple[np.ndarray, Packed]:
-    """A request's prompt (T,) and its options, as rows.put_beginnings wants them."""
-    planned: Planned = request.options
-    prompt = np.full(request.lane.target, planned.options.pad_id, np.int32)
-    prompt[0] = planned.options.start_id
-    return prompt, jax.tree.map(lambda column: column[0], planned.packed)
 
 
 def stopped(ids: Sequence[int], options: Options, longest: int) -> bool:

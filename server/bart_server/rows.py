@@ -1,4 +1,4 @@
-"""Which sources are encoded together, and how rows move between states: the engine's pure functions."""
+"""Which sources are encoded together, and what goes into a state's rows: the engine's pure functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +11,7 @@ from bart_inference.options import Options, Packed
 from bart_inference.transformer import Pairs, Source, unpack
 
 from bart_oneliner import Array, Config
+from bart_server.types import Request
 
 Tree = TypeVar("Tree")
 LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # positions of an encoded row
@@ -97,6 +98,14 @@ def pieces(sources: Sequence[int], shapes: Sequence[Shape], devices: int = 1) ->
         placed = [[(index, tokens(row[:at])) for at, index in enumerate(row)] for row in group]
         found.append(Piece(Shape(count, length), placed))
     return found
+
+
+def beginning(request: Request) -> tuple[np.ndarray, Packed]:
+    """A request's prompt (T,) and its options, as put_beginnings wants them."""
+    planned: Planned = request.options
+    prompt = np.full(request.lane.target, planned.options.pad_id, np.int32)
+    prompt[0] = planned.options.start_id
+    return prompt, jax.tree.map(lambda column: column[0], planned.packed)
 
 
 def entries_of(targets: Sequence[int], what: Sequence[Any], size: int, devices: int) -> Entries:

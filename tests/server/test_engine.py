@@ -287,9 +287,7 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
 
 def test_11_nan_weights_are_a_fault_and_no_answer(engine):
     spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
-    shared = ("_prefill", "_blank", "_put", "_begin", "_step", "_take")
-    for programs in shared:  # the programs are the same, the weights not
-        setattr(spoiled, programs, getattr(engine, programs))
+    spoiled._programs = engine._programs  # the programs are the same, the weights not
     house = House(spoiled)
     boxes = [house.ask(source(9, 1)), house.ask(source(9, 1), num_beams=3), house.ask(source(9, 1), do_sample=True)]
     house.work()
@@ -299,16 +297,16 @@ def test_11_nan_weights_are_a_fault_and_no_answer(engine):
 def test_9_a_fault_in_the_device_spares_those_who_come_after(engine, prepared):
     house = House(engine)
     doomed = house.ask(source(20, 1))
-    program = engine._step[doomed.job.request.lane, 1]
+    program = engine._programs.step[doomed.job.request.lane, 1]
 
     def lost(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    engine._step[doomed.job.request.lane, 1] = lost
+    engine._programs.step[doomed.job.request.lane, 1] = lost
     try:
         house.work()
     finally:
-        engine._step[doomed.job.request.lane, 1] = program
+        engine._programs.step[doomed.job.request.lane, 1] = program
     assert isinstance(doomed.error, DeviceFault)
     after = house.ask(source(20, 1))
     house.work()

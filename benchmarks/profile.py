@@ -1,0 +1,157 @@
+"""Where a cell's time goes: XLA's own trace of one encoding and of some decoding steps, by kind of work.
+
+    JAX_PLATFORMS=cpu python -m benchmarks.profile base-b1-greedy-s512 base-b8-beam4-s512 --record FOLDER
+
+An operation of the compiled program is put under what its metadata and its shape say: products with the weights of the
+layers, the output embedding's, attention (products, softmax and all else over keys), the choice of tokens (all else
+over the vocabulary), the rest (norms, activations, caches), and what is in no operation: waiting and dispatch. Its time
+is from its start to its end on the thread that runs it, waiting for other threads included. Tracing itself costs a few
+percent. Beside it: what the machine would need, from the shapes and from what it shows in the same run
+(benchmarks/counts.py). The record is results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.cells import CELLS, NEW, Cell, measures_of, work_of
+from benchmarks.checkpoints import fields_of, folder_of
+from benchmarks.counts import Machine, prefill_seconds, step_seconds
+from benchmarks.machine import bandwidth, circumstances, throughput
+
+STEPS = 12
+KINDS = ("layers' products", "output embedding", "attention", "choice of tokens", "rest", "in no operation")
+NESTING = ("while", "conditional", "call")  # hold other operations, whose time is their own
+
+
+def operations(text: str) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """Of a compiled program's text: every operation's (opcode, shape of its first result, op_name) by its name."""
+    found = {}
+    for line in text.splitlines():
+        if head := re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = \(?\w+\[([\d,]*)\].*?[\s)}]([\w\-]+)\(", line):
+            name, shape, opcode = head.groups()
+            source = re.search(r'op_name="([^"]*)"', line)
+            found[name] = (opcode, tuple(map(int, filter(None, shape.split(",")))), source[1] if source else "")
+    return found
+
+
+def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, Any]) -> str:
+    V, H = fields["vocab_size"], fields["decoder_attention_heads"]
+    panels = len(shape) == 3 and shape[-1] == 64  # oneDNN's result: (rows, panels, 64)
+    columns = shape[-2] * 64 if panels else shape[-1] if shape else 0
+    if "d,df->" in source or "vd->" in source or (opcode == "custom-call" and panels):
+        return "output embedding" if columns >= V else "layers' products"
+    if (
+        "bhtn,bhnm" in source
+        or (len(shape) >= 3 and H in shape[:-1])
+        or (opcode in ("custom-call", "dot") and H in shape)
+    ):
+        return "attention"
+    return "choice of tokens" if any(size >= V for size in shape) or "top_k" in source else "rest"
+
+
+def traced(run: Callable[[], Any], text: str, fields: Mapping[str, Any]) -> tuple[dict[str, float], float]:
+    """Seconds of one call of `run` by kind of operation, and in all."""
+    import jax
+
+    known = operations(text)
+    jax.block_until_ready(run())
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            began = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds = time.perf_counter() - began
+        [path] = pathlib.Path(folder).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(path))
+    found = dict.fromkeys(KINDS, 0.0)
+    events = (event for plane in data.planes for line in plane.lines for event in line.events)
+    for event in events:
+        operation = known.get(event.name.partition("__")[0])  # a custom call's target stands behind its name
+        if operation and operation[0] not in NESTING:
+            found[kind(*operation, fields)] += event.duration_ns / 1e9
+    found["in no operation"] = seconds - sum(found.values())
+    return found, seconds
+
+
+def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
+    """{"encoding", "step": {"seconds", "kinds", "limit_seconds"}, "machine"}; a step is the mean of STEPS."""
+    import jax
+    import numpy as np
+    from bart_inference import load, prepare
+    from bart_inference.decoding import decode
+    from bart_inference.generate import jit_prefill, resolve, start
+
+    fields = fields_of(cell.model)
+    work = work_of(cell, pathlib.Path())
+    prepared = prepare(load(folder))
+    ids = np.array(work["batches"][0], np.int32)
+    mask = np.ones(ids.shape, bool)
+    config = prepared.config
+    rows = resolve(prepared.generation, config, work["options"], None, len(ids))
+    state = lambda: jax.block_until_ready(start(prepared, ids, mask, [[2]] * len(ids), rows, [0] * len(ids)))
+
+    encode = jit_prefill.lower(prepared.weights, config, ids, mask).compile()
+    encoding, encoding_seconds = traced(lambda: encode(prepared.weights, ids, mask), encode.as_text(), fields)
+    step = decode.lower(prepared.weights, config, state(), np.int32(STEPS), False).compile()
+    states = [state(), state()]
+    steps, steps_seconds = traced(lambda: step(prepared.weights, states.pop(), np.int32(STEPS)), step.as_text(), fields)
+    measures = measures_of(cell, work)
+    machine = Machine(bandwidth(measures["step_bytes"]), throughput(measures["products"]))
+    B, S = ids.shape
+    return {
+        "encoding": {
+            "seconds": encoding_seconds,
+            "kinds": encoding,
+            "limit_seconds": prefill_seconds(fields, machine, B, S),
+        },
+        "step": {
+            "seconds": steps_seconds / STEPS,
+            "kinds": {name: seconds / STEPS for name, seconds in steps.items()},
+            "limit_seconds": step_seconds(fields, machine, B, cell.beams, S, NEW // 2),
+        },
+        "machine": machine._asdict(),
+    }
+
+
+def report(cells: Mapping[str, Any]) -> str:
+    """Markdown: milliseconds by kind, in all, and what the machine would need."""
+    lines = ["| | " + " | ".join(KINDS) + " | in all | the limit |", "|---|" + "---:|" * (len(KINDS) + 2)]
+    for name, found in cells.items():
+        for part in ("encoding", "step"):
+            one = found[part]
+            kinds = " | ".join(f"{1000 * one['kinds'][what]:.1f}" for what in KINDS)
+            lines.append(
+                f"| {name}, {part} | {kinds} | {1000 * one['seconds']:.1f} | {1000 * one['limit_seconds']:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", nargs="+", metavar="cell", help="names, as benchmarks.generation has them")
+    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    given = parser.parse_args()
+    cells = {cell.name: cell for cell in CELLS if cell.source}
+    if unknown := set(given.cells) - set(cells):
+        parser.error(f"no such cell: {', '.join(sorted(unknown))}")
+    path = given.record / "results.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    given.record.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in given.cells:
+            folder = folder_of(given.cache or pathlib.Path(temporary), cells[name].model)
+            found[name] = {**profile(cells[name], folder), "circumstances": circumstances()}
+            path.write_text(json.dumps(found, indent=1) + "\n")
+    print(report(found))
+
+
+if __name__ == "__main__":
+    main()
