@@ -21,6 +21,7 @@ from bart_oneliner import Array
 
 PANEL = 64
 WORTH = 2**21  # multiply-adds of attention below which waking the other cores costs more than they save
+MUCH = 2**25  # scores of attention that are not computed at once
 TARGET = "__onednn$matmul"
 Settings = dict[str, Any]  # of XLA's OneDnnMatMulConfig
 # The result is written as (rows, panels, 64): the dimensions, counted from 1, of what oneDNN calls (panels, rows, 64).

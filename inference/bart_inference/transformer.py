@@ -64,15 +64,24 @@ def flat(x: Array) -> Array:
 def attend(p: Params, q: Array, keys: Array, values: Array, mask: Array) -> Array:
     """bart_oneliner.attend with the keys transposed: q (B,H,T,K), keys (B,H,K,S), values (B,H,S,K) -> (B,H,T,K).
 
-    Its products are oneDNN's if layer p is in that layout and they are worth it.
+    Its products are oneDNN's if layer p is in that layout and they are worth it; scores that outgrow every cache are
+    then computed source by source.
     """
     wide = jnp.promote_types(q.dtype, jnp.float32)
     if p["out"]["weight"].ndim == 3 and q.shape[2] * keys.size >= onednn.WORTH:
         product = onednn.multiply_heads
     else:
         product = functools.partial(einsum, "bhtn,bhnm->bhtm", preferred_element_type=wide)
-    scores = jnp.where(mask, product(q, keys) * q.shape[3] ** -0.5, jnp.finfo(wide).min)
-    return product(jax.nn.softmax(scores).astype(values.dtype), values).astype(values.dtype)
+
+    def attended(q: Array, keys: Array, values: Array, mask: Array) -> Array:
+        scores = jnp.where(mask, product(q, keys) * q.shape[3] ** -0.5, jnp.finfo(wide).min)
+        return product(jax.nn.softmax(scores).astype(values.dtype), values).astype(values.dtype)
+
+    (B, H, T, _), S = q.shape, keys.shape[3]
+    if product is not onednn.multiply_heads or B * H * T * S < onednn.MUCH:
+        return attended(q, keys, values, mask)
+    sources = (q, keys, values, jnp.broadcast_to(mask, (B, *mask.shape[1:])))
+    return jax.lax.map(lambda source: attended(*(x[None] for x in source))[0], sources)
 
 
 def feed_forward(x: Array, p: Params, config: Config) -> Array:

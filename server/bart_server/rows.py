@@ -15,10 +15,9 @@ from bart_server.types import Request
 
 Tree = TypeVar("Tree")
 LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # positions of an encoded row
-TOGETHER = (
-    128  # of them at most hold several sources: in longer rows, attention across sources costs more than it saves
-)
-ROWS = 4  # of TOGETHER positions, on one device at once
+# Several sources share a row of at most so many: in longer ones, attention across sources costs more than it saves.
+TOGETHER = 128
+ROWS = 4  # of that length, on one device at once
 
 
 class Shape(NamedTuple):
