@@ -19,7 +19,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "ctranslate2")
 def circumstances() -> dict[str, Any]:
     """Who measured: hardware, versions, load and command."""
     return {
-        "command": "python -m " + " ".join([command_name(), *sys.argv[1:]]),
+        "command": "python -m " + " ".join([command_name(), *map(named, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -28,6 +28,11 @@ def circumstances() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def named(argument: str) -> str:
+    """A folder elsewhere on the machine by its name alone: a record speaks of the project."""
+    return pathlib.Path(argument).name if os.path.isabs(argument) else argument
 
 
 def version(package: str) -> str:
