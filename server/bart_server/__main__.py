@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import sys
@@ -19,7 +20,10 @@ log = logging.getLogger("bart_server")
 def load(config: Config, metrics: Metrics, stop: Callable[[], bool]) -> list[Served]:
     from bart_server.engine import load_models  # jax is only imported to serve, not for --help
 
-    return load_models(config, metrics.compiled, stop)
+    served = load_models(config, metrics.compiled, stop)
+    gc.collect()
+    gc.freeze()  # what is left stays: every later collection would stop all threads to look through it
+    return served
 
 
 async def serve(config: Config, load: Load) -> tuple[Exit, bool]:

@@ -11,7 +11,6 @@ A second SIGTERM, a spent grace, an unreadable checkpoint or a dead scheduler en
 import asyncio
 import contextlib
 import enum
-import gc
 import logging
 import signal
 import threading
@@ -180,7 +179,6 @@ class App:
             return
         for model in served:
             self.scheduler.add(model.name, model.engine)
-        gc.freeze()  # what is there now stays: a full collection would stop every thread to look through it
         self._spawn(self.scheduler.run, "scheduler")
         self.models.publish({model.name: model for model in served})
         self.metrics.ready(True)

@@ -32,7 +32,7 @@ from bart_server.config import EMBEDDED, Config, ConfigError
 from bart_server.errors import InvalidArgument
 from bart_server.models import Served
 from bart_server.programs import Programs
-from bart_server.rows import Piece, Placed, Planned, Shape, beginning, entries_of, pieces
+from bart_server.rows import EncoderShape, Piece, Placed, Planned, beginning, entries_of, pieces
 from bart_server.text import Text
 from bart_server.types import Description, Hypothesis, Lane, Request, Task
 
@@ -52,7 +52,7 @@ class Slots:
 
 
 class Encoded(NamedTuple):
-    """parts: what was encoded together, as it was asked of `_prefill` and as it came."""
+    """parts: what was encoded together, as the encoder was asked and as it answered: pieces, ids, keys and values."""
 
     requests: list[Request]
     parts: list[tuple[Piece, np.ndarray, Pairs]]
@@ -119,7 +119,7 @@ class JaxEngine:
         ) as pool:  # XLA compiles outside the interpreter's lock
             for _ in pool.map(lambda work: None if stop() else work(), self._programs.work(self.lanes)):
                 pass
-        encoded: dict[Shape, Encoded] = {}
+        encoded: dict[EncoderShape, Encoded] = {}
         for lane in self.lanes:
             if stop():
                 return
@@ -131,7 +131,7 @@ class JaxEngine:
         options = {"num_beams": lane.beams, "do_sample": lane.sample} if lane.task is Task.GENERATE else {}
         return self.requests([self._config.eos_token_id] * lane.source, options, lane.task)[0]
 
-    def _warm(self, lane: Lane, encoded: dict[Shape, Encoded]) -> None:
+    def _warm(self, lane: Lane, encoded: dict[EncoderShape, Encoded]) -> None:
         """Runs every program of a lane once, through the verbs that serving uses; lanes share what is `encoded`."""
         request = self._example(lane)
         for size in lane.sizes:

@@ -20,8 +20,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from bart_oneliner import Array, Config, Params
 from bart_server.rows import (
+    EncoderShape,
     Placed,
-    Shape,
     beginning,
     encoder_shapes,
     entries_of,
@@ -42,9 +42,9 @@ class Programs:
         self._config = config
         self._example = example
         self.classify: dict[tuple[Lane, int], Any] = {}
-        self.prefill: dict[Shape, Any] = {}
+        self.prefill: dict[EncoderShape, Any] = {}
         self.blank: dict[tuple[Lane, int], Any] = {}
-        self.put: dict[tuple[int, int, Shape], Any] = {}  # source length, size
+        self.put: dict[tuple[int, int, EncoderShape], Any] = {}  # source length, size
         self.begin: dict[tuple[Lane, int], Any] = {}
         self.step: dict[tuple[Lane, int], Any] = {}
         self.take: dict[tuple[Lane, int, int], Any] = {}  # lane, from, to
@@ -66,7 +66,7 @@ class Programs:
                 others.append(partial(self._compile_take, lane, old, new))
         return [*steps, *(partial(self._compile_prefill, shape) for shape in sorted(prefills)), *puts.values(), *others]
 
-    def encoder_shapes(self, lane: Lane, size: int) -> list[Shape]:
+    def encoder_shapes(self, lane: Lane, size: int) -> list[EncoderShape]:
         """All that sources are encoded in, for a lane's state of `size` rows."""
         return encoder_shapes(lane.source, size // self._mesh.size)
 
@@ -79,7 +79,7 @@ class Programs:
         program = jax.jit(run, out_shardings=self._rows)
         self.classify[lane, size] = program.lower(self._weights, ids, mask, last).compile()
 
-    def _compile_prefill(self, shape: Shape) -> None:
+    def _compile_prefill(self, shape: EncoderShape) -> None:
         program = jax.jit(on_rows(self._mesh, self._prefill_packed), out_shardings=self._rows)
         ids = self._packed_ids(shape)
         self.prefill[shape] = program.lower(self._weights, ids, ids).compile()
@@ -93,7 +93,7 @@ class Programs:
 
         self.blank[lane, size] = jax.jit(blank, out_shardings=self._rows).lower().compile()
 
-    def _compile_put(self, lane: Lane, size: int, shape: Shape) -> None:
+    def _compile_put(self, lane: Lane, size: int, shape: EncoderShape) -> None:
         program = jax.jit(on_rows(self._mesh, put_sources, shared=(1, 2)), out_shardings=self._rows, donate_argnums=0)
         ids = self._packed_ids(shape)
         packed = self._shapes(jax.eval_shape(self._prefill_packed, self._weights, ids, ids))
@@ -129,7 +129,7 @@ class Programs:
     def _shapes(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._rows), tree)
 
-    def _packed_ids(self, shape: Shape) -> Any:
+    def _packed_ids(self, shape: EncoderShape) -> Any:
         return self._shapes(np.zeros((self._mesh.size * shape.rows, shape.length), np.int32))
 
     def _source_shapes(self, source: int, size: int) -> Any:

@@ -20,7 +20,7 @@ TOGETHER = 128
 ROWS = 4  # of that length, on one device at once
 
 
-class Shape(NamedTuple):
+class EncoderShape(NamedTuple):
     """What the encoder is compiled for: rows on each device, and their positions."""
 
     rows: int
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 class Piece(NamedTuple):
     """Sources that are encoded at once. rows: for each row of all devices, the sources in it, (index, start)."""
 
-    shape: Shape
+    shape: EncoderShape
     rows: list[list[tuple[int, int]]]
 
 
@@ -57,15 +57,18 @@ class Entries(NamedTuple):
     what: Any  # arrays (D·n,…)
 
 
-def encoder_shapes(longest: int, rows: int) -> list[Shape]:
+def encoder_shapes(longest: int, rows: int) -> list[EncoderShape]:
     """All shapes that `pieces` picks for up to `rows` sources a device, of up to `longest` tokens."""
     most = max(longest, min(TOGETHER, longest * rows))
     lengths = [*(length for length in LENGTHS if length < most), min((n for n in LENGTHS if n >= most), default=most)]
     more = min(rows, ROWS) if TOGETHER in lengths else 1
-    return [*(Shape(1, length) for length in lengths), *(Shape(count, TOGETHER) for count in range(2, more + 1))]
+    return [
+        *(EncoderShape(1, length) for length in lengths),
+        *(EncoderShape(count, TOGETHER) for count in range(2, more + 1)),
+    ]
 
 
-def pieces(sources: Sequence[int], shapes: Sequence[Shape], devices: int = 1) -> list[Piece]:
+def pieces(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[Piece]:
     """How sources of these lengths share rows of compiled shapes, each in the first with room, the longest first.
 
     One row a device and as short as can be; if that takes more than TOGETHER, up to ROWS of so many. A longer source
@@ -95,7 +98,7 @@ def pieces(sources: Sequence[int], shapes: Sequence[Shape], devices: int = 1) ->
         group, rows = rows[: count * devices], rows[count * devices :]
         length = next(n for n in lengths if n >= tokens(group[0])) if alone else TOGETHER
         placed = [[(index, tokens(row[:at])) for at, index in enumerate(row)] for row in group]
-        found.append(Piece(Shape(count, length), placed))
+        found.append(Piece(EncoderShape(count, length), placed))
     return found
 
 

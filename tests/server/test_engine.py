@@ -10,7 +10,7 @@ from bart_inference import Model, Prepared, classify, generate, prepare
 from bart_server.admission import Budget
 from bart_server.engine import JaxEngine, Shapes
 from bart_server.errors import DeviceFault, InvalidArgument
-from bart_server.rows import Shape, encoder_shapes, pieces
+from bart_server.rows import EncoderShape, encoder_shapes, pieces
 from bart_server.scheduler import Scheduler
 from bart_server.types import Task
 from hypothesis import given, settings
@@ -188,7 +188,7 @@ def test_neighbours_in_the_same_encoded_row_change_no_bit(engine):
 
     runs = [[source(24, 50)], [source(19, 51)], [source(22, 52)]]
     chosen = [pieces([20, len(ids)], encoder_shapes(24, 3)) for [ids] in runs]
-    assert [[piece.shape for piece in found] for found in chosen] == [[Shape(1, 64)]] * 3
+    assert [[piece.shape for piece in found] for found in chosen] == [[EncoderShape(1, 64)]] * 3
     assert len({str(run(neighbours)) for neighbours in runs}) == 1
 
 

@@ -1,6 +1,6 @@
 """Where a cell's time goes: XLA's own trace of one encoding and of some decoding steps, by kind of work.
 
-    JAX_PLATFORMS=cpu python -m benchmarks.profile base-b1-greedy-s512 base-b8-beam4-s512 --record FOLDER
+    JAX_PLATFORMS=cpu python -m benchmarks.breakdown base-b1-greedy-s512 base-b8-beam4-s512 --record FOLDER
 
 An operation of the compiled program is put under what its metadata and its shape say: products with the weights of the
 layers, the output embedding's, attention (products, softmax and all else over keys), the choice of tokens (all else
