@@ -16,7 +16,7 @@ THREADS = 2  # of every rival
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "ctranslate2")
 
 
-def circumstances() -> dict[str, Any]:
+def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """Who measured: hardware, versions, load and command."""
     return {
         "command": "python -m " + " ".join([command_name(), *map(named, sys.argv[1:])]),
@@ -26,7 +26,7 @@ def circumstances() -> dict[str, Any]:
         "threads": THREADS,
         "load_average_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in packages},
     }
 
 

@@ -1,5 +1,6 @@
 """Which sources are encoded together, and what goes into a state's rows: the engine's pure functions."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,10 +15,11 @@ from bart_oneliner import Array, Config
 from bart_server.types import Request
 
 Tree = TypeVar("Tree")
-LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # positions of an encoded row
+LENGTHS = (32, 64, 96, 112, 128, 192, 256, 384, 512, 768, 1024)  # positions of an encoded row
 # Several sources share a row of at most so many: in longer ones, attention across sources costs more than it saves.
 TOGETHER = 128
-ROWS = 4  # of that length, on one device at once
+SEVERAL = 96  # positions of the shortest rows of which a device encodes several at once, up to ROWS
+ROWS = 4
 
 
 class EncoderShape(NamedTuple):
@@ -62,17 +64,18 @@ def encoder_shapes(longest: int, rows: int) -> list[EncoderShape]:
     most = max(longest, min(TOGETHER, longest * rows))
     lengths = [*(length for length in LENGTHS if length < most), min((n for n in LENGTHS if n >= most), default=most)]
     more = min(rows, ROWS) if TOGETHER in lengths else 1
+    several = [length for length in lengths if SEVERAL <= length <= TOGETHER]
     return [
         *(EncoderShape(1, length) for length in lengths),
-        *(EncoderShape(count, TOGETHER) for count in range(2, more + 1)),
+        *(EncoderShape(count, length) for count in range(2, more + 1) for length in several),
     ]
 
 
 def pieces(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[Piece]:
     """How sources of these lengths share rows of compiled shapes, each in the first with room, the longest first.
 
-    One row a device and as short as can be; if that takes more than TOGETHER, up to ROWS of so many. A longer source
-    has a row for itself.
+    The rows are as long as leaves the fewest positions empty, rather a few long ones than many. A source of more than
+    TOGETHER has a row for itself.
     """
 
     def share(room: int) -> list[list[int]]:
@@ -88,15 +91,20 @@ def pieces(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int 
     def tokens(row: Sequence[int]) -> int:
         return sum(sources[index] for index in row)
 
-    lengths = [shape.length for shape in shapes if shape.rows == 1]
-    shared = (share(length) for length in lengths if length < TOGETHER)
-    rows = next((rows for rows in shared if len(rows) <= devices), None) or share(TOGETHER)
-    found = []
+    def positions(length: int) -> float:
+        """That the rows take on a device if they are so long; too many where a device has one such row at once."""
+        count = -(-sum(tokens(row) <= TOGETHER for row in share(length)) // devices)
+        return count * length if count <= 1 or (2, length) in shapes else math.inf
+
+    lengths = [length for count, length in shapes if count == 1]
+    longest = max((n for n in sources if n <= TOGETHER), default=0)
+    common = min((n for n in reversed(lengths) if longest <= n <= TOGETHER), key=positions)
+    rows, found = share(common), []
     while rows:
         alone = tokens(rows[0]) > TOGETHER or len(rows) <= devices
         count = 1 if alone else min(ROWS, -(-len(rows) // devices))
         group, rows = rows[: count * devices], rows[count * devices :]
-        length = next(n for n in lengths if n >= tokens(group[0])) if alone else TOGETHER
+        length = next(n for n in lengths if n >= tokens(group[0])) if alone else common
         placed = [[(index, tokens(row[:at])) for at, index in enumerate(row)] for row in group]
         found.append(Piece(EncoderShape(count, length), placed))
     return found

@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +21,9 @@ from bart_server.visit import Answer, Visit, visit
 
 TEMPLATE = "This example is {}."
 STALL = 30.0  # seconds that a stream may stay unread
+BRIEF = (
+    4_000  # characters that are tokenised where they are: in less than a millisecond, a hand-over costs a third of it
+)
 Context = grpc.aio.ServicerContext[Any, Any]
 Result = TypeVar("Result")
 
@@ -35,7 +37,10 @@ class Service:
         self.limits = limits
         self._pool = pool
 
-    async def in_pool(self, work: Callable[[], Result]) -> Result:
+    async def tokenised(self, work: Callable[[], Result], characters: int) -> Result:
+        """What `work` makes of a text of so many characters; a long one holds up nobody else."""
+        if characters <= BRIEF:
+            return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def check_text(self, field: str, text: str, limit: int | None = None) -> None:
@@ -59,16 +64,21 @@ class Service:
         return [reader.whole(text, field=field)]
 
     async def plan(
-        self, served: Served, windows: Callable[[], list[Window]], options: Mapping[str, Any], stream: bool = False
+        self,
+        served: Served,
+        windows: Callable[[], list[Window]],
+        characters: int,
+        options: Mapping[str, Any],
+        stream: bool = False,
     ) -> tuple[list[Window], list[Request]]:
-        """Tokenises and checks, in the pool: one request a window, or one a sample."""
+        """Tokenises and checks: one request a window, or one a sample."""
 
         def work() -> tuple[list[Window], list[Request]]:
             found = windows()
             planned = [served.engine.requests(window.ids, options, stream=stream) for window in found]
             return found, [request for requests in planned for request in requests]
 
-        return await self.in_pool(work)
+        return await self.tokenised(work, characters)
 
 
 class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
@@ -80,7 +90,7 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
         async with visit(self._service.scheduler, 1, remaining(context)) as stay:
             windows, answers = await self._submit(stay, served, request.text, request.long_input, options)
             finishes = [await answer.finish() for answer in answers]
-            return noted(await self._service.in_pool(lambda: summary(served, windows, finishes)))
+            return noted(summary(served, windows, finishes))
 
     async def StreamSummarize(self, request: pb.StreamSummarizeRequest, context: Context) -> None:
         served, options = self._check(request, [("text", request.text)])
@@ -89,14 +99,14 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
             finishes = []
             for index, answer in enumerate(answers):
                 separator = " " if index else ""
-                async for text, ids, finish in pieces(self._service, served, answer):
+                async for text, ids, finish in pieces(served, answer):
                     if finish:
                         finishes.append(finish)
                     if text or ids or separator:
                         delta = pb.Delta(text=separator + text, token_ids=ids, window=index)
                         await send(context, pb.StreamSummarizeResponse(delta=delta))
                         separator = ""
-            response = noted(await self._service.in_pool(lambda: summary(served, windows, finishes)))
+            response = noted(summary(served, windows, finishes))
             await send(context, pb.StreamSummarizeResponse(summary=response))
 
     async def BatchSummarize(self, request: pb.BatchSummarizeRequest, context: Context) -> pb.BatchSummarizeResponse:
@@ -112,9 +122,7 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
                 check_visible(field, text)
                 windows, answers = await self._submit(stay, served, text, request.long_input, options, field)
                 finishes = [await answer.finish() for answer in answers]
-                return pb.BatchSummarizeItem(
-                    summary=await self._service.in_pool(lambda: summary(served, windows, finishes))
-                )
+                return pb.BatchSummarizeItem(summary=summary(served, windows, finishes))
             except RequestError as error:
                 found = status.status(error)
                 return pb.BatchSummarizeItem(
@@ -146,7 +154,7 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
     ) -> tuple[list[Window], list[Answer]]:
         service = self._service
         windows, requests = await service.plan(
-            served, lambda: service.windows(served, text, policy, field), options, stream
+            served, lambda: service.windows(served, text, policy, field), len(text), options, stream
         )
         return windows, [stay.submit(served.name, request) for request in requests]
 
@@ -161,19 +169,19 @@ class Generation(bart_pb2_grpc.GenerationServiceServicer):
         async with visit(self._service.scheduler, 1, remaining(context)) as stay:
             window, answers = await self._submit(stay, served, request, options)
             finishes = [await answer.finish() for answer in answers]
-            return noted(await self._service.in_pool(lambda: generated(served, window, finishes)))
+            return noted(generated(served, window, finishes))
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
         served = self._check(request)
         options = one_sequence(wire.options(request.options))
         async with visit(self._service.scheduler, 1, remaining(context)) as stay:
             window, [answer] = await self._submit(stay, served, request, options, stream=True)
-            async for text, ids, finish in pieces(self._service, served, answer):
+            async for text, ids, finish in pieces(served, answer):
                 if text or ids:
                     await send(context, pb.StreamGenerateResponse(delta=pb.Delta(text=text, token_ids=ids)))
                 if finish:
                     last = finish
-            response = noted(await self._service.in_pool(lambda: generated(served, window, [last])))
+            response = noted(generated(served, window, [last]))
             await send(context, pb.StreamGenerateResponse(result=response))
 
     def _check(self, request: Any) -> Served:
@@ -195,7 +203,7 @@ class Generation(bart_pb2_grpc.GenerationServiceServicer):
                 return [Window(0, 0, (*ids[: most - 1], ids[-1]), truncated=True)]  # the last one ends the text
             return [Window(0, 0, ids)]
 
-        [window], requests = await self._service.plan(served, windows, options, stream)
+        [window], requests = await self._service.plan(served, windows, len(request.text), options, stream)
         return window, [stay.submit(served.name, planned) for planned in requests]
 
 
@@ -219,7 +227,7 @@ class Classification(bart_pb2_grpc.ClassificationServiceServicer):
             return windows, [request for requests in planned for request in requests]
 
         async with visit(self._service.scheduler, len(request.labels), remaining(context)) as stay:
-            windows, requests = await self._service.in_pool(plan)
+            windows, requests = await self._service.tokenised(plan, len(request.text) * len(request.labels))
             answers = [stay.submit(served.name, planned) for planned in requests]
             finishes = [await answer.finish() for answer in answers]
         scores = probabilities([finish.logits or (0.0, 0.0) for finish in finishes], request.multi_label)
@@ -288,9 +296,7 @@ def one_sequence(options: dict[str, Any]) -> dict[str, Any]:
 # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def pieces(
-    service: Service, served: Served, answer: Answer
-) -> AsyncIterator[tuple[str, tuple[int, ...], Finish | None]]:
+async def pieces(served: Served, answer: Answer) -> AsyncIterator[tuple[str, tuple[int, ...], Finish | None]]:
     """Yields (text, token ids, None) as they become final, and at last (text, token ids, Finish)."""
     detokenizer = Detokenizer(served.text) if served.text else None
     finish = None
@@ -298,7 +304,7 @@ async def pieces(
         event = await answer.next()
         ids = event.tokens if isinstance(event, Delta) else ()
         finish = event if isinstance(event, Finish) else None
-        text = await service.in_pool(partial(detokenizer.push, ids, finish is not None)) if detokenizer else ""
+        text = detokenizer.push(ids, last=finish is not None) if detokenizer else ""
         yield text, ids, finish
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from bart_server.errors import InvalidArgument
 
@@ -36,19 +36,19 @@ class Text:
 
     def whole(self, text: str, pair: str | None = None, field: str = "text") -> Window:
         """The text (and a second one), or InvalidArgument if it is too long."""
-        ids = self._tokenizer.encode(text, pair).ids
+        ids = self._encode(text, pair).ids
         if len(ids) > self.source_tokens:
             raise InvalidArgument(field, f"{len(ids)} tokens, at most {self.source_tokens} fit; see long_input")
         return Window(0, len(text), tuple(ids))
 
     def truncated(self, text: str, pair: str | None = None, field: str = "text") -> Window:
         """The beginning of the text that fits, together with the whole of the second one."""
-        ids = self._tokenizer.encode(text, pair).ids
+        ids = self._encode(text, pair).ids
         excess = len(ids) - self.source_tokens
         if excess <= 0:
             return Window(0, len(text), tuple(ids))
-        first = self._tokenizer.encode(text, add_special_tokens=False)
-        second = None if pair is None else self._tokenizer.encode(pair, add_special_tokens=False)
+        first = self._encode(text, special=False)
+        second = None if pair is None else self._encode(pair, special=False)
         if len(first.ids) <= excess:
             raise InvalidArgument(field, f"{len(ids)} tokens, of which at most {self.source_tokens} fit, cannot be cut")
         first.truncate(len(first.ids) - excess)
@@ -60,7 +60,7 @@ class Text:
 
         limit: how many windows there may be at most.
         """
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets = self._encode(text, special=False).offsets
         starts = [start for start, _ in offsets]
         sentences = [match.end() for match in SENTENCE_END.finditer(text)]
         words = [match.end() for match in WORD_END.finditer(text)]
@@ -88,12 +88,16 @@ class Text:
         """The text of generated tokens, without special tokens and white space around it."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
+    def _encode(self, text: str, pair: str | None = None, special: bool = True) -> Encoding:
+        """As `encode` of the tokenizer, which unlike `encode_batch` keeps the interpreter's lock meanwhile."""
+        return self._tokenizer.encode_batch([text if pair is None else (text, pair)], add_special_tokens=special)[0]
+
     def _part(self, text: str, begin: int, end: int) -> Window:
         """A window of the text, without the white space around it."""
         part = text[begin:end]
         begin += len(part) - len(part.lstrip())
         part = part.strip()
-        return Window(begin, begin + len(part), tuple(self._tokenizer.encode(part).ids))
+        return Window(begin, begin + len(part), tuple(self._encode(part).ids))
 
 
 def split(begin: int, most: int, sentences: Sequence[int], words: Sequence[int]) -> int:

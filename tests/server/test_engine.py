@@ -237,16 +237,18 @@ def test_sources_are_encoded_behind_each_other_in_rows_as_short_as_hold_them():
 
     assert encoder_shapes(24, 1) == [(1, 32)]
     assert encoder_shapes(24, 3) == [(1, 32), (1, 64), (1, 96)]
-    assert encoder_shapes(200, 2) == [(1, 32), (1, 64), (1, 96), (1, 128), (1, 192), (1, 256), (2, 128)]
+    assert [length for rows, length in encoder_shapes(200, 2) if rows == 1] == [32, 64, 96, 112, 128, 192, 256]
+    assert encoder_shapes(200, 2)[7:] == [(2, 96), (2, 112), (2, 128)]
     assert encoder_shapes(2000, 1)[-2:] == [(1, 1024), (1, 2000)]
     assert chosen([9], 100, 8) == [(1, 32, [[(0, 0)]])]
     assert chosen([9, 40, 15], 100, 8) == [(1, 64, [[(1, 0), (2, 40), (0, 55)]])]
     assert chosen([70, 100, 56, 28], 100, 8) == [(2, 128, [[(1, 0), (3, 100)], [(0, 0), (2, 70)]])]
     assert chosen([300, 20, 30], 500, 8) == [(1, 384, [[(0, 0)]]), (1, 64, [[(2, 0), (1, 30)]])], "long ones are alone"
-    assert chosen([100] * 5, 500, 8) == [(4, 128, [[(i, 0)] for i in range(4)]), (1, 128, [[(4, 0)]])]
+    assert chosen([90, 50, 40], 100, 8) == [(2, 96, [[(0, 0)], [(1, 0), (2, 50)]])], "192 positions and not 256"
+    assert chosen([100] * 5, 500, 8) == [(4, 112, [[(i, 0)] for i in range(4)]), (1, 112, [[(4, 0)]])]
     assert chosen([60, 50, 60, 9], 100, 8, 3) == [(1, 64, [[(0, 0)], [(2, 0)], [(1, 0), (3, 50)]])], "over all devices"
     assert chosen([60, 50, 60, 50, 90], 100, 8, 2) == [
-        (2, 128, [[(0, 0), (2, 60)], [(1, 0), (3, 50)], [(4, 0)]]),
+        (2, 112, [[(0, 0), (1, 60)], [(2, 0), (3, 60)], [(4, 0)]]),
     ]  # fmt: skip
 
 
