@@ -261,8 +261,8 @@ def embedded(scale: float) -> dict[str, Any]:
     work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24), **plain))
     result: dict[str, Any] = {"clients_32": [], "one_at_a_time": []}
     flags = ("--beams", "1", "--sampling-beams", "", "--sources", "128")
-    # Half as many rows as callers: while some are answered, others wait to take their rows.
-    with Server("embedded", *flags, "--rows", "1,16") as server, Server("embedded", *flags, "--rows", "1") as rival:
+    alone = ("--rows", "1", "--workers", "1")
+    with Server("embedded", *flags) as server, Server("embedded", *flags, *alone) as rival:
         result["ready_seconds"] = [round(one.ready_seconds, 1) for one in (server, rival)]
         result["idle"] = idle_overhead("embedded", server.address, work[0])
         for _ in range(ROUNDS):
@@ -283,7 +283,7 @@ def base(scale: float) -> dict[str, Any]:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_random_base(folder)
-        flags = ("--rows", "1,8", "--beams", "1", "--sampling-beams", "", "--sources", "128", "--target", "64")
+        flags = ("--beams", "1", "--sampling-beams", "", "--sources", "128", "--target", "64")
         with Server(folder, *flags, "--max-requests", "64") as server:
             result["ready_seconds"] = round(server.ready_seconds, 1)
             result["saturated"] = measured(server, lambda: closed_loop(server.address, work, 32))

@@ -2,7 +2,7 @@
 
     listen      the port is open, health says NOT_SERVING, calls get UNAVAILABLE
     load        in a thread: checkpoints, then every program is compiled
-    serve       health says SERVING; the scheduler's thread drives the devices
+    serve       health says SERVING; the scheduler's workers drive the devices
     drain       after SIGTERM: health says NOT_SERVING, new calls get UNAVAILABLE, work in hand may end within the grace
 
 A second SIGTERM, a spent grace, an unreadable checkpoint or a dead scheduler end it at once with a status other than 0.
@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 import prometheus_client
@@ -58,7 +59,11 @@ class App:
         self.metrics = Metrics()
         self.models = Models()
         self.scheduler = Scheduler(
-            Budget(config.max_requests, config.max_cost), config.chunk, self.metrics, on_death=self._died
+            Budget(config.max_requests, config.max_cost),
+            config.chunk,
+            self.metrics,
+            on_death=self._died,
+            workers=config.workers,
         )
         self.port = 0
         self.metrics_port = 0
@@ -179,7 +184,8 @@ class App:
             return
         for model in served:
             self.scheduler.add(model.name, model.engine)
-        self._spawn(self.scheduler.run, "scheduler")
+        for worker in range(self.config.workers):
+            self._spawn(partial(self.scheduler.run, worker), f"worker-{worker}")
         self.models.publish({model.name: model for model in served})
         self.metrics.ready(True)
         self.health.set(True)
@@ -201,7 +207,7 @@ class App:
         self.health.set(False)
 
     def _died(self, error: BaseException) -> None:
-        """On the scheduler's thread."""
+        """On a worker's thread."""
         log.critical("the scheduler died", exc_info=error)
         self._call(self._finish, Exit.BROKEN)
 

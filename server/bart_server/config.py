@@ -46,7 +46,10 @@ class Config:
     target: int = setting(
         0, "longest answer, start token included; 0: the checkpoint's default and half of it, rounded up"
     )
-    rows: tuple[int, ...] = setting((1, 8), "row counts to compile, a device; the last is how many run at once")
+    rows: tuple[int, ...] = setting(
+        (1, 8), "row counts to compile, a device; the last is how many a worker runs at once"
+    )
+    workers: int = setting(2, "batches at once: the device computes one while the host is busy with another")
     chunk: int = setting(8, "decode steps between two looks at the queue")
     compile_cache: str = setting(
         "~/.cache/bart_server", "folder of compiled programs, for quick restarts; trusted like code; or off"
@@ -103,7 +106,11 @@ def check(config: Config) -> None:
     need(bool(config.beams) and bool(config.rows), "beams and rows", (config.beams, config.rows), "at least one each")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if (field.name.startswith("max_") and field.type is int) or field.name in ("chunk", "tokenizer_threads"):
+        if (field.name.startswith("max_") and field.type is int) or field.name in (
+            "chunk",
+            "workers",
+            "tokenizer_threads",
+        ):
             need(value > 0, field.name, value, "positive")
         if field.name == "keepalive":
             need(value >= 1, field.name, value, "at least 1")

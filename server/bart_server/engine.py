@@ -11,10 +11,12 @@ import logging
 import os
 import pathlib
 import secrets
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -40,6 +42,8 @@ log = logging.getLogger(__name__)
 HEAD = "classification_head"
 PLANS = 256  # kept
 COMPILATION = "/jax/core/compile/backend_compile_duration"
+EXCHANGE = threading.Lock()
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass
@@ -254,12 +258,20 @@ class JaxEngine:
             held = [(index, row, start) for row, sources in enumerate(piece.rows) for index, start in sources]
             placed = [Placed(row, start, len(encoded.requests[index].source)) for index, row, start in held]
             entries = entries_of([rows[index] for index, *_ in held], placed, size, devices)
-            source = self._programs.put[lane.source, size, piece.shape](source, packed, ids, entries)
+            put = self._programs.put[lane.source, size, piece.shape]
+            source = self._exchanged(partial(put, source, packed, ids, entries))
         entries = entries_of(rows, [beginning(request) for request in encoded.requests], size, devices)
         state = self._programs.begin[lane, size](State(**rest), entries)._replace(source=source)
         for row, request in zip(rows, encoded.requests, strict=True):
             done[row], requests[row] = False, request
         return Slots(state, done, requests)
+
+    def _exchanged(self, program: Callable[[], Tree]) -> Tree:
+        """What a program gives in which devices wait for each other: two of them at once could wait for ever."""
+        if self._mesh.size == 1:
+            return program()
+        with EXCHANGE:
+            return jax.block_until_ready(program())
 
     def step(self, lane: Lane, slots: Slots, steps: int) -> tuple[Slots, list[int]]:
         state = self._programs.step[lane, len(slots.requests)](self._weights, slots.state, np.int32(steps))
@@ -312,7 +324,8 @@ class JaxEngine:
         old = np.zeros(size, np.int32)
         old[: len(rows)] = rows
         live = np.arange(size) < len(rows)
-        state = self._programs.take[lane, len(slots.requests), size](slots.state, old, live)
+        take = self._programs.take[lane, len(slots.requests), size]
+        state = self._exchanged(partial(take, slots.state, old, live))
         requests = [slots.requests[row] for row in rows] + [None] * (size - len(rows))
         return Slots(state, np.where(live, slots.done[old], True), requests)
 

@@ -28,8 +28,10 @@ class Metrics(Observer):
         self._refused = Counter("bart_refused", "Requests not admitted.", ["reason"], registry=registry)
         self._failed = Counter("bart_failed", "Admitted requests without an answer.", ["reason"], registry=registry)
         self._faults = Counter("bart_device_faults", "Device calls that raised.", registry=registry)
-        self._rows = Gauge("bart_rows", "Rows in use.", ["model", "lane"], registry=registry)
-        self._size = Gauge("bart_rows_size", "Rows of the running shape.", ["model", "lane"], registry=registry)
+        self._rows = Gauge("bart_rows", "Rows in use.", ["model", "lane", "worker"], registry=registry)
+        self._size = Gauge(
+            "bart_rows_size", "Rows of the running shape.", ["model", "lane", "worker"], registry=registry
+        )
         self._tokens = Counter("bart_tokens", "Tokens answered.", ["model"], registry=registry)
         self._encoded = Histogram(
             "bart_encoder_batch", "Sources of one encoder call.", ["model"], buckets=SIZES, registry=registry
@@ -78,9 +80,9 @@ class Metrics(Observer):
         self._encoded.labels(model).observe(requests)
         self._stage.labels(model, "encode").observe(seconds)
 
-    def stepped(self, model: str, lane: Lane, live: int, size: int, seconds: float) -> None:
-        self._rows.labels(model, lane.name).set(live)
-        self._size.labels(model, lane.name).set(size)
+    def stepped(self, model: str, lane: Lane, worker: int, live: int, size: int, seconds: float) -> None:
+        self._rows.labels(model, lane.name, worker).set(live)
+        self._size.labels(model, lane.name, worker).set(size)
         if size:
             self._stage.labels(model, "step").observe(seconds)
 

@@ -4,7 +4,7 @@ from bart_server.types import Lane
 
 
 class Observer:
-    """Called on the scheduler's thread, except `refused` and `queued`, which are called on the caller's."""
+    """Called on a worker's thread, except `refused` and `queued`, which are called on the caller's."""
 
     def queued(self, requests: int, cost: int, waiting: int) -> None:
         """The house has changed: requests and cost in work, and how many wait for a row."""
@@ -15,8 +15,8 @@ class Observer:
     def encoded(self, model: str, lane: Lane, requests: int, seconds: float) -> None:
         """Sources went through the encoder (or the classifier)."""
 
-    def stepped(self, model: str, lane: Lane, live: int, size: int, seconds: float) -> None:
-        """A chunk was decoded with `live` of `size` rows in use. 0 of 0: the batch is gone."""
+    def stepped(self, model: str, lane: Lane, worker: int, live: int, size: int, seconds: float) -> None:
+        """A worker decoded a chunk with `live` of `size` rows in use. 0 of 0: its batch is gone."""
 
     def finished(self, model: str, lane: Lane, tokens: int, queued: float, computed: float) -> None:
         """A request was answered. queued, computed: seconds."""

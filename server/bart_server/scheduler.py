@@ -1,6 +1,8 @@
 """Continuous batching: who runs when. Pure Python; it is given engines and imports neither jax nor grpc.
 
-One thread calls `turn` again and again. A turn
+Workers, each a thread, call `turn` again and again: while one waits for the device, another prepares work for it or
+delivers what it computed, so that the device has no gaps. A worker has a batch of its own in every lane, and all take
+from the same queues. A turn of a worker
 
     1. drops what was cancelled or is past its deadline, in the queue and in running rows,
     2. fills free rows of every lane with waiting requests, earliest deadline first, encoded together; the batch grows
@@ -12,8 +14,8 @@ One thread calls `turn` again and again. A turn
 So a request waits for at most one chunk when rows are free, and a cancelled one holds its rows for at most one chunk.
 Requests without a deadline are due `PATIENCE` after their arrival, so nobody waits for ever.
 
-A method of an engine that raises fails the requests it was called for, and nothing else; after `FAULTS` such
-calls in succession, or any error of the scheduler's own, the thread ends, every request fails, `on_death` is called.
+A method of an engine that raises fails the requests it was called for, and nothing else; after `FAULTS` such calls in
+succession, or any error of the scheduler's own, the workers end, every request fails, `on_death` is called.
 """
 
 import contextlib
@@ -57,12 +59,13 @@ class Job:
 
 @dataclass(eq=False)
 class Batch:
-    """A lane of one model at work. waiting: a heap. jobs: one entry a row of the state, of its thread alone."""
+    """A lane of one model, at work on a worker. waiting: a heap, all workers'. jobs: one entry a row of the state."""
 
     model: str
     engine: Engine
     lane: Lane
-    waiting: list[Job] = field(default_factory=list)
+    worker: int
+    waiting: list[Job]
     state: Any = None
     jobs: list[Job | None] = field(default_factory=list)
 
@@ -95,7 +98,7 @@ class Reservation:
 
 
 class Scheduler:
-    """See the module's docstring. Public methods may be called from any thread, except `turn` and `run`."""
+    """See the module's docstring. Public methods may be called from any thread, `turn` and `run` from the worker's."""
 
     def __init__(
         self,
@@ -104,8 +107,10 @@ class Scheduler:
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_death: Callable[[BaseException], None] = lambda error: None,
+        workers: int = 1,
     ) -> None:
-        self._batches: dict[tuple[str, Lane], Batch] = {}
+        self._waiting: dict[tuple[str, Lane], list[Job]] = {}
+        self._batches: list[list[Batch]] = [[] for _ in range(workers)]  # of each worker
         self._chunk = chunk
         self._observer = observer or Observer()
         self._clock = clock
@@ -118,6 +123,8 @@ class Scheduler:
         self._stopped = False
         self._death: BaseException | None = None
         self._faults = 0  # engine calls that raised since the last step or classification that did not
+        self._turning = 0  # workers in a turn
+        self._timed = 0.0  # until when their work is counted
 
     def add(self, model: str, engine: Engine) -> None:
         """Gives it an engine, before it runs. Raises ValueError if a request could never be admitted."""
@@ -125,7 +132,9 @@ class Scheduler:
             most = (lane.source + lane.target) * lane.beams
             if most > self._admission.budget.cost:
                 raise ValueError(f"lane {lane.name} needs a budget of {most}, it is {self._admission.budget.cost}")
-            self._batches[model, lane] = Batch(model, engine, lane)
+            queue = self._waiting[model, lane] = []
+            for worker, batches in enumerate(self._batches):
+                batches.append(Batch(model, engine, lane, worker, queue))
 
     # ── from any thread ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -145,7 +154,7 @@ class Scheduler:
         """Admits a request that has its place, while draining too. Raises Overloaded or Unavailable.
 
         deliver: called with Deltas (if the request streams) and then one Finish or Failure, unless it is cancelled; on
-        the scheduler's thread, so it must return at once. deadline: of the scheduler's clock.
+        a worker's thread, so it must return at once. deadline: of the scheduler's clock.
         """
         now = self._clock()
         due = reservation.arrived + PATIENCE if deadline is None else deadline
@@ -155,9 +164,9 @@ class Scheduler:
             self._admission.admit(request.cost, ahead, None if deadline is None else deadline - now)
             job = Job(model, request, deliver, reservation.arrived, deadline, due, next(self._orders))
             self._jobs.add(job)
-            heapq.heappush(self._batches[model, request.lane].waiting, job)
+            heapq.heappush(self._waiting[model, request.lane], job)
             self._report()
-            self._changed.notify_all()
+            self._changed.notify()
         return job
 
     def cancel(self, job: Job) -> None:
@@ -166,7 +175,6 @@ class Scheduler:
             if not job.over:
                 self._end(job)
                 self._observer.failed(job.model, job.request.lane, Cancelled.__name__)
-                self._changed.notify_all()
 
     def drain(self) -> None:
         """From now on everything new is refused; what is in the house goes on."""
@@ -174,7 +182,7 @@ class Scheduler:
             self._draining = True
 
     def stop(self) -> None:
-        """Ends `run` after the turn in progress; what is still in the house fails."""
+        """Ends `run` after the turns in progress; what is still in the house fails."""
         with self._changed:
             self._draining = self._stopped = True
             self._changed.notify_all()
@@ -187,45 +195,70 @@ class Scheduler:
     def now(self) -> float:
         return self._clock()
 
-    # ── on the scheduler's thread ─────────────────────────────────────────────────────────────────────────────────────
+    # ── on a worker's thread ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def run(self) -> None:
-        """Takes turns until `stop`."""
+    def run(self, worker: int = 0) -> None:
+        """Takes turns until `stop`, or until a worker dies."""
         try:
-            while self._wait():
-                self.turn()
+            while self._wait(worker):
+                self.turn(worker)
         except BaseException as error:
             with self._changed:
-                self._death = error
-            self._on_death(error)
+                first, self._death = self._death is None, self._death or error
+                self._changed.notify_all()
+            if first:
+                self._on_death(error)
         finally:
             why = "the server is broken and about to end" if self._death else "the server is shutting down"
-            self._fail(list(self._jobs), Unavailable(why, ELSEWHERE))
-
-    def turn(self) -> bool:
-        """One turn; False when there was nothing to do."""
-        began = self._clock()
-        self._expire()
-        worked = False
-        for batch in self._batches.values():
-            try:
-                worked |= self._score(batch) if batch.lane.task is Task.CLASSIFY else self._decode(batch)
-            except DeviceFault as fault:
-                worked = True
-                self._lose(batch, fault)
-        if worked:
             with self._changed:
-                self._admission.speed.worked(self._clock() - began)
+                left = list(self._jobs)
+            self._fail(left, Unavailable(why, ELSEWHERE))
+
+    def turn(self, worker: int = 0) -> bool:
+        """One turn; False when there was nothing to do."""
+        worked = False
+        with self._timed_turn() as timed:
+            self._expire()
+            for batch in self._batches[worker]:
+                try:
+                    worked |= self._score(batch) if batch.lane.task is Task.CLASSIFY else self._decode(batch)
+                except DeviceFault as fault:
+                    worked = True
+                    self._lose(batch, fault)
+            if worked:
+                timed()
         if self._faults >= FAULTS:
             raise RuntimeError(f"{FAULTS} device calls in succession failed")
         return worked
 
-    def _wait(self) -> bool:
-        """Sleeps until there is work or the end comes; False at the end."""
+    @contextlib.contextmanager
+    def _timed_turn(self) -> Iterator[Callable[[], None]]:
+        """Gives what tells the admission of the time since a worker last did, or since one began after a pause."""
+
+        def timed() -> None:
+            with self._changed:
+                now = self._clock()
+                self._admission.speed.worked(now - self._timed)
+                self._timed = now
+
         with self._changed:
-            while not (self._stopped or self._jobs or any(batch.live() for batch in self._batches.values())):
+            if not self._turning:
+                self._timed = self._clock()
+            self._turning += 1
+        try:
+            yield timed
+        finally:
+            with self._changed:
+                self._turning -= 1
+
+    def _wait(self, worker: int) -> bool:
+        """Sleeps until there is work for this worker or the end comes; False at the end."""
+        with self._changed:
+            while not (self._stopped or self._death):
+                if any(self._waiting.values()) or any(batch.live() for batch in self._batches[worker]):
+                    return True
                 self._changed.wait()
-            return not self._stopped
+            return False
 
     def _expire(self) -> None:
         now = self._clock()
@@ -242,7 +275,9 @@ class Scheduler:
             began = self._clock()
             with self._device(computes=True):
                 batch.state, finished = batch.engine.step(batch.lane, batch.state, self._chunk)
-            self._observer.stepped(batch.model, batch.lane, len(live), len(batch.jobs), self._clock() - began)
+            self._observer.stepped(
+                batch.model, batch.lane, batch.worker, len(live), len(batch.jobs), self._clock() - began
+            )
             self._stream(batch, [row for row in live if row not in finished])
             self._harvest(batch, finished)
         self._shrink(batch)
@@ -338,7 +373,7 @@ class Scheduler:
         if not live:
             if batch.jobs:
                 batch.state, batch.jobs = None, []
-                self._observer.stepped(batch.model, batch.lane, 0, 0, 0.0)
+                self._observer.stepped(batch.model, batch.lane, batch.worker, 0, 0, 0.0)
         elif not batch.waiting and (size := batch.fit(len(live))) < len(batch.jobs):
             self._resize(batch, live, size)
 
@@ -401,7 +436,7 @@ class Scheduler:
             job.over = True
             self._jobs.discard(job)
             self._admission.retire(job.request.cost, served)
-            waiting = self._batches[job.model, job.request.lane].waiting
+            waiting = self._waiting[job.model, job.request.lane]
             if job in waiting:
                 waiting.remove(job)
                 heapq.heapify(waiting)
@@ -416,7 +451,7 @@ class Scheduler:
             self._report()
 
     def _report(self) -> None:
-        waiting = sum(len(batch.waiting) for batch in self._batches.values())
+        waiting = sum(map(len, self._waiting.values()))
         self._observer.queued(self._admission.requests, self._admission.cost, waiting)
 
     def _check_alive(self) -> None:
@@ -439,7 +474,8 @@ class Scheduler:
         try:
             yield
         except Exception as error:
-            self._faults += 1
+            with self._changed:
+                self._faults += 1
             self._observer.faulted(error)
             raise DeviceFault("the device failed") from error
         if computes:

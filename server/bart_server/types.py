@@ -112,8 +112,8 @@ class Description:
 class Engine(Protocol):
     """A model on a device. State is opaque; a row is an index into it, and holds a request or is free.
 
-    `requests` is called from any thread, everything else from one thread at a time. A method that raises fails the
-    requests it was called for and loses the state it was given.
+    `requests` is called from any thread, everything else from the workers' threads; a state belongs to one of them. A
+    method that raises fails the requests it was called for and loses the state it was given.
     """
 
     description: Description

@@ -1,4 +1,4 @@
-"""The bridge between an asyncio handler and the scheduler's thread."""
+"""The bridge between an asyncio handler and the scheduler's threads."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ class Answer:
         self._ready = asyncio.Event()
 
     def deliver(self, event: Event) -> None:
-        """Called on the scheduler's thread."""
+        """Called on a worker's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._put, event)
 
@@ -74,7 +74,7 @@ class Visit:
 async def visit(scheduler: Scheduler, count: int, remaining: float | None) -> AsyncIterator[Visit]:
     """A stay for `count` requests, for at most `remaining` seconds. Whatever is unfinished at its end is cancelled.
 
-    The deadline is kept here as well as by the scheduler, whose thread may be inside a long call of the device.
+    The deadline is kept here as well as by the scheduler, whose threads may be inside a long call of the device.
     """
     with scheduler.reserve(count) as reservation:
         stay = Visit(scheduler, reservation, None if remaining is None else scheduler.now() + remaining)

@@ -50,9 +50,12 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.ended = threading.Event()
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
+        if not isinstance(event, Delta):
+            self.ended.set()
 
     @property
     def deltas(self) -> list[tuple[int, ...]]:
@@ -72,7 +75,7 @@ class Mailbox:
 
 
 class Gate:
-    """A fake engine's `on_call` that holds the scheduler's thread in one verb until the test opens it."""
+    """A fake engine's `on_call` that holds a worker in one verb until the test opens it."""
 
     def __init__(self, verb: str) -> None:
         self.verb = verb

@@ -1,5 +1,7 @@
 """Several devices share the rows."""
 
+import pytest
+
 from tests import devices
 
 PROGRAM = """
@@ -10,16 +12,22 @@ from tests.server.test_engine import House, answers, model, source
 
 assert len(jax.devices()) == 2
 prepared = model()
-engine = JaxEngine(prepared, "sha256:test", Shapes((3,), (), (24,), 24, (1,)))
-assert engine.lanes[0].sizes == (2,) and engine.description.devices == 2
+engine = JaxEngine(prepared, "sha256:test", Shapes((3,), (), (24,), 24, (1, 2)))
+assert engine.lanes[0].sizes == (2, 4) and engine.description.devices == 2
 engine.compile(lambda: False)
-house = House(engine)
-asked = [source(17 + index, index) for index in range(5)]
+asked = [source(17 + index % 8, index) for index in range(COUNT)]
 boxes = []
-for ids in asked:
-    boxes.append(house.ask(ids, num_beams=3))
-    house.scheduler.turn()
-house.work()
+if WORKERS == 1:
+    house = House(engine)
+    for ids in asked:
+        boxes.append(house.ask(ids, num_beams=3))
+        house.scheduler.turn()
+    house.work()
+else:
+    house = House(engine, workers=WORKERS)
+    with house.working():
+        boxes = [house.ask(ids, num_beams=3) for ids in asked]
+        assert all(box.ended.wait(60) for box in boxes)
 for ids, box in zip(asked, boxes, strict=True):
     alone = generate(prepared, [ids], num_beams=3)
     [(tokens, score)] = answers(box)
@@ -29,6 +37,7 @@ print("equal")
 """
 
 
-def test_rows_on_two_devices_are_each_as_alone():
-    ended = devices.run(PROGRAM, 2)
+@pytest.mark.parametrize(("workers", "count"), [(1, 5), (3, 40)])
+def test_rows_on_two_devices_are_each_as_alone(workers, count):
+    ended = devices.run(f"WORKERS, COUNT = {workers}, {count}" + PROGRAM, 2)
     assert ended.stdout == "equal\n", ended.stderr

@@ -1,7 +1,9 @@
 """The engine on a random model: whatever runs beside a request, its tokens are those of `generate` on it alone."""
 
+import contextlib
 import math
 import random
+import threading
 
 import jax
 import numpy as np
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bart_oneliner import Config, init
-from tests.server.harness import Mailbox
+from tests.server.harness import PATIENCE, Mailbox
 
 CONFIG = Config(
     vocab_size=97,
@@ -64,9 +66,10 @@ def engine(prepared):
 class House:
     """A scheduler over the engine whose turns the test takes."""
 
-    def __init__(self, engine, chunk=3):
+    def __init__(self, engine, chunk=3, workers=1):
         self.engine = engine
-        self.scheduler = Scheduler(Budget(), chunk)
+        self.workers = workers
+        self.scheduler = Scheduler(Budget(), chunk, workers=workers)
         self.scheduler.add("bart", engine)
 
     def ask(self, source, stream=False, task=Task.GENERATE, **options):
@@ -80,6 +83,19 @@ class House:
     def work(self):
         while self.scheduler.turn():
             pass
+
+    @contextlib.contextmanager
+    def working(self):
+        """All workers on their own threads."""
+        threads = [threading.Thread(target=self.scheduler.run, args=(worker,)) for worker in range(self.workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.scheduler.stop()
+            for thread in threads:
+                thread.join()
 
 
 def alone(prepared, source, **options):
@@ -173,6 +189,16 @@ def test_neighbours_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
         return answers(box)
 
     assert run(neighbours=True) == run(neighbours=False)
+
+
+def test_13_workers_side_by_side_change_no_answer(engine, prepared):
+    house = House(engine, workers=3)
+    asked = [(source(17 + (5 * index) % 8, index), MIXED[index % len(MIXED)]) for index in range(2 * len(MIXED))]
+    with house.working():
+        boxes = [house.ask(ids, **options) for ids, options in asked]
+        assert all(box.ended.wait(PATIENCE) for box in boxes)
+    for (ids, options), box in zip(asked, boxes, strict=True):
+        same(answers(box), alone(prepared, ids, **options))
 
 
 def test_neighbours_in_the_same_encoded_row_change_no_bit(engine):

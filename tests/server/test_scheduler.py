@@ -13,10 +13,10 @@ from tests.server.harness import Clock, Mailbox
 class House:
     """A scheduler whose turns the test takes."""
 
-    def __init__(self, engine=None, budget=None, chunk=4):
+    def __init__(self, engine=None, budget=None, chunk=4, workers=1):
         self.clock = Clock()
         self.engine = engine or FakeEngine()
-        self.scheduler = Scheduler(budget or Budget(), chunk, clock=self.clock)
+        self.scheduler = Scheduler(budget or Budget(), chunk, clock=self.clock, workers=workers)
         self.scheduler.add("echo", self.engine)
 
     def ask(self, source, deadline=None, stream=False, task=Task.GENERATE, **options):
@@ -25,9 +25,13 @@ class House:
         box.job = self.scheduler.submit(self.scheduler.reserve(), "echo", request, box, deadline)
         return box
 
-    def turns(self, count):
+    def turns(self, count, worker=0):
         for _ in range(count):
-            self.scheduler.turn()
+            self.scheduler.turn(worker)
+
+    def batch(self, worker=0):
+        """The worker's batch that holds rows."""
+        return next((batch for batch in self.scheduler._batches[worker] if batch.jobs), None)
 
     def calls(self):
         calls = list(self.engine.calls)
@@ -89,11 +93,10 @@ def test_a_newcomer_joins_the_running_batch_within_one_chunk():
 
 def test_finished_rows_leave_at_once_and_the_batch_shrinks():
     house = House()
-    batch = None
     for source in ([10] * 8, [20], [30]):
         house.ask(source)
     house.turns(1)
-    batch = next(batch for batch in house.scheduler._batches.values() if batch.jobs)
+    batch = house.batch()
     assert len(batch.jobs) == 1  # 3 rows ran in the shape of 4; one is left
     house.turns(2)
     assert batch.state is None and batch.jobs == []
@@ -200,7 +203,7 @@ def test_a_deadline_that_passes_while_decoding_frees_the_row():
     house.clock.time += 2
     house.turns(1)
     assert isinstance(late.error, DeadlineExceeded)
-    assert house.scheduler._batches["echo", late.job.request.lane].state is None
+    assert house.batch() is None
 
 
 def test_a_full_house_refuses_at_once_by_count():
@@ -396,5 +399,5 @@ def test_memory_does_not_grow_under_cancellation():
     house.turns(1)
     for _ in range(200):
         house.scheduler.cancel(house.ask([20]).job)
-    batch = next(batch for batch in house.scheduler._batches.values() if batch.jobs)
+    batch = house.batch()
     assert batch.waiting == [] and len(house.scheduler._jobs) == 1

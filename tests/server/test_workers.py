@@ -1,0 +1,133 @@
+"""Several workers take turns at once: on the fake engine, so that all can be computed by hand."""
+
+import threading
+
+import pytest
+from bart_server.errors import DeviceFault, Unavailable
+from bart_server.fake import END, FakeEngine
+
+from tests.server.harness import PATIENCE
+from tests.server.test_scheduler import House
+
+
+class Pair:
+    """Two workers on their own threads."""
+
+    def __init__(self, engine):
+        self.house = House(engine, workers=2)
+        self.deaths = []
+        self.house.scheduler._on_death = self.deaths.append
+        self.threads = [threading.Thread(target=self.house.scheduler.run, args=(worker,)) for worker in (0, 1)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.house.scheduler.stop()
+        self.join()
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(PATIENCE)
+        assert not any(thread.is_alive() for thread in self.threads)
+
+
+def awaited(box):
+    """The box's answer, once it is there."""
+    assert box.ended.wait(PATIENCE)
+    return box.finish.hypotheses[0].tokens
+
+
+def test_all_take_from_one_queue_and_each_has_rows_of_its_own():
+    house = House(FakeEngine(sizes=(1,)), workers=2)
+    boxes = [house.ask([10 + index] * 8) for index in range(3)]
+    house.turns(1, worker=0)
+    house.turns(1, worker=1)
+    assert [house.batch(worker).jobs for worker in (0, 1)] == [[boxes[0].job], [boxes[1].job]]
+    house.turns(1, worker=1)  # the eighth of nine tokens
+    house.turns(2, worker=1)
+    assert boxes[1].finish and house.batch(1).jobs == [boxes[2].job] and not boxes[0].events
+
+
+def test_a_request_is_answered_while_another_worker_waits_for_the_device():
+    reached, opened = threading.Event(), threading.Event()
+
+    def hold_the_first(verb, requests):
+        if verb == "step" and requests[0].source[0] == 10:
+            reached.set()
+            assert opened.wait(PATIENCE)
+
+    with Pair(FakeEngine(on_call=hold_the_first)) as pair:
+        held = pair.house.ask([10])
+        assert reached.wait(PATIENCE)
+        assert awaited(pair.house.ask([20])) == (20, END)
+        assert not held.events
+        opened.set()
+        assert awaited(held) == (10, END)
+
+
+def test_a_fault_in_one_workers_step_spares_the_others_rows():
+    house = House(FakeEngine(sizes=(1,)), workers=2)
+    stays, doomed = house.ask([10] * 6), house.ask([20] * 6)
+    house.turns(1, worker=0)
+
+    def break_the_step(verb, requests):
+        if verb == "step":
+            raise RuntimeError("lost")
+
+    house.engine.on_call = break_the_step
+    house.turns(1, worker=1)
+    house.engine.on_call = lambda verb, requests: None
+    house.turns(1, worker=0)
+    assert isinstance(doomed.error, DeviceFault)
+    assert stays.finish.hypotheses[0].tokens == (*[10] * 6, END)
+
+
+def test_the_death_of_one_ends_all_and_is_told_once():
+    class Death(BaseException):
+        """No Exception, so no engine's fault."""
+
+    def die(verb, requests):
+        if verb == "step":
+            raise Death
+
+    with Pair(FakeEngine(on_call=die)) as pair:
+        box = pair.house.ask([10])
+        pair.join()
+        assert isinstance(box.error, Unavailable)
+        assert [type(death) for death in pair.deaths] == [Death]
+        with pytest.raises(Unavailable):
+            pair.house.ask([20])
+
+
+def test_seconds_in_which_several_work_count_once():
+    house = House(FakeEngine(sources=(8,), sizes=(1,)), workers=2)
+
+    def tick(verb, requests):
+        if verb == "step":
+            house.clock.time += 1
+            if requests[0].source[0] == 10:
+                house.turns(1, worker=1)  # begins and ends within worker 0's
+                house.clock.time += 1
+
+    house.engine.on_call = tick
+    for token in (10, 20):
+        house.ask([token], max_new_tokens=1)  # cost 9
+    house.turns(1, worker=0)
+    assert house.scheduler._admission.speed.seconds(18) == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_request_of_many_is_answered_once_whoever_takes_it(workers):
+    house = House(FakeEngine(sizes=(1, 2)), workers=workers)
+    threads = [threading.Thread(target=house.scheduler.run, args=(worker,)) for worker in range(workers)]
+    for thread in threads:
+        thread.start()
+    boxes = [house.ask([10 + index] * (1 + index % 7), num_beams=(1, 3)[index % 2]) for index in range(200)]
+    found = [awaited(box) for box in boxes]
+    house.scheduler.stop()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert found == [(*[10 + index] * (1 + index % 7), END) for index in range(200)]
