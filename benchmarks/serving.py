@@ -222,23 +222,23 @@ def offline(model: str, work: Sequence[Work], rows: int) -> dict[str, Any]:
 
 
 def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dict[str, Any]:
-    """The median time of one call after the other, over the wire and in this process."""
+    """The median time of a call over the wire and of one in this process, in turns."""
     from bart_inference import generate, load, prepare
 
     prepared = prepare(load(None if model == "embedded" else model))
 
-    def median(call: Callable[[], Any]) -> float:
-        times = []
-        for index in range(calls + 10):
-            began = time.perf_counter()
-            call()
-            if index >= 10:
-                times.append(time.perf_counter() - began)
-        return statistics.median(times) * 1000
+    def timed(call: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        call()
+        return (time.perf_counter() - began) * 1000
 
     with Client(address, timeout=600) as client:
-        wire = median(lambda: client.generate(work.ids, **work.options))
-    inside = median(lambda: generate(prepared, [work.ids], **work.options))
+        ways = (
+            lambda: client.generate(work.ids, **work.options),
+            lambda: generate(prepared, [work.ids], **work.options),
+        )
+        rounds = [[timed(way) for way in ways] for _ in range(calls + 10)][10:]
+    wire, inside = (statistics.median(times) for times in zip(*rounds, strict=True))
     return {
         "calls": calls,
         "wire_ms": round(wire, 2),

@@ -411,9 +411,11 @@ class Scheduler:
     # ── bookkeeping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _send(self, job: Job, tokens: Sequence[int]) -> None:
-        if job.request.stream and len(tokens) > job.sent and not job.over:
-            new, job.sent = tuple(tokens[job.sent :]), len(tokens)
-            job.deliver(Delta(new))
+        if job.request.stream and len(tokens) > job.sent:
+            with self._changed:  # another worker may find that its deadline has passed: nothing comes after the end
+                if not job.over:
+                    new, job.sent = tuple(tokens[job.sent :]), len(tokens)
+                    job.deliver(Delta(new))
 
     def _finish(
         self, job: Job, hypotheses: tuple[Hypothesis, ...] = (), logits: tuple[float, float] | None = None

@@ -156,7 +156,9 @@ class Running:
         self._thread.join(PATIENCE)
 
     def metric(self, name: str, **labels: str) -> float:
-        return self.app.metrics.registry.get_sample_value(name, labels) or 0.0
+        """The sum of a metric's samples that have these labels, among others."""
+        samples = (sample for family in self.app.metrics.registry.collect() for sample in family.samples)
+        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
 
 def wait_until(holds: Callable[[], Any]) -> None:
