@@ -67,6 +67,11 @@ class PyTorch:
         self.torch = torch
         self.model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
+    def settle(self) -> None:
+        """Moves the weights out of the mapped file, whose small pages can cost half again as much time to read."""
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.clone()
+
     def prepare(self, work: Work) -> None:
         self.batches = [[self.torch.tensor(rows) for rows in pair] for pair in padded(work)]
         self.options = work["options"]
@@ -181,6 +186,8 @@ def serve(name: str, folder: pathlib.Path) -> None:
     os.dup2(2, 1)  # what a library prints is not an answer
     began = time.perf_counter()
     rival = RIVALS[name](folder)
+    if hasattr(rival, "settle"):
+        rival.settle()
     answers.write(json.dumps({"load_seconds": round(time.perf_counter() - began, 2)}) + "\n")
     for line in sys.stdin:
         request = json.loads(line)
