@@ -5,8 +5,8 @@
 
 `embedded` is the checkpoint that ships with the project, greedy; `base` is a BART of bart-base's size with random
 weights (what it writes is noise, what it costs is not). The server is a process of its own, the load comes from this
-one; both share the machine, so the load generator's share of the CPU is part of the record. What is compared takes
-turns, and the median of the rounds counts. A run takes minutes and wants an idle machine. The record is `result.json`:
+one; both share the machine, so the load generator's share of the CPU is part of the record. `embedded` compares in
+turns and counts the median of the rounds. A run takes minutes and wants an idle machine. The record is `result.json`:
 every figure, the versions, the hardware and the command.
 """
 

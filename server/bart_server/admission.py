@@ -24,17 +24,29 @@ class Budget:
 
 
 class Speed:
-    """Cost retired per second of work, with exponential forgetting."""
+    """Cost retired per second of work, with exponential forgetting. Seconds in which several work count once."""
 
     def __init__(self) -> None:
         self._cost = 0.0
         self._seconds = 0.0
-        self._fresh = 0  # retired since the last `worked`
+        self._fresh = 0  # retired since seconds were last counted
+        self._working = 0  # who has begun and not ended
+        self._counted = 0.0  # until when their seconds are
 
     def retired(self, cost: int) -> None:
         self._fresh += cost
 
-    def worked(self, seconds: float) -> None:
+    def began(self, now: float) -> None:
+        if not self._working:
+            self._counted = now
+        self._working += 1
+
+    def ended(self, now: float, worked: bool) -> None:
+        """worked: False for one who found nothing to do, whose seconds say nothing."""
+        self._working -= 1
+        if not worked:
+            return
+        seconds, self._counted = now - self._counted, now
         keep = 0.5 ** (seconds / HALF_LIFE)
         self._cost = self._cost * keep + self._fresh
         self._seconds = self._seconds * keep + seconds

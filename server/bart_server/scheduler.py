@@ -123,8 +123,6 @@ class Scheduler:
         self._stopped = False
         self._death: BaseException | None = None
         self._faults = 0  # engine calls that raised since the last step or classification that did not
-        self._turning = 0  # workers in a turn
-        self._timed = 0.0  # until when their work is counted
 
     def add(self, model: str, engine: Engine) -> None:
         """Gives it an engine, before it runs. Raises ValueError if a request could never be admitted."""
@@ -216,40 +214,16 @@ class Scheduler:
 
     def turn(self, worker: int = 0) -> bool:
         """One turn; False when there was nothing to do."""
-        worked = False
-        with self._timed_turn() as timed:
-            self._expire()
-            for batch in self._batches[worker]:
-                try:
-                    worked |= self._score(batch) if batch.lane.task is Task.CLASSIFY else self._decode(batch)
-                except DeviceFault as fault:
-                    worked = True
-                    self._lose(batch, fault)
-            if worked:
-                timed()
+        with self._changed:
+            self._admission.speed.began(self._clock())
+        self._expire()
+        lanes = [self._advance(batch) for batch in self._batches[worker]]
+        worked = any(lanes)
+        with self._changed:
+            self._admission.speed.ended(self._clock(), worked)
         if self._faults >= FAULTS:
             raise RuntimeError(f"{FAULTS} device calls in succession failed")
         return worked
-
-    @contextlib.contextmanager
-    def _timed_turn(self) -> Iterator[Callable[[], None]]:
-        """Gives what tells the admission of the time since a worker last did, or since one began after a pause."""
-
-        def timed() -> None:
-            with self._changed:
-                now = self._clock()
-                self._admission.speed.worked(now - self._timed)
-                self._timed = now
-
-        with self._changed:
-            if not self._turning:
-                self._timed = self._clock()
-            self._turning += 1
-        try:
-            yield timed
-        finally:
-            with self._changed:
-                self._turning -= 1
 
     def _wait(self, worker: int) -> bool:
         """Sleeps until there is work for this worker or the end comes; False at the end."""
@@ -265,6 +239,14 @@ class Scheduler:
         with self._changed:
             late = [job for job in self._jobs if job.deadline is not None and job.deadline <= now]
         self._fail(late, DeadlineExceeded("the deadline passed"))
+
+    def _advance(self, batch: Batch) -> bool:
+        """A lane's part of a turn; False when there was nothing to do."""
+        try:
+            return self._score(batch) if batch.lane.task is Task.CLASSIFY else self._decode(batch)
+        except DeviceFault as fault:
+            self._lose(batch, fault)
+            return True
 
     def _decode(self, batch: Batch) -> bool:
         """Frees, fills, steps and harvests one lane; False when it is empty."""

@@ -21,9 +21,7 @@ from bart_server.visit import Answer, Visit, visit
 
 TEMPLATE = "This example is {}."
 STALL = 30.0  # seconds that a stream may stay unread
-BRIEF = (
-    4_000  # characters that are tokenised where they are: in less than a millisecond, a hand-over costs a third of it
-)
+BRIEF = 4_000  # characters of a call that are tokenised on the event loop, in less than a millisecond
 Context = grpc.aio.ServicerContext[Any, Any]
 Result = TypeVar("Result")
 
@@ -38,7 +36,7 @@ class Service:
         self._pool = pool
 
     async def tokenised(self, work: Callable[[], Result], characters: int) -> Result:
-        """What `work` makes of a text of so many characters; a long one holds up nobody else."""
+        """What `work` makes of a call's texts, which have so many characters; a long call holds up nobody else."""
         if characters <= BRIEF:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -114,13 +112,16 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
             limit = self._service.limits.batch_items
             raise InvalidArgument("texts", f"{len(request.texts)} texts, between 1 and {limit} are allowed")
         served, options = self._check(request, [])
+        characters = sum(map(len, request.texts))
 
         async def item(stay: Visit, index: int, text: str) -> pb.BatchSummarizeItem:
             try:
                 field = f"texts[{index}]"
                 self._service.check_text(field, text)
                 check_visible(field, text)
-                windows, answers = await self._submit(stay, served, text, request.long_input, options, field)
+                windows, answers = await self._submit(
+                    stay, served, text, request.long_input, options, field, characters=characters
+                )
                 finishes = [await answer.finish() for answer in answers]
                 return pb.BatchSummarizeItem(summary=summary(served, windows, finishes))
             except RequestError as error:
@@ -151,10 +152,12 @@ class Summarization(bart_pb2_grpc.SummarizationServiceServicer):
         options: Mapping[str, Any],
         field: str = "text",
         stream: bool = False,
+        characters: int | None = None,
     ) -> tuple[list[Window], list[Answer]]:
+        """characters: of the whole call, where it has more texts than this one."""
         service = self._service
         windows, requests = await service.plan(
-            served, lambda: service.windows(served, text, policy, field), len(text), options, stream
+            served, lambda: service.windows(served, text, policy, field), characters or len(text), options, stream
         )
         return windows, [stay.submit(served.name, request) for request in requests]
 
@@ -227,7 +230,8 @@ class Classification(bart_pb2_grpc.ClassificationServiceServicer):
             return windows, [request for requests in planned for request in requests]
 
         async with visit(self._service.scheduler, len(request.labels), remaining(context)) as stay:
-            windows, requests = await self._service.tokenised(plan, len(request.text) * len(request.labels))
+            characters = sum(len(request.text) + len(template) + len(label) for label in request.labels)
+            windows, requests = await self._service.tokenised(plan, characters)
             answers = [stay.submit(served.name, planned) for planned in requests]
             finishes = [await answer.finish() for answer in answers]
         scores = probabilities([finish.logits or (0.0, 0.0) for finish in finishes], request.multi_label)

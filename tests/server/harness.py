@@ -1,6 +1,7 @@
 """A real grpc.aio server on a loopback port over the fake engine, and a scheduler with a clock that only tests move."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from bart_server.config import Config
 from bart_server.fake import FakeEngine
 from bart_server.metrics import Metrics
 from bart_server.models import Served
+from bart_server.scheduler import Scheduler
 from bart_server.text import Text
 from bart_server.tracing import Tracer
 from bart_server.types import Delta, Event, Failure, Finish
@@ -72,6 +74,25 @@ class Mailbox:
         [failure] = self.events
         assert isinstance(failure, Failure)
         return failure.error
+
+
+@contextlib.contextmanager
+def working(scheduler: Scheduler, workers: int) -> Iterator[Callable[[], None]]:
+    """All workers on threads of their own. Gives what waits for their end, to which they come with the block's."""
+    threads = [threading.Thread(target=scheduler.run, args=(worker,)) for worker in range(workers)]
+
+    def join() -> None:
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert not any(thread.is_alive() for thread in threads)
+
+    for thread in threads:
+        thread.start()
+    try:
+        yield join
+    finally:
+        scheduler.stop()
+        join()
 
 
 class Gate:

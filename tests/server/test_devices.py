@@ -8,6 +8,7 @@ PROGRAM = """
 import jax
 from bart_inference import generate
 from bart_server.engine import JaxEngine, Shapes
+from tests.server.harness import working
 from tests.server.test_engine import House, answers, model, source
 
 assert len(jax.devices()) == 2
@@ -25,7 +26,7 @@ if WORKERS == 1:
     house.work()
 else:
     house = House(engine, workers=WORKERS)
-    with house.working():
+    with working(house.scheduler, WORKERS):
         boxes = [house.ask(ids, num_beams=3) for ids in asked]
         assert all(box.ended.wait(60) for box in boxes)
 for ids, box in zip(asked, boxes, strict=True):

@@ -1,9 +1,7 @@
 """The engine on a random model: whatever runs beside a request, its tokens are those of `generate` on it alone."""
 
-import contextlib
 import math
 import random
-import threading
 
 import jax
 import numpy as np
@@ -19,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bart_oneliner import Config, init
-from tests.server.harness import PATIENCE, Mailbox
+from tests.server.harness import PATIENCE, Mailbox, working
 
 CONFIG = Config(
     vocab_size=97,
@@ -68,7 +66,6 @@ class House:
 
     def __init__(self, engine, chunk=3, workers=1):
         self.engine = engine
-        self.workers = workers
         self.scheduler = Scheduler(Budget(), chunk, workers=workers)
         self.scheduler.add("bart", engine)
 
@@ -83,19 +80,6 @@ class House:
     def work(self):
         while self.scheduler.turn():
             pass
-
-    @contextlib.contextmanager
-    def working(self):
-        """All workers on their own threads."""
-        threads = [threading.Thread(target=self.scheduler.run, args=(worker,)) for worker in range(self.workers)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.scheduler.stop()
-            for thread in threads:
-                thread.join()
 
 
 def alone(prepared, source, **options):
@@ -194,7 +178,7 @@ def test_neighbours_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
 def test_13_workers_side_by_side_change_no_answer(engine, prepared):
     house = House(engine, workers=3)
     asked = [(source(17 + (5 * index) % 8, index), MIXED[index % len(MIXED)]) for index in range(2 * len(MIXED))]
-    with house.working():
+    with working(house.scheduler, 3):
         boxes = [house.ask(ids, **options) for ids, options in asked]
         assert all(box.ended.wait(PATIENCE) for box in boxes)
     for (ids, options), box in zip(asked, boxes, strict=True):
@@ -254,7 +238,7 @@ def test_14_finish_reasons_tell_the_models_end_from_the_limit(engine):
     assert forced.finish.hypotheses[0].tokens[-1] == 2 and ended.finish.hypotheses[0].tokens == (2,)
 
 
-def test_sources_are_encoded_behind_each_other_in_rows_as_short_as_hold_them():
+def test_sources_are_encoded_behind_each_other_in_the_rows_that_leave_least_empty():
     def chosen(sources, longest, rows, devices=1):
         shapes = encoder_shapes(longest, rows)
         found = pieces(sources, shapes, devices)

@@ -13,10 +13,10 @@ from tests.server.harness import Clock, Mailbox
 class House:
     """A scheduler whose turns the test takes."""
 
-    def __init__(self, engine=None, budget=None, chunk=4, workers=1):
+    def __init__(self, engine=None, budget=None, chunk=4, **settings):
         self.clock = Clock()
         self.engine = engine or FakeEngine()
-        self.scheduler = Scheduler(budget or Budget(), chunk, clock=self.clock, workers=workers)
+        self.scheduler = Scheduler(budget or Budget(), chunk, clock=self.clock, **settings)
         self.scheduler.add("echo", self.engine)
 
     def ask(self, source, deadline=None, stream=False, task=Task.GENERATE, **options):

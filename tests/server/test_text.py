@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import threading
+import time
 
 import pytest
 from bart_server.errors import InvalidArgument
@@ -23,6 +25,27 @@ def test_windows_fit_lose_nothing_but_white_space_and_come_in_order(text, room):
     kept = "".join(text[window.begin : window.end] for window in windows)
     assert re.sub(r"\s", "", kept) == re.sub(r"\s", "", text)
     assert all(a.end <= b.begin for a, b in itertools.pairwise(windows))
+
+
+def test_a_huge_text_does_not_hold_up_other_threads():
+    """The longest time that another thread stands still, against the time that tokenising takes."""
+    reader, text = Text(TOKENIZER, 10**7), "a few words. " * 100_000
+    ticks, done = [time.perf_counter()], threading.Event()
+
+    def tick():
+        while not done.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    began = time.perf_counter()
+    reader._encode(text)
+    seconds = time.perf_counter() - began
+    done.set()
+    thread.join()
+    longest = max(late - early for early, late in itertools.pairwise(ticks))
+    assert longest < seconds / 2, f"stood still for {longest:.3f} of {seconds:.3f} s"
 
 
 def test_a_window_ends_after_a_sentence_else_after_a_word_else_anywhere():

@@ -6,32 +6,8 @@ import pytest
 from bart_server.errors import DeviceFault, Unavailable
 from bart_server.fake import END, FakeEngine
 
-from tests.server.harness import PATIENCE
+from tests.server.harness import PATIENCE, working
 from tests.server.test_scheduler import House
-
-
-class Pair:
-    """Two workers on their own threads."""
-
-    def __init__(self, engine):
-        self.house = House(engine, workers=2)
-        self.deaths = []
-        self.house.scheduler._on_death = self.deaths.append
-        self.threads = [threading.Thread(target=self.house.scheduler.run, args=(worker,)) for worker in (0, 1)]
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.house.scheduler.stop()
-        self.join()
-
-    def join(self):
-        for thread in self.threads:
-            thread.join(PATIENCE)
-        assert not any(thread.is_alive() for thread in self.threads)
 
 
 def awaited(box):
@@ -59,10 +35,11 @@ def test_a_request_is_answered_while_another_worker_waits_for_the_device():
             reached.set()
             assert opened.wait(PATIENCE)
 
-    with Pair(FakeEngine(on_call=hold_the_first)) as pair:
-        held = pair.house.ask([10])
+    house = House(FakeEngine(on_call=hold_the_first), workers=2)
+    with working(house.scheduler, 2):
+        held = house.ask([10])
         assert reached.wait(PATIENCE)
-        assert awaited(pair.house.ask([20])) == (20, END)
+        assert awaited(house.ask([20])) == (20, END)
         assert not held.events
         opened.set()
         assert awaited(held) == (10, END)
@@ -93,13 +70,15 @@ def test_the_death_of_one_ends_all_and_is_told_once():
         if verb == "step":
             raise Death
 
-    with Pair(FakeEngine(on_call=die)) as pair:
-        box = pair.house.ask([10])
-        pair.join()
+    deaths = []
+    house = House(FakeEngine(on_call=die), workers=2, on_death=deaths.append)
+    with working(house.scheduler, 2) as join:
+        box = house.ask([10])
+        join()
         assert isinstance(box.error, Unavailable)
-        assert [type(death) for death in pair.deaths] == [Death]
+        assert [type(death) for death in deaths] == [Death]
         with pytest.raises(Unavailable):
-            pair.house.ask([20])
+            house.ask([20])
 
 
 def test_seconds_in_which_several_work_count_once():
@@ -122,12 +101,7 @@ def test_seconds_in_which_several_work_count_once():
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_request_of_many_is_answered_once_whoever_takes_it(workers):
     house = House(FakeEngine(sizes=(1, 2)), workers=workers)
-    threads = [threading.Thread(target=house.scheduler.run, args=(worker,)) for worker in range(workers)]
-    for thread in threads:
-        thread.start()
-    boxes = [house.ask([10 + index] * (1 + index % 7), num_beams=(1, 3)[index % 2]) for index in range(200)]
-    found = [awaited(box) for box in boxes]
-    house.scheduler.stop()
-    for thread in threads:
-        thread.join(PATIENCE)
+    with working(house.scheduler, workers):
+        boxes = [house.ask([10 + index] * (1 + index % 7), num_beams=(1, 3)[index % 2]) for index in range(200)]
+        found = [awaited(box) for box in boxes]
     assert found == [(*[10 + index] * (1 + index % 7), END) for index in range(200)]
