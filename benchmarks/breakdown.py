@@ -21,8 +21,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bart_inference import onednn
+
 from benchmarks.cells import CELLS, NEW, Cell, measures_of, work_of
-from benchmarks.checkpoints import fields_of, folder_of
+from benchmarks.checkpoints import TINY, fields_of, folder_of
 from benchmarks.counts import Machine, prefill_seconds, step_seconds
 from benchmarks.machine import bandwidth, circumstances, throughput
 
@@ -44,9 +46,12 @@ def operations(text: str) -> dict[str, tuple[str, tuple[int, ...], str]]:
 
 def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, Any]) -> str:
     V, H = fields["vocab_size"], fields["decoder_attention_heads"]
-    panels = len(shape) == 3 and shape[-1] == 64  # oneDNN's result: (rows, panels, 64)
-    columns = shape[-2] * 64 if panels else shape[-1] if shape else 0
-    if "d,df->" in source or "vd->" in source or (opcode == "custom-call" and panels):
+    # oneDNN's results are (rows, panels, columns) and, to several projections' heads, (B, panels, T, columns).
+    E = fields["encoder_attention_heads"]
+    panels = len(shape) == 3 and shape[-1] in (onednn.PANEL, fields["d_model"] // E, fields["d_model"] // H)
+    by_heads = len(shape) == 4 and shape[1] in (3 * E, 2 * H, 3 * H)
+    columns = shape[-2] * shape[-1] if panels else shape[-1] if shape else 0
+    if "d,df->" in source or "vd->" in source or (opcode == "custom-call" and (panels or by_heads)):
         return "output embedding" if columns >= V else "layers' products"
     if (
         "bhtn,bhnm" in source
@@ -85,17 +90,21 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     import jax
     import numpy as np
     from bart_inference import load, prepare
+    from bart_inference.buckets import LENGTHS, bucket
     from bart_inference.decoding import decode
     from bart_inference.generate import jit_prefill, resolve, start
+    from bart_inference.tokenization import pad
 
     fields = fields_of(cell.model)
-    work = work_of(cell, pathlib.Path())
+    work = work_of(cell, TINY / "examples.jsonl")
     prepared = prepare(load(folder))
-    ids = np.array(work["batches"][0], np.int32)
-    mask = np.ones(ids.shape, bool)
     config = prepared.config
-    rows = resolve(prepared.generation, config, work["options"], None, len(ids))
-    state = lambda: jax.block_until_ready(start(prepared, ids, mask, [[2]] * len(ids), rows, [0] * len(ids)))
+    ids, mask = pad(work["batches"][0], work["pad_token_id"])
+    empty = bucket(ids.shape[1], LENGTHS, config.max_position_embeddings) - ids.shape[1]
+    ids, mask = (np.pad(x, ((0, 0), (0, empty))) for x in (ids, mask.astype(bool)))
+    rows = resolve(prepared.generation, config, {"min_new_tokens": STEPS, **work["options"]}, None, len(ids))
+    prompts = [[row.start_id] for row in rows]
+    state = lambda: jax.block_until_ready(start(prepared, ids, mask, prompts, rows, [0] * len(ids)))
 
     encode = jit_prefill.lower(prepared.weights, config, ids, mask).compile()
     encoding, encoding_seconds = traced(lambda: encode(prepared.weights, ids, mask), encode.as_text(), fields)
@@ -139,7 +148,7 @@ def main() -> None:
     parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
     parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
     given = parser.parse_args()
-    cells = {cell.name: cell for cell in CELLS if cell.source}
+    cells = {cell.name: cell for cell in CELLS}
     if unknown := set(given.cells) - set(cells):
         parser.error(f"no such cell: {', '.join(sorted(unknown))}")
     path = given.record / "results.json"

@@ -78,12 +78,12 @@ def derive(params: Params, layout: str) -> Params:
     numpy arrays give numpy arrays, and under jax.eval_shape shapes give shapes.
     """
     xp = params["shared"].__array_namespace__()
-    matrix = onednn.pack if layout == "onednn" else lambda weight: weight
+    matrix = onednn.pack if layout == "onednn" else lambda weight, *_: weight
 
     def fuse(*projections: Params) -> Params:
         weights = [p["weight"].swapaxes(0, 1).reshape(p["weight"].shape[1], -1) for p in projections]
         return {
-            "weight": matrix(xp.concat(weights, axis=1)),
+            "weight": matrix(xp.concat(weights, axis=1), projections[0]["weight"].shape[2]),  # a panel is a head's
             "bias": xp.concat([p["bias"].reshape(-1) for p in projections]),
         }
 

@@ -22,10 +22,12 @@ from bart_oneliner import Array
 PANEL = 64
 WORTH = 2**21  # multiply-adds of attention below which waking the other cores costs more than they save
 MUCH = 2**25  # scores of attention that are not computed at once
+MANY = 16  # positions from which a source's product with all heads' panels is a product of its own
 TARGET = "__onednn$matmul"
 Settings = dict[str, Any]  # of XLA's OneDnnMatMulConfig
-# The result is written as (rows, panels, 64): the dimensions, counted from 1, of what oneDNN calls (panels, rows, 64).
-ROWS_FIRST: Settings = {"result": {"tensor": {"dimensions": [2, 1, 3]}}}
+# The order in which a result's dimensions lie in memory, counted from 1.
+ROWS_FIRST: Settings = {"result": {"tensor": {"dimensions": [2, 1, 3]}}}  # (panels,rows,64) as (rows,panels,64)
+HEADS_LAST: Settings = {"result": {"tensor": {"dimensions": [1, 3, 2, 4]}}}  # (B,H,T,K) as (B,T,H,K)
 
 
 def call(settings: Settings, shape: tuple[int, ...], x: Array, y: Array) -> Array:
@@ -39,35 +41,60 @@ def call(settings: Settings, shape: tuple[int, ...], x: Array, y: Array) -> Arra
     return product(x, y)
 
 
-def pack(weight: Any) -> Any:
-    """(D,F) -> (P,D,64), P panels of columns, the last one filled with zeros; numpy and jax arrays alike."""
+def pack(weight: Any, width: int = PANEL) -> Any:
+    """(D,F) -> (P,D,width), P panels of columns, the last one filled with zeros; numpy and jax arrays alike."""
     xp = weight.__array_namespace__()
     D, F = weight.shape
-    if more := -F % PANEL:
+    if more := -F % width:
         weight = xp.concat([weight, xp.zeros((D, more), weight.dtype)], axis=1)
-    return weight.reshape(D, -1, PANEL).swapaxes(0, 1)
+    return weight.reshape(D, -1, width).swapaxes(0, 1)
 
 
 def multiply(x: Array, panels: Array, F: int) -> Array:
     """x (…,D) with the panels of a matrix (D,F) -> (…,F)."""
     rows = x.reshape(1, -1, x.shape[-1])
-    product = call(ROWS_FIRST, (rows.shape[1], panels.shape[0], PANEL), rows, panels)
+    product = call(ROWS_FIRST, (rows.shape[1], panels.shape[0], panels.shape[2]), rows, panels)
     return product.reshape(*x.shape[:-1], -1)[..., :F]
 
 
-def multiply_heads(x: Array, y: Array) -> Array:
-    """x (B,H,T,n) with y (B,H,n,m), one product for each head -> (B,H,T,m)."""
-    return call({}, (*x.shape[:3], y.shape[3]), x, y)
+def to_heads(x: Array, panels: Array) -> Array:
+    """x (B,T,D) with panels (P,D,K), each of which is a head's -> (B,P,T,K), without moving anything afterwards."""
+    return call({}, (x.shape[0], panels.shape[0], x.shape[1], panels.shape[2]), x[:, None], panels[None])
+
+
+def scores(q: Array, keys: Array) -> Array:
+    """q (B,H,T,K) with keys (B,H,K,S) -> (B,H,T,S).
+
+    To many queries belong keys that were transposed for them; transposed back, XLA does neither.
+    """
+    shape = (*q.shape[:3], keys.shape[3])
+    if q.shape[2] >= MANY:
+        return call({"transpose_b": True}, shape, q, keys.mT)
+    return call({}, shape, q, keys)
+
+
+def mix(attention: Array, values: Array) -> Array:
+    """attention (B,H,T,S) with values (B,H,S,K) -> (B,T,H,K)."""
+    B, H, T, _ = attention.shape
+    return call(HEADS_LAST, (B, T, H, values.shape[3]), attention, values)
 
 
 @functools.cache
 def available() -> bool:
     """Whether the CPU backend here has the call and it does what is asked: tried once, on products of whole numbers."""
-    x, weight = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(300, dtype=np.float32).reshape(3, 100)
+    chance = np.random.default_rng(0)
+    x, weight = (chance.integers(-9, 9, shape).astype(np.float32) for shape in ((2, MANY, 3), (3, 100)))
+    q, keys = (chance.integers(-9, 9, shape).astype(np.float32) for shape in ((1, 2, MANY, 3), (1, 2, 3, 5)))
+    panels = pack(weight, 50)
+    tried = (
+        (functools.partial(multiply, F=100), (x, panels), x @ weight),
+        (to_heads, (x, panels), x[:, None] @ panels),
+        (scores, (q, keys), q @ keys),
+        (scores, (q[:, :, :1], keys), q[:, :, :1] @ keys),
+        (mix, (q, keys), (q @ keys).swapaxes(1, 2)),
+    )
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            product = jax.jit(multiply, static_argnums=2)(x, pack(weight), 100)
-            by_head = jax.jit(multiply_heads)(x[None, None], weight[None, None])
+            return all(np.array_equal(jax.jit(function)(*given), expected) for function, given, expected in tried)
     except jax.errors.JaxRuntimeError:  # no such call
         return False
-    return np.array_equal(product, x @ weight) and np.array_equal(by_head[0, 0], x @ weight)

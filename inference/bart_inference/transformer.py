@@ -56,31 +56,40 @@ def heads(x: Array, H: int) -> Array:
     return x.reshape(*x.shape[:2], H, -1).swapaxes(1, 2)
 
 
-def flat(x: Array) -> Array:
-    """(B,H,T,K) -> (B,T,D)."""
-    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+def to_heads(x: Array, p: Params, H: int) -> list[Array]:
+    """x (B,T,D) by the projections that are fused in p -> (B,H,T,K) of each."""
+    (_, T, D), weight, bias = x.shape, p["weight"], p["bias"]
+    if weight.ndim == 3 and T >= onednn.MANY:
+        return jnp.split(onednn.to_heads(x, weight) + bias.reshape(-1, 1, D // H), len(bias) // D, axis=1)
+    return [heads(y, H) for y in jnp.split(linear(x, weight, bias), len(bias) // D, axis=-1)]
 
 
 def attend(p: Params, q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """bart_oneliner.attend with the keys transposed: q (B,H,T,K), keys (B,H,K,S), values (B,H,S,K) -> (B,H,T,K).
+    """bart_oneliner.attend with the keys transposed: q (B,H,T,K), keys (B,H,K,S), values (B,H,S,K) -> (B,T,D).
 
-    Its products are oneDNN's if layer p is in that layout and they are worth it; scores that outgrow every cache are
-    then computed source by source.
+    Its products are oneDNN's if layer p is in that layout and they are worth it (XLA reads the keys of one query at
+    twice the speed); scores that outgrow every cache are then computed source by source.
     """
     wide = jnp.promote_types(q.dtype, jnp.float32)
     (B, H, T, _), S = q.shape, keys.shape[3]
     by_onednn = p["out"]["weight"].ndim == 3 and T * keys.size >= onednn.WORTH
     by_xla = functools.partial(einsum, "bhtn,bhnm->bhtm", preferred_element_type=wide)
-    product = onednn.multiply_heads if by_onednn else by_xla
+    score = onednn.scores if by_onednn and T > 1 else by_xla
+    mix = onednn.mix if by_onednn else lambda attention, values: by_xla(attention, values).swapaxes(1, 2)
 
     def attended(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-        scores = jnp.where(mask, product(q, keys) * q.shape[3] ** -0.5, jnp.finfo(wide).min)
-        return product(jax.nn.softmax(scores).astype(values.dtype), values).astype(values.dtype)
+        scores = jnp.where(mask, score(q, keys) * q.shape[3] ** -0.5, jnp.finfo(wide).min)
+        return mix(jax.nn.softmax(scores).astype(values.dtype), values).astype(values.dtype)
 
     if not by_onednn or B * H * T * S < onednn.MUCH:
-        return attended(q, keys, values, mask)
-    sources = (q, keys, values, jnp.broadcast_to(mask, (B, *mask.shape[1:])))
-    return jax.lax.map(lambda source: attended(*(x[None] for x in source))[0], sources)
+        return attended(q, keys, values, mask).reshape(B, T, -1)
+
+    def alone(source: tuple[Array, Array, Array, Array]) -> Array:
+        q, keys, values, mask = (x[None] for x in source)
+        return attended(q, keys.mT, values, mask)[0]
+
+    mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
+    return jax.lax.map(alone, (q, keys.mT, values, mask)).reshape(B, T, -1)
 
 
 def feed_forward(x: Array, p: Params, config: Config) -> Array:
@@ -103,8 +112,8 @@ def encode(weights: Params, config: Config, input_ids: Array, positions: Array, 
     x = embed(side, weights["shared"], input_ids, positions, config)
     seen = visible.reshape(visible.shape[0], 1, -1, visible.shape[-1])
     for p in side["layers"]:
-        q, k, v = (heads(y, H) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
-        attended = flat(attend(p, q, k.mT, v, seen))
+        q, k, v = to_heads(x, p["qkv"], H)
+        attended = attend(p, q, k.mT, v, seen)
         x = feed_forward(layer_norm(x + linear(attended, **p["out"]), **p["norm"]), p, config)
     return x
 
@@ -146,8 +155,9 @@ def unpack(packed: Pairs, input_ids: Array, row: Array, start: Array, length: Ar
 
 def project(weights: Params, config: Config, hidden: Array) -> Pairs:
     """The encoder's hidden states (B,S,D) -> every decoder layer's cross-attention keys and values."""
-    pairs = (jnp.split(linear(hidden, **p["cross_kv"]), 2, axis=-1) for p in weights["decoder"]["layers"])
-    return [(heads(k, config.decoder_attention_heads).mT, heads(v, config.decoder_attention_heads)) for k, v in pairs]
+    H = config.decoder_attention_heads
+    pairs = (to_heads(hidden, p["cross_kv"], H) for p in weights["decoder"]["layers"])
+    return [(k.mT, v) for k, v in pairs]
 
 
 def decode(
@@ -162,12 +172,13 @@ def decode(
     x = embed(side, weights["shared"], ids, jnp.arange(T), config)
     causal = jnp.tril(jnp.ones((T, T), bool)) & mask[:, None, None, :]
     for i, p in enumerate(side["layers"]):
-        q, k, v = (heads(y, H) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
-        x = layer_norm(x + linear(flat(attend(p, q, k.mT, v, causal)), **p["out"]), **p["norm"])
+        q, k, v = to_heads(x, p["qkv"], H)
+        x = layer_norm(x + linear(attend(p, q, k.mT, v, causal), **p["out"]), **p["norm"])
         if cross is not None and cross_mask is not None:
             keys, values = cross[i]
-            attended = attend(p, heads(linear(x, **p["cross_q"]), H), keys, values, cross_mask[:, None, None, :])
-            x = layer_norm(x + linear(flat(attended), **p["cross_out"]), **p["cross_norm"])
+            [q] = to_heads(x, p["cross_q"], H)
+            attended = attend(p, q, keys, values, cross_mask[:, None, None, :])
+            x = layer_norm(x + linear(attended, **p["cross_out"]), **p["cross_norm"])
         x = feed_forward(x, p, config)
     return x
 
@@ -199,12 +210,12 @@ def step(
     own: Pairs = []
     for p, (keys, values), (cross_k, cross_v) in zip(side["layers"], cache.own, source.cross, strict=True):
         # A source's beams are queries side by side, (B,H,N,K), of its pool and of the source alike.
-        q, k, v = (heads(y, H) for y in jnp.split(linear(x, **p["qkv"]), 3, axis=-1))
+        q, k, v = to_heads(x, p["qkv"], H)
         keys, values = write(keys, k.mT, position, 3), write(values, v, position, 2)
         own.append((keys, values))
-        x = layer_norm(x + linear(flat(attend(p, q, keys, values, seen)), **p["out"]), **p["norm"])
-        q = heads(linear(x, **p["cross_q"]), H)
-        attended = flat(attend(p, q, cross_k, cross_v, source.mask[:, None, None, :]))
+        x = layer_norm(x + linear(attend(p, q, keys, values, seen), **p["out"]), **p["norm"])
+        [q] = to_heads(x, p["cross_q"], H)
+        attended = attend(p, q, cross_k, cross_v, source.mask[:, None, None, :])
         x = layer_norm(x + linear(attended, **p["cross_out"]), **p["cross_norm"])
         x = feed_forward(x, p, config)
     return lm_head(weights, x), Cache(own, lineage)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bart_inference import onednn, prepare
 from bart_inference.decoding import decode
-from bart_inference.generate import resolve, start
+from bart_inference.generate import jit_prefill, resolve, start
 
 from benchmarks import breakdown
 from tests.inference.cases import checkpoint
@@ -35,9 +35,25 @@ def test_a_steps_products_are_told_apart(layout):
     assert counted["attention"] >= 4 * layers, counted
 
 
+def test_an_encodings_products_are_told_apart():
+    twin, _ = checkpoint("wide")
+    prepared = prepare(twin.model, "onednn" if onednn.available() else "cpu")
+    ids = np.full((3, 16), 5, np.int32)
+    text = jit_prefill.lower(prepared.weights, prepared.config, ids, ids > 0).compile().as_text()
+    kinds = [
+        breakdown.kind(opcode, shape, source, dataclasses.asdict(prepared.config))
+        for opcode, shape, source in breakdown.operations(text).values()
+        if opcode in ("custom-call", "dot") or "dot_general" in source
+    ]
+    encoder, decoder = prepared.config.encoder_layers, prepared.config.decoder_layers
+    assert kinds.count("layers' products") >= 4 * encoder + decoder, kinds
+    assert kinds.count("attention") >= 2 * encoder, kinds
+    assert "output embedding" not in kinds
+
+
 def test_operations_of_no_model_are_the_rest():
     program = jax.jit(lambda x: jnp.sin(x @ x) @ x).lower(jnp.ones((300, 300))).compile()
-    fields = {"vocab_size": 1000, "decoder_attention_heads": 7}
+    fields = {"vocab_size": 1000, "encoder_attention_heads": 7, "decoder_attention_heads": 7, "d_model": 28}
     found, seconds = breakdown.traced(lambda: program(jnp.ones((300, 300))), program.as_text(), fields)
     assert set(found) == set(breakdown.KINDS)
     assert seconds > found["rest"] > 0 == found["attention"] == found["output embedding"]
