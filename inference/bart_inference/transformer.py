@@ -88,6 +88,7 @@ def attend(p: Params, q: Array, keys: Array, values: Array, mask: Array) -> Arra
         q, keys, values, mask = (x[None] for x in source)
         return attended(q, keys.mT, values, mask)[0]
 
+    # The keys enter the loop as a projection made them: XLA drops transposing twice on one side of its border only.
     mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
     return jax.lax.map(alone, (q, keys.mT, values, mask)).reshape(B, T, -1)
 
