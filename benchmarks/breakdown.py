@@ -51,8 +51,7 @@ def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, 
     panels = len(shape) == 3 and shape[-1] in (onednn.PANEL, fields["d_model"] // E, fields["d_model"] // H)
     by_heads = len(shape) == 4 and shape[1] in (3 * E, 2 * H, 3 * H)
     columns = shape[-2] * shape[-1] if panels else shape[-1] if shape else 0
-    plain = opcode == "dot" and len(shape) == 2  # XLA may drop the name
-    if "d,df->" in source or "vd->" in source or plain or (opcode == "custom-call" and (panels or by_heads)):
+    if "d,df->" in source or "vd->" in source or (opcode == "custom-call" and (panels or by_heads)):
         return "output embedding" if columns >= V else "layers' products"
     if (
         "bhtn,bhnm" in source

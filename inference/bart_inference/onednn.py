@@ -65,7 +65,7 @@ def to_heads(x: Array, panels: Array) -> Array:
 def scores(q: Array, keys: Array) -> Array:
     """q (B,H,T,K) with keys (B,H,K,S) -> (B,H,T,S).
 
-    To many queries belong keys that were transposed for them; transposed back, XLA does neither.
+    Many queries come with keys that were transposed just for them (encode); transposed back, XLA drops both.
     """
     shape = (*q.shape[:3], keys.shape[3])
     if q.shape[2] >= MANY:
