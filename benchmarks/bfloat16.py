@@ -19,9 +19,8 @@ import bart_inference
 import jax
 import numpy as np
 from bart_inference.tokenization import decode_text, encode_text, pad, truncate
-
-from training.data import read_records
-from training.evaluate import rouge
+from bart_training.data import read_records
+from bart_training.evaluate import rouge
 
 BATCH = 32
 
@@ -35,7 +34,9 @@ def answers(model: bart_inference.Prepared, documents: list[str], **options: Any
     found: list[list[int]] = [[]] * len(rows)
     for first in range(0, len(order), BATCH):
         chosen = order[first : first + BATCH]
-        made = bart_inference.generate(model, *pad([rows[i] for i in chosen], model.config.pad_token_id), **options)
+        made = bart_inference.generate(
+            model, *pad([rows[i] for i in chosen], model.config.pad_token_id), **options
+        )
         for i, ids, length in zip(chosen, made.sequences, made.lengths, strict=True):
             found[i] = ids[:length].tolist()
     return found

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bart_inference import onednn
+from bart_inference.model import onednn
 
 from benchmarks.cells import CELLS, NEW, Cell, measures_of, work_of
 from benchmarks.checkpoints import TINY, fields_of, folder_of
@@ -91,8 +91,8 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     import numpy as np
     from bart_inference import load, prepare
     from bart_inference.buckets import LENGTHS, bucket
-    from bart_inference.decoding import decode
-    from bart_inference.generate import jit_prefill, resolve, start
+    from bart_inference.generation.generate import jit_prefill, resolve, start
+    from bart_inference.generation.search import decode
     from bart_inference.tokenization import pad
 
     fields = fields_of(cell.model)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bart_inference import onednn
+from bart_inference.model import onednn
 
 from benchmarks.machine import circumstances
 

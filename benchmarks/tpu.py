@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bart_inference import transformer
-from bart_inference.decoding import State, begin, decode, step
 from bart_inference.devices import ROWS, jit_on_rows, on_rows
-from bart_inference.generate import jit_prefill
-from bart_inference.layout import derive
-from bart_inference.options import pack, resolve
+from bart_inference.generation.generate import jit_prefill
+from bart_inference.generation.options import pack, resolve
+from bart_inference.generation.search import State, begin, decode, step
+from bart_inference.model import transformer
+from bart_inference.model.layout import derive
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 

@@ -1,11 +1,11 @@
 """What makes BART fast and complete: checkpoints, generation with Hugging Face's options, summaries, heads."""
 
 from bart_inference.checkpoint import CheckpointError, Model, load, save
-from bart_inference.generate import Generated, generate
-from bart_inference.heads import causal_lm, classify, features, fill_mask, question_answering, zero_shot
-from bart_inference.layout import Prepared, prepare
-from bart_inference.options import OptionError, Options
-from bart_inference.summarize import summarize
+from bart_inference.generation.generate import Generated, generate
+from bart_inference.generation.options import OptionError, Options
+from bart_inference.model.layout import Prepared, prepare
+from bart_inference.tasks.heads import causal_lm, classify, features, fill_mask, question_answering, zero_shot
+from bart_inference.tasks.summarize import summarize
 
 __all__ = [
     "CheckpointError",

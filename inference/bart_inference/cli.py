@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from bart_inference.checkpoint import CheckpointError, Model, embedded, load
-from bart_inference.layout import prepare
-from bart_inference.options import as_ids, resolve
-from bart_inference.stream import stream
-from bart_inference.summarize import encode_within, require_tokenizer, summarize
+from bart_inference.generation.options import as_ids, resolve
+from bart_inference.generation.stream import stream
+from bart_inference.model.layout import prepare
+from bart_inference.tasks.summarize import encode_within, require_tokenizer, summarize
 from bart_inference.tokenization import decode_text
 from bart_oneliner import bart
 

@@ -8,17 +8,17 @@ import os
 import sys
 from collections.abc import Callable
 
-from bart_server import logs, tracing
 from bart_server.app import App, Exit, Load
-from bart_server.config import Config, ConfigError, parse
-from bart_server.metrics import Metrics
-from bart_server.models import Served
+from bart_server.services.registry import Served
+from bart_server.settings import Config, ConfigError, parse
+from bart_server.telemetry import logs, tracing
+from bart_server.telemetry.metrics import Metrics
 
 log = logging.getLogger("bart_server")
 
 
 def load(config: Config, metrics: Metrics, stop: Callable[[], bool]) -> list[Served]:
-    from bart_server.engine import load_models  # jax is only imported to serve, not for --help
+    from bart_server.engine.engine import load_models  # jax is only imported to serve, not for --help
 
     served = load_models(config, metrics.compiled, stop)
     gc.collect()

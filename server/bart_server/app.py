@@ -24,16 +24,16 @@ from bart_proto.v1 import bart_pb2, bart_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from bart_server import security
-from bart_server.admission import Budget
-from bart_server.config import Config, address_of
-from bart_server.guard import Guard
-from bart_server.health import Health
-from bart_server.metrics import Metrics
-from bart_server.models import Limits, Models, Served
-from bart_server.scheduler import Scheduler
-from bart_server.service import Classification, Generation, ModelInformation, Service, Summarization
-from bart_server.tracing import Tracer
+from bart_server.scheduling.admission import Budget
+from bart_server.scheduling.scheduler import Scheduler
+from bart_server.services.registry import Limits, Models, Served
+from bart_server.services.service import Classification, Generation, ModelInformation, Service, Summarization
+from bart_server.settings import Config, address_of
+from bart_server.telemetry.metrics import Metrics
+from bart_server.telemetry.tracing import Tracer
+from bart_server.transport import credentials as security
+from bart_server.transport.health import Health
+from bart_server.transport.interceptor import Guard
 
 log = logging.getLogger(__name__)
 SERVICES = tuple(service.full_name for service in bart_pb2.DESCRIPTOR.services_by_name.values())

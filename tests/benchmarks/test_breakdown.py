@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bart_inference import onednn, prepare
-from bart_inference.decoding import decode
-from bart_inference.generate import jit_prefill, resolve, start
+from bart_inference import prepare
+from bart_inference.generation.generate import jit_prefill, resolve, start
+from bart_inference.generation.search import decode
+from bart_inference.model import onednn
 
 from benchmarks import breakdown
 from tests.inference.cases import checkpoint

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bart_inference import onednn
+from bart_inference.model import onednn
 
 from benchmarks import products
 

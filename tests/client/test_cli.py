@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from bart_server.fake import FakeEngine
 
+from support.echo import FakeEngine
 from tests.server.harness import PATIENCE
 
 

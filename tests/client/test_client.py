@@ -12,9 +12,9 @@ import trustme
 from bart_client import AsyncClient, BartError, Client, Security, Summary
 from bart_client.requests import options as to_message
 from bart_proto.v1 import bart_pb2 as pb
-from bart_server import wire
-from bart_server.fake import FakeEngine
+from bart_server.services import conversion as wire
 
+from support.echo import FakeEngine
 from tests.server.harness import PATIENCE, Gate, wait_until
 
 

@@ -10,8 +10,8 @@ import subprocess
 import sysconfig
 
 import pytest
-from bart_server.fake import FakeEngine
 
+from support.echo import FakeEngine
 from tests.server.harness import PATIENCE, Running
 
 CLIENTS = pathlib.Path(__file__).parents[2] / "clients"

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from bart_inference import Generated, decoding, generate
-from bart_inference import options as option_module
-from bart_inference.generate import check_prompts, check_source, start
+from bart_inference import Generated, generate
+from bart_inference.generation import options as option_module
+from bart_inference.generation import search as decoding
+from bart_inference.generation.generate import check_prompts, check_source, start
 
 from tests.inference.cases import Case, checkpoint
 

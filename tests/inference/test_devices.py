@@ -5,10 +5,10 @@ from tests import devices
 PROGRAM = """
 import jax, numpy as np
 from bart_inference import generate, prepare
-from bart_inference.decoding import decode
+from bart_inference.generation.search import decode
 from bart_inference.devices import jit_on_rows, mesh_of
-from bart_inference.generate import jit_prefill, start
-from bart_inference.options import resolve
+from bart_inference.generation.generate import jit_prefill, start
+from bart_inference.generation.options import resolve
 from tests.inference.cases import checkpoint, draw_batch
 
 assert jax.device_count() == 8

@@ -8,15 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from bart_inference import Generated, generate, onednn, prepare
-from bart_inference.decoding import decode, hypotheses, top
-from bart_inference.generate import start
-from bart_inference.options import resolve
+from bart_inference import Generated, generate, prepare
+from bart_inference.generation.generate import start
+from bart_inference.generation.options import resolve
+from bart_inference.generation.search import decode, hypotheses, top
+from bart_inference.model import onednn
 
 from bart_oneliner import greedy
 from tests.inference.cases import OPTIONS, checkpoint, draw_batch
 
-GENERATE = importlib.import_module("bart_inference.generate")  # the function of that name hides it
+GENERATE = importlib.import_module("bart_inference.generation.generate")  # the function of that name hides it
 SAME = 1e-5  # what another shape may change in a score: float32 sums in another order
 COMPILED = "/jax/core/compile/backend_compile_duration"
 WAYS: list[dict[str, Any]] = [

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from bart_inference import onednn, prepare
-from bart_inference.generate import jit_prefill
+from bart_inference import prepare
+from bart_inference.generation.generate import jit_prefill
+from bart_inference.model import onednn
 
 from tests.inference.cases import checkpoint, combined
 from tests.inference.referee import compare, report
@@ -69,7 +70,7 @@ def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pyte
     model = checkpoint("uneven")[0].model
     layer = lambda model: prepare(model).weights["decoder"]["layers"][0]["fc1"]["weight"]
     assert layer(model).ndim == 2, "a small model"
-    monkeypatch.setattr("bart_inference.layout.CACHED", 0)
+    monkeypatch.setattr("bart_inference.model.layout.CACHED", 0)
     assert layer(model).ndim == 3
     narrow = model._replace(params=jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params))
     assert layer(narrow).ndim == 2, "bfloat16"

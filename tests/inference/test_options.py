@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bart_inference import OptionError, Options, generate
 from bart_inference.checkpoint import generation_defaults
-from bart_inference.options import MAX_BIAS_LENGTH, MAX_BIASES, MAX_EOS, MAX_SUPPRESSED, OFF, resolve
+from bart_inference.generation.options import MAX_BIAS_LENGTH, MAX_BIASES, MAX_EOS, MAX_SUPPRESSED, OFF, resolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import pytest
-from bart_inference import load, onednn, prepare
-from bart_inference.generate import jit_prefill
-from bart_inference.transformer import Source, prefill_packed, unpack
+from bart_inference import load, prepare
+from bart_inference.generation.generate import jit_prefill
+from bart_inference.model import onednn
+from bart_inference.model.transformer import Source, prefill_packed, unpack
 
 from tests.twins import assert_close
 

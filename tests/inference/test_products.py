@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bart_inference import prepare
-from bart_inference.decoding import decode
-from bart_inference.generate import jit_prefill, start
-from bart_inference.heads import run_blanks, run_spans
-from bart_inference.options import resolve
+from bart_inference.generation.generate import jit_prefill, start
+from bart_inference.generation.options import resolve
+from bart_inference.generation.search import decode
+from bart_inference.tasks.heads import run_blanks, run_spans
 
 import bart_oneliner
 from tests.inference.cases import checkpoint

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bart_inference import CheckpointError, Model, generate, load, prepare, summarize
 from bart_inference.checkpoint import embedded
-from bart_inference.stream import stream
+from bart_inference.generation.stream import stream
 from bart_inference.tokenization import decode_text, encode_text, pad, truncate
 from transformers import AutoTokenizer, BartForConditionalGeneration
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bart_inference import features, generate, load, transformer
-from bart_inference.transformer import empty_cache, prefill, step
+from bart_inference import features, generate, load
+from bart_inference.model import transformer
+from bart_inference.model.transformer import empty_cache, prefill, step
 
 from bart_oneliner import forward, shift_right
 from tests.inference.cases import checkpoint

@@ -7,10 +7,10 @@ import os
 import threading
 
 from bart_server.__main__ import main
-from bart_server.fake import FakeEngine
-from bart_server.models import Served
-from bart_server.text import Text
+from bart_server.services.registry import Served
+from bart_server.services.text import Text
 
+from support.echo import FakeEngine
 from tests.server.harness import byte_tokenizer
 
 

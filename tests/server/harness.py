@@ -10,15 +10,16 @@ import grpc
 import pytest
 from bart_proto.v1 import bart_pb2_grpc
 from bart_server.app import App, Exit
-from bart_server.config import Config
-from bart_server.fake import FakeEngine
-from bart_server.metrics import Metrics
-from bart_server.models import Served
-from bart_server.scheduler import Scheduler
-from bart_server.text import Text
-from bart_server.tracing import Tracer
-from bart_server.types import Delta, Event, Failure, Finish
+from bart_server.scheduling.contract import Delta, Event, Failure, Finish
+from bart_server.scheduling.scheduler import Scheduler
+from bart_server.services.registry import Served
+from bart_server.services.text import Text
+from bart_server.settings import Config
+from bart_server.telemetry.metrics import Metrics
+from bart_server.telemetry.tracing import Tracer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from support.echo import FakeEngine
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
 

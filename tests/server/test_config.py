@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from bart_server.config import Config, ConfigError, parse
+from bart_server.settings import Config, ConfigError, parse
 
 
 def test_no_flags_serve_the_embedded_checkpoint_on_localhost_50051():

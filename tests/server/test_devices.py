@@ -7,7 +7,7 @@ from tests import devices
 PROGRAM = """
 import jax
 from bart_inference import generate
-from bart_server.engine import JaxEngine, Shapes
+from bart_server.engine.engine import JaxEngine, Shapes
 from tests.server.harness import working
 from tests.server.test_engine import House, answers, model, source
 

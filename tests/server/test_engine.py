@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 from bart_inference import Model, Prepared, classify, generate, prepare
-from bart_server.admission import Budget
-from bart_server.engine import JaxEngine, Shapes
-from bart_server.errors import DeviceFault, InvalidArgument
-from bart_server.rows import EncoderShape, encoder_shapes, pieces
-from bart_server.scheduler import Scheduler
-from bart_server.types import Task
+from bart_server.engine.engine import JaxEngine, Shapes
+from bart_server.engine.packing import EncoderShape, encoder_shapes, pieces
+from bart_server.scheduling.admission import Budget
+from bart_server.scheduling.contract import Task
+from bart_server.scheduling.errors import DeviceFault, InvalidArgument
+from bart_server.scheduling.scheduler import Scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

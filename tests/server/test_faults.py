@@ -11,10 +11,10 @@ import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
 from bart_server.app import Exit
-from bart_server.fake import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.echo import FakeEngine
 from tests.server.harness import PATIENCE, Gate, Running, wait_until
 
 

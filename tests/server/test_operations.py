@@ -14,13 +14,13 @@ import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
 from bart_proto.v1 import bart_pb2_grpc
-from bart_server import logs
 from bart_server.app import SERVICES
-from bart_server.fake import FakeEngine
-from bart_server.tracing import OpenTelemetry
+from bart_server.telemetry import logs
+from bart_server.telemetry.tracing import OpenTelemetry
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from support.echo import FakeEngine
 from tests.server.harness import PATIENCE, Gate, wait_until
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

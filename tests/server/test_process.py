@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from bart_client import Client
 from bart_inference import CheckpointError, Model, generate, load, save
-from bart_server.config import Config
-from bart_server.engine import load_models
+from bart_server.engine.engine import load_models
+from bart_server.settings import Config
 
 from bart_oneliner import init
 from tests.server.harness import byte_tokenizer

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from bart_server.config import Config
+from bart_server.settings import Config
 
 ROOM = pathlib.Path(__file__).parents[2] / "server"
 README = (ROOM / "README.md").read_text()

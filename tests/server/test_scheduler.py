@@ -1,12 +1,12 @@
 """The scheduler on the fake engine and a clock that only the test moves: every number here can be computed by hand."""
 
 import pytest
-from bart_server.admission import Budget
-from bart_server.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
-from bart_server.fake import END, FakeEngine
-from bart_server.scheduler import FAULTS, Scheduler
-from bart_server.types import Task
+from bart_server.scheduling.admission import Budget
+from bart_server.scheduling.contract import Task
+from bart_server.scheduling.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
+from bart_server.scheduling.scheduler import FAULTS, Scheduler
 
+from support.echo import END, FakeEngine
 from tests.server.harness import Clock, Mailbox
 
 

@@ -100,8 +100,8 @@ def presented(server):
 
 @pytest.mark.parametrize("content", [b"", b"no certificate"])
 def test_a_file_that_is_no_certificate_is_refused_at_the_start(authority, content):
-    from bart_server import security
-    from bart_server.config import Config, ConfigError
+    from bart_server.settings import Config, ConfigError
+    from bart_server.transport import credentials as security
 
     settings = authority.files()
     (authority.folder / "server.pem").write_bytes(content)
@@ -139,8 +139,8 @@ def test_probes_need_no_token_and_reflection_does(start, tmp_path):
 
 
 def test_a_token_file_without_a_token_is_refused_at_the_start(tmp_path):
-    from bart_server import security
-    from bart_server.config import Config, ConfigError
+    from bart_server.settings import Config, ConfigError
+    from bart_server.transport import credentials as security
 
     (tmp_path / "tokens").write_text("# none\n")
     with pytest.raises(ConfigError, match="without a token"):

@@ -5,11 +5,11 @@ import threading
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
-from bart_server.fake import FakeEngine
-from bart_server.types import Task
+from bart_server.scheduling.contract import Task
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from support.echo import FakeEngine
 from tests.server.harness import PATIENCE, Gate
 
 

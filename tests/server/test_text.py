@@ -6,8 +6,8 @@ import threading
 import time
 
 import pytest
-from bart_server.errors import InvalidArgument
-from bart_server.text import Detokenizer, Text
+from bart_server.scheduling.errors import InvalidArgument
+from bart_server.services.text import Detokenizer, Text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,9 +3,9 @@
 import threading
 
 import pytest
-from bart_server.errors import DeviceFault, Unavailable
-from bart_server.fake import END, FakeEngine
+from bart_server.scheduling.errors import DeviceFault, Unavailable
 
+from support.echo import END, FakeEngine
 from tests.server.harness import PATIENCE, working
 from tests.server.test_scheduler import House
 

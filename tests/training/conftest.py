@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from bart_training.tokenizer import train_tokenizer
 from tokenizers import Tokenizer
 
 import bart_oneliner
 from bart_oneliner import Config, Params
-from training.tokenizer import train_tokenizer
 
 NOUNS = ["parser", "editor", "compiler", "viewer", "player", "server", "client", "library"]
 TOPICS = ["music", "XML", "Python", "network", "image", "chess", "weather", "mail"]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from bart_training.data import Batch
+from bart_training.loop import Options, train
 
 import bart_oneliner
 from bart_oneliner import Config, Params
-from training.data import Batch
-from training.loop import Options, train
 
 CONFIG = Config(
     vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,

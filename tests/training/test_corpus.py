@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from training import apt, corpus
-from training.cleaning import clean_synopsis, cut, paragraphs
-from training.data import read_records
+from bart_training import apt, corpus
+from bart_training.cleaning import clean_synopsis, cut, paragraphs
+from bart_training.data import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY = "This package contains the documentation. "
@@ -63,7 +62,7 @@ def test_packages_are_joined_with_their_long_descriptions(state):
 
 def test_the_command_writes_the_same_bytes_twice(state, tmp_path):
     for out in ("a", "b"):
-        command = [sys.executable, "-m", "training.corpus", "--state", str(state), "--out", str(tmp_path / out)]
+        command = [sys.executable, "-m", "bart_training.corpus", "--state", str(state), "--out", str(tmp_path / out)]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     names = {p.name for p in (tmp_path / "a").iterdir()}
     assert names == {"train.jsonl.gz", "validation.jsonl.gz", "test.jsonl.gz", "MANIFEST.json"}

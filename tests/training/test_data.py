@@ -1,8 +1,7 @@
 """Batches: pure in (seed, step), every example once an epoch, lengths alike, labels that do not count."""
 
 import numpy as np
-
-from training.data import IGNORED, Batches, collate, round_up
+from bart_training.data import IGNORED, Batches, collate, round_up
 
 
 def lengths_and_pairs(n):

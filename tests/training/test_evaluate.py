@@ -1,9 +1,8 @@
 """Scores and baselines on a case that a reader can work out."""
 
 import pytest
-
-from training import baselines
-from training.evaluate import degenerate, rouge
+from bart_training import baselines
+from bart_training.evaluate import degenerate, rouge
 
 DOCUMENT = "Quux is a small and fast editor for the alpha file format used by nobody. It has menus."
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from bart_training import loop
+from bart_training.data import Batch, Batches
+from bart_training.loop import Options, schedule, train
 
 from tests.training import sharded
-from training import loop
-from training.data import Batch, Batches
-from training.loop import Options, schedule, train
 
 ROOT = Path(__file__).resolve().parents[2]
 

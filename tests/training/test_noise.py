@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from training.noise import permute_sentences, text_infilling
+from bart_training.noise import permute_sentences, text_infilling
 
 MASK = -1
 

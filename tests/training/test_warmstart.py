@@ -5,10 +5,10 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bart_training.warmstart import bert_state_dict, copying_heads, token_embeddings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 import bart_oneliner
-from training.warmstart import bert_state_dict, copying_heads, token_embeddings
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

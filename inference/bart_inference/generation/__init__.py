@@ -1,0 +1,1 @@
+"""Generation: options, logits processors, search, whole answers and streams."""

@@ -1,0 +1,1 @@
+"""The Transformer on derived weights: layouts, products, encoder and decoder."""

@@ -1,0 +1,1 @@
+"""What users do with a checkpoint: summaries and the task heads."""

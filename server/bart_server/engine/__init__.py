@@ -1,0 +1,1 @@
+"""BART on a device: the only importer of jax and of bart_inference."""

@@ -1,0 +1,1 @@
+"""Who runs when: pure Python, neither jax nor grpc."""

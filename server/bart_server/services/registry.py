@@ -1,0 +1,95 @@
+"""A served model, and what may be asked of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bart_proto.v1 import bart_pb2 as pb
+
+from bart_server.scheduling.contract import Engine, Task
+from bart_server.scheduling.errors import InvalidArgument, Unavailable, UnknownModel, WrongTask
+from bart_server.services import conversion as wire
+from bart_server.services.text import Text
+
+LOADING = 2.0  # seconds after which a caller may look again
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one call, checked before anything is tokenised. Sizes in bytes of UTF-8."""
+
+    text_bytes: int = 200_000
+    windows: int = 32
+    batch_items: int = 64
+    labels: int = 64
+    label_bytes: int = 400
+
+
+@dataclass(frozen=True)
+class Served:
+    """text: None for a checkpoint without a tokenizer, which takes token ids only."""
+
+    name: str
+    engine: Engine
+    text: Text | None
+
+    def need(self, task: Task) -> None:
+        if task not in self.engine.description.tasks:
+            able = ", ".join(found.value for found in self.engine.description.tasks)
+            raise WrongTask(f"model {self.name!r} cannot {task.value}; it can: {able}")
+
+    def reader(self, field: str = "text") -> Text:
+        """The tokenizer, or InvalidArgument for the field that needs it."""
+        if self.text is None:
+            raise InvalidArgument(field, f"model {self.name!r} has no tokenizer; send token_ids")
+        return self.text
+
+
+class Models:
+    """The served models, empty until they are loaded."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, Served] = {}
+
+    def publish(self, served: Mapping[str, Served]) -> None:
+        self._served = dict(served)
+
+    def all(self) -> list[Served]:
+        """In the order of the command line. Raises Unavailable while loading."""
+        if not self._served:
+            raise Unavailable("the models are being loaded", LOADING)
+        return list(self._served.values())
+
+    def find(self, name: str) -> Served:
+        """The model of that name, or the first for the empty name."""
+        served = self.all()
+        if not name:
+            return served[0]
+        if name not in self._served:
+            raise UnknownModel(name, list(self._served))
+        return self._served[name]
+
+
+def describe(served: Served, limits: Limits) -> pb.Model:
+    """What ModelService tells about a model."""
+    description, lanes = served.engine.description, served.engine.lanes
+    generating = [lane for lane in lanes if lane.task is Task.GENERATE]
+    return pb.Model(
+        name=served.name,
+        revision=description.revision,
+        tasks=[wire.TASKS[task] for task in description.tasks],
+        dtype=description.dtype,
+        platform=description.platform,
+        devices=description.devices,
+        limits=pb.Limits(
+            source_tokens=description.source_tokens,
+            target_tokens=description.target_tokens,
+            source_buckets=sorted({lane.source for lane in lanes}),
+            beams=sorted({lane.beams for lane in generating if not lane.sample}),
+            sampling_beams=sorted({lane.beams for lane in generating if lane.sample}),
+            rows=max(lane.rows for lane in lanes),
+            text_bytes=limits.text_bytes,
+            batch_items=limits.batch_items,
+            labels=limits.labels,
+            label_bytes=limits.label_bytes,
+        ),
+    )

@@ -1,0 +1,66 @@
+"""Errors as gRPC statuses with details of the rich error model."""
+
+import random
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from bart_server.scheduling import errors
+
+CODES: dict[type[Exception], int] = {
+    errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
+    errors.UnknownModel: code_pb2.NOT_FOUND,
+    errors.WrongTask: code_pb2.FAILED_PRECONDITION,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.Unavailable: code_pb2.UNAVAILABLE,
+    errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
+    errors.Cancelled: code_pb2.CANCELLED,
+    errors.DeviceFault: code_pb2.INTERNAL,
+}
+
+
+def status(error: Exception) -> status_pb2.Status:
+    """The google.rpc.Status of an error. Whatever is not a RequestError is INTERNAL and tells nothing."""
+    code = CODES.get(type(error), code_pb2.INTERNAL)
+    text = str(error) if isinstance(error, errors.RequestError) else "internal error"
+    return status_pb2.Status(code=code, message=text, details=[pack(detail) for detail in details(error)])
+
+
+def details(error: Exception) -> list[message.Message]:
+    match error:
+        case errors.InvalidArgument():
+            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+            return [error_details_pb2.BadRequest(field_violations=[violation])]
+        case errors.UnknownModel():
+            return [error_details_pb2.ResourceInfo(resource_type="bart.v1.Model", resource_name=error.name)]
+        case errors.Overloaded() | errors.Unavailable():
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(round(error.retry_after * 1000))
+            return [error_details_pb2.RetryInfo(retry_delay=delay)]
+    return []
+
+
+def pack(detail: message.Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
+
+
+def grpc_code(found: status_pb2.Status) -> grpc.StatusCode:
+    """The same code as grpc's enumeration."""
+    return next(code for code in grpc.StatusCode if code.value[0] == found.code)
+
+
+def trailers(error: Exception, found: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata: the status with its details, and for those who may retry when to do so.
+
+    gRPC's own retries wait exactly as long as they are told, so the time is spread over a factor of two: a crowd that
+    was refused at once does not come back at once.
+    """
+    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", found.SerializeToString())]
+    if isinstance(error, errors.Overloaded | errors.Unavailable):
+        pause = error.retry_after * random.uniform(1.0, 2.0)
+        metadata.append(("grpc-retry-pushback-ms", str(round(pause * 1000))))
+    return tuple(metadata)

@@ -1,0 +1,99 @@
+"""Prometheus metrics. One registry a server, so that tests can run several in one process."""
+
+import logging
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from bart_server.scheduling.contract import Lane
+from bart_server.scheduling.observer import Observer
+
+log = logging.getLogger(__name__)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics(Observer):
+    """Names begin with bart_; times are seconds."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._calls = Counter("bart_calls", "Calls that ended.", ["method", "code"], registry=registry)
+        self._active = Gauge("bart_calls_active", "Calls in progress.", ["method"], registry=registry)
+        self._latency = Histogram(
+            "bart_call_seconds", "From the first byte to the last.", ["method"], buckets=SECONDS, registry=registry
+        )
+        self._requests = Gauge("bart_requests", "Requests in work, waiting ones included.", registry=registry)
+        self._cost = Gauge("bart_cost", "Padded tokens x beams in work.", registry=registry)
+        self._waiting = Gauge("bart_waiting", "Requests that wait for a row.", registry=registry)
+        self._refused = Counter("bart_refused", "Requests not admitted.", ["reason"], registry=registry)
+        self._failed = Counter("bart_failed", "Admitted requests without an answer.", ["reason"], registry=registry)
+        self._faults = Counter("bart_device_faults", "Device calls that raised.", registry=registry)
+        self._rows = Gauge("bart_rows", "Rows in use.", ["model", "lane", "worker"], registry=registry)
+        self._size = Gauge(
+            "bart_rows_size", "Rows of the running shape.", ["model", "lane", "worker"], registry=registry
+        )
+        self._tokens = Counter("bart_tokens", "Tokens answered.", ["model"], registry=registry)
+        self._encoded = Histogram(
+            "bart_encoder_batch", "Sources of one encoder call.", ["model"], buckets=SIZES, registry=registry
+        )
+        self._stage = Histogram(
+            "bart_stage_seconds",
+            "queue: arrival to encoder. compute: encoder to last token. encode, step: one device call.",
+            ["model", "stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._compiles = Counter("bart_compiles", "Programs compiled.", registry=registry)
+        self._late_compiles = Counter(
+            "bart_compiles_after_ready", "Programs compiled after READY; 0 is promised.", registry=registry
+        )
+        self._ready = Gauge("bart_ready", "1 when serving.", registry=registry)
+        self._serving = False
+
+    def call_began(self, method: str) -> None:
+        self._active.labels(method).inc()
+
+    def call_ended(self, method: str, code: str, seconds: float) -> None:
+        self._active.labels(method).dec()
+        self._calls.labels(method, code).inc()
+        self._latency.labels(method).observe(seconds)
+
+    def ready(self, serving: bool) -> None:
+        self._serving = serving
+        self._ready.set(int(serving))
+
+    def compiled(self) -> None:
+        """A program was compiled, at whatever time."""
+        self._compiles.inc()
+        if self._serving:
+            self._late_compiles.inc()
+
+    def queued(self, requests: int, cost: int, waiting: int) -> None:
+        self._requests.set(requests)
+        self._cost.set(cost)
+        self._waiting.set(waiting)
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
+
+    def encoded(self, model: str, lane: Lane, requests: int, seconds: float) -> None:
+        self._encoded.labels(model).observe(requests)
+        self._stage.labels(model, "encode").observe(seconds)
+
+    def stepped(self, model: str, lane: Lane, worker: int, live: int, size: int, seconds: float) -> None:
+        self._rows.labels(model, lane.name, worker).set(live)
+        self._size.labels(model, lane.name, worker).set(size)
+        if size:
+            self._stage.labels(model, "step").observe(seconds)
+
+    def finished(self, model: str, lane: Lane, tokens: int, queued: float, computed: float) -> None:
+        self._tokens.labels(model).inc(tokens)
+        self._stage.labels(model, "queue").observe(queued)
+        self._stage.labels(model, "compute").observe(computed)
+
+    def faulted(self, error: Exception) -> None:
+        log.error("device call failed", exc_info=error)
+        self._faults.inc()
+
+    def failed(self, model: str, lane: Lane, reason: str) -> None:
+        self._failed.labels(reason).inc()

@@ -1,0 +1,1 @@
+"""How calls reach the server: gRPC with its interceptor, health and credentials."""

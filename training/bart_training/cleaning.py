@@ -1,0 +1,104 @@
+"""Text rules of the corpus: what of a Debian description is document, what is boilerplate, what is a synopsis."""
+
+import re
+
+from bart_training.noise import SENTENCE
+
+MAX_CHARS = 2000
+VARIANT = (
+    r"documentation|docs?\b|manuals?\b|man ?pages?|info pages?|javadoc|development|developers?\b|headers?\b|"
+    r"includes?\b|shared|static|dynamic|runtime|run-time|debug\w*|symbols|profiling|examples?\b|demos?\b|data\b|"
+    r"common|architecture|arch-|python ?[23](\.x)?\b|python module|libraries|library\b|source\b|sources\b|"
+    r"binary|binaries|translations?\b|localization|tests?\b|test suite|plugins?\b|bindings?\b|modules?\b|"
+    r"introspection|vapi|ghc|haskell|module|metapackage|crate|feature|transitional|dummy|empty"
+)
+BOILERPLATE = re.compile(  # sentences about the packaging, anywhere but at the start
+    r"^(?:this|the) (?:\S+ ){0,3}?(?:meta-?|dummy |binary |library )?packages? (?:only |just |also |here )?"
+    r"(?:contains?|provides?|includes?|installs?|ships|holds|is|has|gives|supplies|depends|pulls|enables|offers|consists)\b"
+    r".{0,60}\b(?:" + VARIANT + r").{0,140}$"
+    r"|^this is (?:the|a|an) .{0,60}\b(?:" + VARIANT + r").{0,60}(?:package|version|files?|library|flavou?r)\W*$"
+    r"|^this is (?:the|a|an) .{0,40}\bpackage\W*$"
+    r"|^(?:it|this package) (?:can|may) (?:be )?safely (?:be )?removed"
+    r"|^(?:for )?(?:more|further|additional) (?:information|details?|documentation)\b"
+    r"|^(?:please )?see (?:also )?(?:the )?(?:<|https?:|www\.|homepage|/usr)"
+    r"|^(?:upstream )?(?:home ?page|web ?site|url|author|authors|license|copyright|upstream)\s*[:=]"
+    r"|^(?:note|notes|warning|features?|features include|example|examples|for example|it includes|provides modules|"
+    r"key features)\W*$"
+    r"|^\W*(?:https?|ftp)://\S+\W*$",
+    re.I,
+)
+EMPTY_OPENING = re.compile(  # says nothing of its own even as a description's first sentence
+    r"^(?:this|the) (?:meta-?|dummy |binary )?packages? (?:contains?|provides?|includes?|enables|installs|ships) "
+    r"(?:(?:the|a|an|all|some|only|additional) )?(?:following binaries|source for the rust|feature\b|"
+    r"(?:\S+ )?(?:development|documentation|docs|headers?|static|shared|runtime|debug\w*|example|common|data|"
+    r"locali[sz]ation|translation)s? "
+    r"?(?:files?|librar\w+|symbols|package)?\W*(?:for|of|needed|required|used|used by)?\b).{0,90}$",
+    re.I,
+)
+SKIPPED_SECTIONS = {"oldlibs", "debug"}
+SKIPPED_SYNOPSIS = re.compile(
+    r"\b(transitional|dummy|meta-?\s?package|empty package|debug(ging)? (symbols?|info\w*|package)|"
+    r"virtual package|depends on|dependency package|detached signature)\b",
+    re.I,
+)
+PACKAGING_NOUN = (
+    r"(?:architecture|arch|independent|indep|dependent|common|core|main|shared|static|runtime|run-time|development|devel|"
+    r"dev|debug\w*|documentation|docs?|api|header|headers|library|libraries|librairies|lib|libs|files?|data|package|"
+    r"examples?|symbols?|support|html|pdf|manual|reference|profiling|transitional|python|python3|python\s?[23](?:\.x)?|"
+    r"version|module|modules|rust|code|binary|binaries|tools?|utilities|programs?|server|client|plugins?|tests?|source|"
+    r"and|for|with|the|of|kit|only|c|c\+\+|gui|cli|misc)"
+)
+PACKAGING_TAIL = re.compile(r"\s*(?:\s[-–—]+\s*|[:;,]\s+|\s\()(?:" + PACKAGING_NOUN + r"[\s/&,-]*)+\)?\.?$", re.I)
+VARIANT_NAME = re.compile(
+    r"^gir1\.2-|-(doc|docs|dbg|dbgsym|prof|examples?|data|common|l10n\S*|i18n|dev|headers|tests?|udeb|source|"
+    r"src|java-doc|manual|html|locales?|lang\S*)(-\S+)?$"
+)
+VARIANT_SYNOPSIS = re.compile(
+    r"\b(development|headers?|documentation|docs|introspection|shared librar\w+|runtime|debug\w*|profiling|examples|"
+    r"data files|common files|shared files|transitional|architecture|translations?|source code|test suite)\b",
+    re.I,
+)
+
+
+def paragraphs(body: str) -> list[str]:
+    """Debian Policy 5.6.13: ' text' is a line, '  text' a verbatim one (lists), ' .' a blank one."""
+    result: list[list[str]] = [[]]
+    for line in body.split("\n"):
+        text = line[1:].strip()
+        if text in (".", ""):
+            result.append([])
+        else:
+            result[-1].append(text)
+    return [" ".join(" ".join(p).split()) for p in result if p]
+
+
+def clean_synopsis(synopsis: str) -> str:
+    """Without the tail that tells a package from its siblings ("… - development files"), if three words are left."""
+    synopsis = " ".join(synopsis.split())
+    shorter = PACKAGING_TAIL.sub("", synopsis)
+    return (shorter if len(shorter.split()) >= 3 else synopsis).rstrip(" .;,:-")
+
+
+def cut(document: str) -> str:
+    """At most MAX_CHARS, at the end of a sentence if one ends in the second half, else of a word."""
+    if len(document) <= MAX_CHARS:
+        return document
+    head = document[:MAX_CHARS]
+    ends = [m.start() for m in SENTENCE.finditer(head)]
+    return head[: ends[-1]].rstrip() if ends and ends[-1] > MAX_CHARS // 2 else head.rsplit(" ", 1)[0]
+
+
+def worth_learning(document: str, summary: str) -> bool:
+    """Long enough, mostly words, and longer than its summary."""
+    letters = sum(c.isalpha() or c == " " for c in document)
+    return (
+        len(document.split()) >= 12
+        and len(document) >= max(60, 1.2 * len(summary))
+        and letters >= 0.7 * len(document)
+        and len(summary.split()) >= 2
+        and len(summary) <= 100
+    )
+
+
+def normalised(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))

@@ -1,0 +1,46 @@
+"""Draw the loss curves of runs: `python -m bart_training.curve --run R [--run R2 …] --out loss.png`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # a file, no window
+import matplotlib.pyplot as plt
+
+
+def read_log(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses. Where a killed run repeated steps, the later entry counts."""
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    losses = {entry["step"]: entry["loss"] for entry in entries}
+    return np.array(sorted(losses)), np.array([losses[step] for step in sorted(losses)])
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over the last `window` values, fewer at the start."""
+    return np.array([values[max(0, i + 1 - window) : i + 1].mean() for i in range(len(values))])
+
+
+def draw(runs: list[Path], out: Path, window: int = 10) -> None:
+    figure, axes = plt.subplots(1, len(runs), figsize=(5 * len(runs), 3.5), squeeze=False, layout="constrained")
+    for run, ax in zip(runs, axes[0], strict=True):
+        steps, losses = read_log(run)
+        ax.plot(steps, losses, linewidth=0.5, alpha=0.4)
+        ax.plot(steps, smooth(losses, window), linewidth=1.5)
+        ax.set(title=run.name, xlabel="step", ylabel="training loss (nats)")
+        ax.grid(alpha=0.3)
+    figure.savefig(out, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    draw(args.run, args.out)
+
+
+if __name__ == "__main__":
+    main()

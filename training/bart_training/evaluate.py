@@ -1,0 +1,80 @@
+"""ROUGE of a model beside the baselines: `python -m bart_training.evaluate --corpus C --split validation [--model M]`.
+
+rouge-score with stemming, F1 in percent, mean over the records: R1, R2, RL. Options of generate may be given as JSON to
+compare generation settings on validation; the test split is for the final report alone.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bart_inference
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from tqdm import tqdm
+
+from bart_training import baselines
+from bart_training.data import read_records
+
+KINDS = ["rouge1", "rouge2", "rougeL"]
+
+
+def rouge(references: list[str], summaries: list[str]) -> dict[str, float]:
+    scorer = RougeScorer(KINDS, use_stemmer=True)
+    scores = [scorer.score(reference, s) for reference, s in zip(references, summaries, strict=True)]
+    return {kind: round(100 * float(np.mean([s[kind].fmeasure for s in scores])), 2) for kind in KINDS}
+
+
+def degenerate(summary: str) -> bool:
+    """Empty, or the same word three times or twice in a row."""
+    words = summary.lower().split()
+    stutters = any(a == b for a, b in itertools.pairwise(words))
+    return not words or stutters or max(words.count(w) for w in words) > 2
+
+
+def summaries_of(model: bart_inference.Model, documents: list[str], batch_size: int, **options: object) -> list[str]:
+    """Summaries in the order of the documents, made in batches of similar length."""
+    prepared = bart_inference.prepare(model)
+    order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
+    summaries = [""] * len(documents)
+    for start in tqdm(range(0, len(order), batch_size), mininterval=5):
+        chosen = order[start : start + batch_size]
+        made = bart_inference.summarize(prepared, [documents[i] for i in chosen], **options)
+        for i, summary in zip(chosen, made, strict=True):
+            summaries[i] = summary
+    return summaries
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--split", default="validation", choices=["train", "validation", "test"])
+    parser.add_argument("--model", type=Path, help="folder of a model; the embedded one by default")
+    parser.add_argument("--limit", type=int, help="only the first records")
+    parser.add_argument("--options", type=json.loads, default={}, help="options of generate, as JSON")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--out", type=Path, help="write summaries and scores here, as JSON")
+    args = parser.parse_args()
+    records = read_records(args.corpus / f"{args.split}.jsonl.gz")[: args.limit]
+    documents, references = ([r[name] for r in records] for name in ("document", "summary"))
+    rules: dict[str, Callable[[str], str]] = {"lead-1": baselines.lead, "rule": baselines.rule}
+    scores = {name: rouge(references, [f(d) for d in documents]) for name, f in rules.items()}
+    begun = time.monotonic()
+    summaries = summaries_of(bart_inference.load(args.model), documents, args.batch_size, **args.options)
+    scores["model"] = rouge(references, summaries)
+    print(f"{args.split}, {len(records)} records, {time.monotonic() - begun:.0f} s, options {json.dumps(args.options)}")
+    print(f"{'':8}" + "".join(f"{kind:>8}" for kind in KINDS))
+    for name, row in scores.items():
+        print(f"{name:8}" + "".join(f"{row[kind]:8.2f}" for kind in KINDS))
+    strange = [s for s in summaries if degenerate(s)]
+    print(f"degenerate: {len(strange)}; words a summary: {np.mean([len(s.split()) for s in summaries]):.1f}")
+    if args.out:
+        rows = [{"package": r["package"], "summary": s} for r, s in zip(records, summaries, strict=True)]
+        args.out.write_text(json.dumps({"scores": scores, "summaries": rows}, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

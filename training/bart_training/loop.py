@@ -1,0 +1,164 @@
+"""The one training loop: pre-training and fine-tuning differ only in the batches they pass in.
+
+AdamW with warm-up, a constant plateau and a linear decay to zero over the last `decay` steps (Hägele et al.,
+https://arxiv.org/abs/2405.18392): unlike a cosine, the plateau may be made longer or shorter while the run goes on.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from bart_inference.devices import ROWS, data_mesh
+from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+import bart_oneliner
+from bart_oneliner import Config, Params
+from bart_training.data import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    steps: int
+    learning_rate: float = 5e-4
+    warmup: int = 100
+    decay: int = 0  # the last steps, over which the learning rate falls to zero
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    label_smoothing: float = 0.0
+    accumulate: int = 1  # batches that make one update
+    bfloat16: bool = False  # compute in bfloat16, keep the weights and the optimiser in float32: for TPUs
+    seed: int = 0
+    save_every: int = 200
+    log_every: int = 10
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Options":
+        return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The run's folder, the batch size and every field of Options."""
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run: state.npz, log.jsonl")
+    parser.add_argument("--batch-size", type=int, default=32)
+    for field in dataclasses.fields(Options):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.default is dataclasses.MISSING:
+            parser.add_argument(flag, type=int, required=True)
+        elif isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=type(field.default), default=field.default)
+
+
+def schedule(options: Options) -> optax.Schedule:
+    """Learning rate by update, not by batch: one update is `accumulate` batches."""
+    steps, warmup, decay = (n / options.accumulate for n in (options.steps, options.warmup, options.decay))
+
+    def rate(update: jax.Array) -> jax.Array:
+        up = jnp.minimum(1.0, (update + 1) / max(warmup, 1))
+        down = jnp.clip((steps - update) / decay, 0.0, 1.0) if decay else 1.0
+        return options.learning_rate * up * down
+
+    return rate
+
+
+def optimizer(options: Options) -> optax.GradientTransformation:
+    def decays(params: Params) -> Any:
+        def is_matrix(path: jax.tree_util.KeyPath, _: Any) -> bool:
+            name = jax.tree_util.keystr(path)
+            return "norm" not in name and "bias" not in name
+
+        return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+    adamw = optax.adamw(schedule(options), b1=0.9, b2=0.98, weight_decay=options.weight_decay, mask=decays)
+    clipped = optax.chain(optax.clip_by_global_norm(options.clip), adamw)
+    if options.accumulate == 1:
+        return clipped
+    return optax.MultiSteps(clipped, options.accumulate).gradient_transformation()
+
+
+@functools.cache  # a second run with the same options in one process compiles nothing
+def make_step(config: Config, options: Options) -> Callable[..., Any]:
+    """A jitted (params, state, batch, step) -> (params, state, loss)."""
+    tx = optimizer(options)
+
+    def step(params: Params, state: Any, batch: Batch, step: jax.Array) -> tuple[Params, Any, jax.Array]:
+        # rbg: on CPU threefry costs more than the dropout it serves
+        key = jax.random.fold_in(jax.random.key(options.seed, impl="rbg"), step)
+
+        def objective(params: Params) -> jax.Array:
+            if options.bfloat16:
+                params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+            return bart_oneliner.loss(params, config, *batch, options.label_smoothing, key)
+
+        loss, grads = jax.value_and_grad(objective)(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def save_state(path: Path, params: Params, state: Any, step: int) -> None:
+    """One file, replaced atomically: a kill leaves the old one or the new one."""
+    leaves = [np.asarray(a) for a in jax.tree.leaves((params, state))]
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as f:
+        np.savez(f, *leaves, step=step)
+    os.replace(partial, path)
+
+
+def load_state(path: Path, params: Params, state: Any) -> tuple[Params, Any, int]:
+    with np.load(path) as saved:
+        leaves = [saved[f"arr_{i}"] for i in range(len(saved.files) - 1)]
+        params, state = jax.tree.unflatten(jax.tree.structure((params, state)), leaves)
+        return params, state, int(saved["step"])
+
+
+def load_params(path: Path, config: Config) -> Params:
+    """The weights of a saved state, which stand before the optimiser's."""
+    shapes, treedef = jax.tree.flatten(bart_oneliner.param_shapes(config))
+    with np.load(path) as saved:
+        return jax.tree.unflatten(treedef, [saved[f"arr_{i}"] for i in range(len(shapes))])
+
+
+def train(
+    params: Params, config: Config, batches: Callable[[int], Batch], options: Options, run: Path,
+    on_save: Callable[[Params, int], None] = lambda params, step: None,
+) -> Params:  # fmt: skip
+    """Train to options.steps, from run/state.npz if it is there; log to run/log.jsonl, one object a line."""
+    run.mkdir(parents=True, exist_ok=True)
+    mesh = data_mesh()
+    everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, ROWS)
+    state, start = optimizer(options).init(params), 0
+    if (run / "state.npz").exists():
+        params, state, start = load_state(run / "state.npz", params, state)
+    params, state = jax.device_put((params, state), everywhere)
+    step = make_step(config, options)
+    begun, recent = time.monotonic(), []
+    bar = tqdm(range(start, options.steps), initial=start, total=options.steps, smoothing=0.05, mininterval=5)
+    with (run / "log.jsonl").open("a") as log:
+        for i in bar:
+            batch = jax.device_put(batches(i), sharded)
+            params, state, loss = step(params, state, batch, i)
+            recent.append(loss)
+            if (i + 1) % options.log_every == 0:
+                entry = {"step": i + 1, "loss": float(np.mean([float(x) for x in recent]))}
+                entry |= {"rate": float(schedule(options)(i / options.accumulate)), "seconds": time.monotonic() - begun}
+                bar.set_postfix(loss=f"{entry['loss']:.3f}")
+                print(json.dumps(entry), file=log, flush=True)
+                recent = []
+            if (i + 1) % options.save_every == 0 or i + 1 == options.steps:
+                save_state(run / "state.npz", params, state, i + 1)
+                on_save(params, i + 1)
+    return params

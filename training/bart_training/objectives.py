@@ -1,0 +1,64 @@
+"""What a batch asks of the model. Each objective turns a record into (source ids, target ids).
+
+  summary  the task itself: write the record's summary
+  infill   BART's: restore the document from masked spans and shuffled sentences
+  lead     write what the rule of `bart_training.baselines` would: find the place and copy it
+  span     copy some words from anywhere in the document
+
+The last two are cheap, their targets being short, and nearly every token of theirs can be copied.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from bart_inference.tokenization import truncate
+from tokenizers import Tokenizer
+
+from bart_training import baselines
+from bart_training.data import Make, Pair
+from bart_training.noise import permute_sentences, text_infilling
+
+SPAN_WORDS = 9
+
+
+def summary(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Pair:
+    return truncate(tokenizer.encode(record["document"]).ids, limit), tokenizer.encode(record["summary"]).ids
+
+
+def infill(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Pair:
+    target = truncate(tokenizer.encode(record["document"]).ids, limit)
+    shuffled = permute_sentences(tokenizer.decode(target), rng)
+    bos, *inner, eos = truncate(tokenizer.encode(shuffled).ids, limit)
+    mask = tokenizer.encode("<mask>", add_special_tokens=False).ids[0]
+    return [bos, *text_infilling(inner, mask, rng), eos], target
+
+
+def lead(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Pair:
+    source = truncate(tokenizer.encode(record["document"]).ids, limit)
+    return source, tokenizer.encode(baselines.rule(record["document"])).ids
+
+
+def span(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Pair:
+    source = truncate(tokenizer.encode(record["document"]).ids, limit)
+    words = tokenizer.decode(source).split()
+    first = int(rng.integers(max(1, len(words) - SPAN_WORDS)))
+    return source, tokenizer.encode(" ".join(words[first : first + SPAN_WORDS])).ids
+
+
+OBJECTIVES: dict[str, Callable[[dict[str, str], int, Tokenizer, np.random.Generator], Pair]] = {
+    "summary": summary,
+    "infill": infill,
+    "lead": lead,
+    "span": span,
+}
+
+
+def mixture(shares: dict[str, float], records: list[dict[str, str]], tokenizer: Tokenizer) -> Make:
+    """Draws one objective for each batch, so that targets of a batch are alike in length."""
+    names, weights = list(shares), np.array(list(shares.values())) / sum(shares.values())
+
+    def make(indices: np.ndarray, limit: int, rng: np.random.Generator) -> list[Pair]:
+        objective = OBJECTIVES[str(rng.choice(names, p=weights))]
+        return [objective(records[i], limit, tokenizer, rng) for i in indices]
+
+    return make

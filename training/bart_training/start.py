@@ -1,0 +1,43 @@
+"""Where a run starts from: an exported folder, a BERT-like encoder, or nothing."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import bart_inference
+import jax
+from bart_inference.tokenization import pad, truncate
+from tokenizers import Tokenizer
+
+import bart_oneliner
+from bart_oneliner import Config, Params
+from bart_training import warmstart
+
+
+def add_start_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with train.jsonl.gz")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
+    parser.add_argument("--start", type=Path, help="folder of a model to start from")
+    parser.add_argument("--config", type=Path, help="config.json of a new model")
+    parser.add_argument("--bert", type=Path, help="start the new model from this BERT-like encoder")
+    parser.add_argument("--copying-heads", type=int, default=8, help="with --bert: see bart_training.warmstart")
+    parser.add_argument("--dropout", type=float, default=0.1, help="0 for less than two or three epochs")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def start(args: argparse.Namespace, tokenizer: Tokenizer, documents: list[str]) -> tuple[Params, Config]:
+    """Weights to train from and their config; copying heads are fitted to some of the documents."""
+    if args.start:
+        model = bart_inference.load(args.start)
+        return model.params, dataclasses.replace(model.config, dropout=args.dropout)
+    config = dataclasses.replace(Config.from_json(json.loads(args.config.read_text())), dropout=args.dropout)
+    if not args.bert:
+        return bart_oneliner.init(config, jax.random.key(args.seed)), config
+    sample = [truncate(e.ids, 64) for e in tokenizer.encode_batch(documents[:1000])]
+    params = warmstart.from_bert(args.bert, config, tokenizer, args.seed)
+    params = warmstart.copying_heads(params, config, pad(sample, config.pad_token_id)[0], args.copying_heads, args.seed)
+    return params, config
