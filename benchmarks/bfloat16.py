@@ -34,9 +34,7 @@ def answers(model: bart_inference.Prepared, documents: list[str], **options: Any
     found: list[list[int]] = [[]] * len(rows)
     for first in range(0, len(order), BATCH):
         chosen = order[first : first + BATCH]
-        made = bart_inference.generate(
-            model, *pad([rows[i] for i in chosen], model.config.pad_token_id), **options
-        )
+        made = bart_inference.generate(model, *pad([rows[i] for i in chosen], model.config.pad_token_id), **options)
         for i, ids, length in zip(chosen, made.sequences, made.lengths, strict=True):
             found[i] = ids[:length].tolist()
     return found

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bart_inference.devices import ROWS, jit_on_rows, on_rows
+from bart_inference.generation.arrays import pack
 from bart_inference.generation.generate import jit_prefill
-from bart_inference.generation.options import pack, resolve
+from bart_inference.generation.options import resolve
 from bart_inference.generation.search import State, begin, decode, step
 from bart_inference.model import transformer
 from bart_inference.model.layout import derive

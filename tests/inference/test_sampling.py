@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from bart_inference import Options, generate
-from bart_inference.generation.options import pack
-from bart_inference.generation.processors import warp
+from bart_inference.generation.arrays import pack
+from bart_inference.generation.sampling import warp
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 

@@ -11,7 +11,8 @@ import numpy as np
 from bart_inference.buckets import LENGTHS, TARGETS, bucket
 from bart_inference.checkpoint import Model
 from bart_inference.devices import jit_on_rows, mesh_of, most_rows, rows_bucket
-from bart_inference.generation.options import Options, pack, resolve
+from bart_inference.generation.arrays import pack
+from bart_inference.generation.options import Options, resolve
 from bart_inference.generation.search import State, begin, decode, hypotheses
 from bart_inference.model.layout import Prepared, prepare
 from bart_inference.model.transformer import prefill

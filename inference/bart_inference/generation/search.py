@@ -15,7 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bart_inference.generation.options import MAX_EOS, Packed
+from bart_inference.generation.arrays import OptionArrays
+from bart_inference.generation.options import MAX_EOS
 from bart_inference.generation.processors import History, process
 from bart_inference.model import transformer
 from bart_inference.model.transformer import Cache, Source
@@ -40,7 +41,7 @@ class State(NamedTuple):
 
     source: Source
     cache: Cache
-    options: Packed
+    options: OptionArrays
     tokens: Array  # (B,N,T) int32: the prompt, what has been generated, then padding
     log_probs: Array  # (B,N,T) float32: of each generated token, as its processed scores had it
     score: Array  # (B,N) float32: their sums
@@ -51,7 +52,7 @@ class State(NamedTuple):
 
 
 def begin(
-    config: Config, source: Source, prompts: Array, options: Packed, N: int, done: Array, dtype: jnp.dtype
+    config: Config, source: Source, prompts: Array, options: OptionArrays, N: int, done: Array, dtype: jnp.dtype
 ) -> State:
     """A state before its first step; prompts (B,T) int32 with padding behind, done (B,) marks rows of mere padding."""
     B, T = prompts.shape
@@ -214,7 +215,7 @@ def gather(x: Array, index: Array) -> Array:
     return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), 1)
 
 
-def power(o: Packed, n: Array) -> Array:
+def power(o: OptionArrays, n: Array) -> Array:
     """n ** length_penalty for n (B,) generated tokens."""
     return jnp.take_along_axis(o.length_power, jnp.maximum(n, 0)[:, None], 1)[:, 0]
 

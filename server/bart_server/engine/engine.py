@@ -23,7 +23,8 @@ import numpy as np
 from bart_inference import OptionError, Options, Prepared, load, prepare
 from bart_inference.buckets import LENGTHS, TARGETS, bucket
 from bart_inference.devices import ROWS, data_mesh
-from bart_inference.generation.options import Packed, pack, resolve
+from bart_inference.generation.arrays import OptionArrays, pack
+from bart_inference.generation.options import resolve
 from bart_inference.generation.search import State
 from bart_inference.generation.stream import final_tokens
 from bart_inference.model.transformer import Pairs
@@ -67,7 +68,7 @@ class Plan(NamedTuple):
 
     options: Options
     longest: int
-    packed: Packed
+    packed: OptionArrays
 
 
 class Shapes(NamedTuple):

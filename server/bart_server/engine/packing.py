@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bart_inference.generation.options import Options, Packed
+from bart_inference.generation.arrays import OptionArrays
+from bart_inference.generation.options import Options
 from bart_inference.generation.search import State, begin
 from bart_inference.model.transformer import Pairs, Source, unpack
 
@@ -40,7 +41,7 @@ class Planned(NamedTuple):
     """A request's options: as given and as one packed row."""
 
     options: Options
-    packed: Packed
+    packed: OptionArrays
 
 
 class Placed(NamedTuple):
@@ -110,7 +111,7 @@ def pieces(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int 
     return found
 
 
-def beginning(request: Request) -> tuple[np.ndarray, Packed]:
+def beginning(request: Request) -> tuple[np.ndarray, OptionArrays]:
     """A request's prompt (T,) and its options, as put_beginnings wants them."""
     planned: Planned = request.options
     prompt = np.full(request.lane.target, planned.options.pad_id, np.int32)
@@ -156,11 +157,11 @@ def put_sources(source: Source, packed: Pairs, input_ids: Array, entries: Entrie
 def put_beginnings(state: State, entries: Entries, config: Config, beams: int) -> State:
     """One device's state, but for its sources, with rows begun anew; nothing is left of what they held.
 
-    entries: prompts (T,) and Packed without its row axis.
+    entries: prompts (T,) and OptionArrays without its row axis.
     """
     dtype = state.cache.own[0][0].dtype
 
-    def fresh(what: tuple[Array, Packed]) -> State:
+    def fresh(what: tuple[Array, OptionArrays]) -> State:
         prompts, options = jax.tree.map(lambda x: x[None], what)
         return begin(config, state.source, prompts, options, beams, jnp.zeros(1, bool), dtype)
 
