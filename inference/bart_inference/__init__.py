@@ -5,6 +5,7 @@ from bart_inference.generation.generate import Generated, generate
 from bart_inference.generation.options import OptionError, Options
 from bart_inference.model.layout import Prepared, prepare
 from bart_inference.tasks.heads import causal_lm, classify, features, fill_mask, question_answering, zero_shot
+from bart_inference.tasks.score import score
 from bart_inference.tasks.summarize import summarize
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "prepare",
     "question_answering",
     "save",
+    "score",
     "summarize",
     "zero_shot",
 ]

@@ -1,0 +1,72 @@
+"""The log-probability that the model gives to each token of a target that is already there.
+
+Letters as in bart_oneliner: B rows, S source positions, T target positions, D the model's width, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bart_inference.checkpoint import Model
+from bart_inference.generation.generate import as_array, check_ids, check_source
+from bart_inference.model import transformer
+from bart_inference.model.layout import Prepared, prepare
+from bart_inference.tasks.heads import in_buckets, run
+from bart_oneliner import Array, Config, Params, shift_right
+
+IGNORED = -100  # a label that is not scored, as in torch.nn.CrossEntropyLoss
+# Target positions whose logits exist at once. 512 rows of BART's 50,265 logits take 98 MiB; all positions of a batch of
+# 64 targets with 1,024 tokens would take 12 GiB.
+POSITIONS = 512
+
+
+def score(model: Model | Prepared, input_ids: Any, attention_mask: Any, labels: Any) -> np.ndarray:
+    """Log-probabilities (B,T) float32, in nats, of the target tokens `labels` (B,T) given the sources (B,S).
+
+    The labels are those of `bart_oneliner.loss` and of transformers: the decoder reads them shifted right, the start
+    token first and -100 as padding. The result is 0 where a label is -100, and otherwise does not depend on the labels
+    behind it. attention_mask (B,S): 1 for real source tokens, all ones if None.
+    ValueError for an empty batch, shapes that disagree, ids outside the vocabulary, or more positions than the model
+    has.
+    """
+    prepared = prepare(model)
+    ids, mask = check_source(input_ids, attention_mask, prepared.config)
+    targets = check_labels(labels, len(ids), prepared.config)
+    [log_probs] = in_buckets(run_score, prepared, ids, mask, targets)
+    return log_probs[:, : targets.shape[1]]
+
+
+def check_labels(labels: Any, rows: int, config: Config) -> np.ndarray:
+    """Labels as int32 (B,T), or a ValueError that says what is wrong with them."""
+    targets = as_array("labels", labels)
+    if targets.ndim != 2 or targets.size == 0:
+        raise ValueError(f"labels must be (batch, length) and not empty, got shape {targets.shape}")
+    if len(targets) != rows:
+        raise ValueError(f"labels has {len(targets)} rows, input_ids {rows}")
+    if targets.shape[1] > (limit := config.max_position_embeddings):
+        raise ValueError(f"labels has {targets.shape[1]} positions, the position table {limit}")
+    check_ids("labels", np.where(targets == IGNORED, 0, targets), config)
+    return targets.astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def run_score(weights: Params, config: Config, ids: Array, mask: Array, labels: Array) -> tuple[Array]:
+    """Log-probabilities (B,T), float32, of labels (B,T) int32; ids (B,S) int32 and mask (B,S) bool are the sources."""
+    targets = shift_right(labels, config)
+    hidden, _ = run(weights, config, ids, mask, targets, jnp.ones(targets.shape, bool))
+
+    def log_prob(piece: tuple[Array, Array]) -> Array:
+        states, tokens = piece  # (n,D), (n,)
+        logits = transformer.lm_head(weights, states[None])[0].astype(jnp.float32)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], 1)[:, 0]
+
+    n = math.gcd(labels.size, POSITIONS)
+    pieces = (hidden.reshape(-1, n, hidden.shape[-1]), jnp.maximum(labels, 0).reshape(-1, n))
+    log_probs = jax.lax.map(log_prob, pieces).reshape(labels.shape)
+    return (jnp.where(labels == IGNORED, 0.0, log_probs),)
