@@ -10,8 +10,7 @@ Dimension key, the same letters in every einsum, shape comment and table:
     H  heads              K  head width, D/H     F  feed-forward width
     L  layers, a leading axis of every array in "layers": identical layers are stacked and scanned
 
-Read top to bottom: Config, parameter format, conversion, initialisation, primitives, layer, encoder and decoder,
-forward, loss, greedy, the one line. What makes it fast (cache, beams, buckets) lives in `bart_inference`.
+Read top to bottom. What makes it fast (cache, beams, buckets) is in `bart_inference`; BERT and T5 are in `relatives/`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -91,8 +89,7 @@ class Config:
         for name in ("normalize_before", "add_final_layer_norm", "static_position_embeddings"):
             if fields.get(name):  # mBART and Marian files of 2020, saved under BART's name
                 raise ValueError(f"{name}=true is not BART's architecture and is not supported")
-        known = {f.name: fields[f.name] for f in dataclasses.fields(cls) if fields.get(f.name) is not None}
-        return cls(**known)
+        return cls(**{f.name: fields[f.name] for f in dataclasses.fields(cls) if fields.get(f.name) is not None})
 
 
 # ── Parameter format ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,89 +125,92 @@ def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
 
 # ── Conversion ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")  # copies of "shared.weight"
-OBSOLETE = {"encoder.version", "decoder.version"}
+State = dict[str, Callable[[], Any]]  # PyTorch's name -> what reads the tensor, which is read when its leaf is taken
+leaf_name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")  # as "encoder.layers.fc1.weight"
 SPLIT = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
-LINEAR = ("out_proj.weight", "fc1.weight", "fc2.weight", "dense.weight", "qa_outputs.weight")
+TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")  # copies of "shared.weight"
 HEADS = ("classification_head.", "qa_outputs.")  # task heads ride along; the model itself does not use them
+
+
+def from_pytorch(leaf: str, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """One tensor into our leaf's shape: PyTorch's Linear keeps (out, in), with heads flattened."""
+    if leaf.endswith(SPLIT):
+        H, D, K = shape
+        return a.reshape(H, K, D).swapaxes(1, 2)
+    return a.T.reshape(shape) if leaf.endswith(".weight") else a.reshape(shape)
+
+
+def to_pytorch(leaf: str, a: np.ndarray) -> np.ndarray:
+    """The inverse of from_pytorch."""
+    if leaf.endswith(SPLIT):
+        return a.swapaxes(1, 2).reshape(-1, a.shape[1])
+    if leaf.endswith(".weight") and a.ndim > 1:
+        return a.reshape(-1, a.shape[-1]).T
+    if leaf == "final_logits_bias":
+        return a.reshape(1, -1)
+    return a.reshape(-1) if leaf.endswith("_proj.bias") else a
+
+
+def take(state: State, name: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Read one tensor into our leaf's shape and drop it from `state`; ValueError if it is missing or misshapen."""
+    if name not in state:
+        raise ValueError(f"the checkpoint has no tensor {name!r}")
+    a = np.asarray(state.pop(name)())
+    expected = jax.eval_shape(functools.partial(to_pytorch, leaf), jax.ShapeDtypeStruct(shape, a.dtype)).shape
+    if a.shape != expected:
+        raise ValueError(f"{name} has shape {a.shape}, the config asks for {expected}")
+    return from_pytorch(leaf, a, shape)
+
+
+def take_leaf(state: State, pytorch_name: Callable[..., str], path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """One leaf of param_shapes, a stacked one from a tensor for each layer; a model's pytorch_name says from which."""
+    if "layers" not in leaf_name(path):
+        return take(state, pytorch_name(path), leaf_name(path), leaf.shape)
+    return np.stack([take(state, pytorch_name(path, i), leaf_name(path), leaf.shape[1:]) for i in range(leaf.shape[0])])
+
+
+def give(params: Params, pytorch_name: Callable[..., str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The inverse: every tensor with PyTorch's name."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        a = np.asarray(leaf)
+        for i, part in enumerate(a if "layers" in leaf_name(path) else [a]):
+            yield pytorch_name(path, i), np.ascontiguousarray(to_pytorch(leaf_name(path), part))
 
 
 def pytorch_name(path: jax.tree_util.KeyPath, layer: int = 0) -> str:
     """Where Hugging Face's state dict keeps a leaf (a layer of it, for a stacked one), without the prefix `model.`."""
-    name = jax.tree_util.keystr(path, simple=True, separator=".").replace(".layers.", f".layers.{layer}.")
+    name = leaf_name(path).replace(".layers.", f".layers.{layer}.")
     return f"{name}.weight" if name.endswith(("shared", "embed_positions")) else name
 
 
-def from_pytorch(name: str, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """One tensor into our shape: PyTorch's Linear keeps (out, in), with heads flattened."""
-    if name.endswith(SPLIT):
-        H, D, K = shape
-        return a.reshape(H, K, D).swapaxes(1, 2)
-    if name.endswith(LINEAR):
-        return a.T.reshape(shape)
-    return a.reshape(shape)
-
-
-def to_pytorch(name: str, a: np.ndarray) -> np.ndarray:
-    """The inverse of from_pytorch."""
-    if name.endswith(SPLIT):
-        return a.swapaxes(1, 2).reshape(-1, a.shape[1])
-    if name.endswith(LINEAR):
-        return a.reshape(-1, a.shape[-1]).T
-    if name == "final_logits_bias":
-        return a.reshape(1, -1)
-    return a.reshape(-1) if name.endswith("_proj.bias") else a
+def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
+    """Keys without `model.`, one embedding for up to four equal copies, zeros for a missing final_logits_bias."""
+    state: State = {n.removeprefix("model."): functools.partial(state_dict.__getitem__, n) for n in state_dict}
+    state.setdefault("final_logits_bias", lambda: np.zeros((1, config.vocab_size), np.float32))
+    for name in [name for name in TIED if name in state]:
+        copy = state.pop(name)
+        if not np.array_equal(copy(), state.setdefault("shared.weight", copy)()):
+            raise ValueError(f"{name} differs from shared.weight or a copy: untied embeddings are not supported")
+    return state
 
 
 def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
-    """PyTorch's names and shapes to ours, in numpy and in the dtype they come in.
-
-    Takes keys with or without the prefix `model.`, tied embeddings missing or doubled, and a missing final_logits_bias.
-    ValueError names a key that is missing, unknown, of another shape, or a tied copy that differs.
-    """
-    state = {name.removeprefix("model."): a for name, a in state_dict.items()}
-    tied = [name for name in ("shared.weight", *TIED) if name in state]
-    for name in tied[1:]:
-        if not np.array_equal(state[name], state[tied[0]]):
-            raise ValueError(f"{name} differs from {tied[0]}: untied embeddings are not supported")
-    if tied:
-        state = {"shared.weight": state[tied[0]]} | {name: a for name, a in state.items() if name not in tied}
-    state.setdefault("final_logits_bias", np.zeros((1, config.vocab_size), np.float32))
-
-    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name not in state:
-            raise ValueError(f"the checkpoint has no tensor {name!r}")
-        a = np.asarray(state.pop(name))
-        expected = jax.eval_shape(functools.partial(to_pytorch, name), jax.ShapeDtypeStruct(shape, a.dtype)).shape
-        if a.shape != expected:
-            raise ValueError(f"{name} has shape {a.shape}, the config asks for {expected}")
-        return from_pytorch(name, a, shape)
-
-    def take_leaf(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if "layers" not in jax.tree_util.keystr(path):
-            return take(pytorch_name(path), leaf.shape)
-        return np.stack([take(pytorch_name(path, i), leaf.shape[1:]) for i in range(leaf.shape[0])])
-
-    params = jax.tree_util.tree_map_with_path(take_leaf, param_shapes(config))
+    """PyTorch's tensors to our tree, in numpy and the dtype they come in; ValueError names a key that does not fit."""
+    state, shapes = open_state(state_dict, config), param_shapes(config)
     for name in [name for name in state if name.startswith(HEADS)]:
         *parents, last = name.split(".")
-        node = functools.reduce(lambda node, part: node.setdefault(part, {}), parents, params)
-        node[last] = take(name, np.shape(state[name])[::-1])
-    if unknown := sorted(state.keys() - OBSOLETE):
+        node = functools.reduce(lambda node, part: node.setdefault(part, {}), parents, shapes)
+        node[last] = jax.ShapeDtypeStruct(np.shape(state[name]())[::-1], np.float32)
+    params = jax.tree_util.tree_map_with_path(functools.partial(take_leaf, state, pytorch_name), shapes)
+    if unknown := sorted(state.keys() - {"encoder.version", "decoder.version"}):  # which fairseq wrote
         raise ValueError(f"the checkpoint has tensors that BART does not: {unknown[:5]}")
     return params
 
 
 def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
     """Our tree to PyTorch's names and shapes, with the prefix `model.` where BartForConditionalGeneration has it."""
-    state = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        a = np.asarray(leaf)
-        for i, part in enumerate(a if "layers" in jax.tree_util.keystr(path) else [a]):
-            name = pytorch_name(path, i)
-            prefix = "model." if name.startswith(("shared", "encoder", "decoder")) else ""
-            state[prefix + name] = np.ascontiguousarray(to_pytorch(name, part))
-    return state
+    outside = ("final_logits_bias", *HEADS)
+    return {n if n.startswith(outside) else f"model.{n}": a for n, a in give(params, pytorch_name)}
 
 
 # ── Initialisation ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -446,4 +446,4 @@ bart = lambda params, input_ids, attention_mask, decoder_input_ids: (lambda line
 if __name__ == "__main__":
     from bart_inference.cli import main
 
-    sys.exit(main())
+    raise SystemExit(main())

@@ -123,9 +123,9 @@ def parameters() -> str:
     rows.sort(key=lambda row: next((i for i, start in enumerate(order) if row[1].startswith(start)), len(order)))
     rows.sort(key=lambda row: (row[1].startswith("decoder"), row[1].startswith("encoder")))
 
-    def theirs(name: str, shape: tuple[int, ...]) -> str:
-        piece = shape[1:] if ".layers." in name else shape
-        a = jax.eval_shape(lambda x: to_pytorch(name, x), jax.ShapeDtypeStruct(piece, "float32"))
+    def theirs(leaf: str, shape: tuple[int, ...]) -> str:
+        piece = shape[1:] if ".layers." in leaf else shape
+        a = jax.eval_shape(lambda x: to_pytorch(leaf, x), jax.ShapeDtypeStruct(piece, "float32"))
         return "(" + ", ".join("1" if n == 1 else letters[n] for n in a.shape) + ")"
 
     d = Drawing(960, 76 + 19 * len(rows), "The parameter tree in PyTorch's names and in ours")
@@ -138,7 +138,7 @@ def parameters() -> str:
         if i % 2 == 0:
             d.parts.append(f'<rect x="12" y="{y - 14}" width="936" height="19" fill="#f6f8fa"/>')
         d.text(24, y, pytorch, size=12, mono=True)
-        d.text(490, y, theirs(pytorch, shape), QUIET, 12, "end", mono=True)
+        d.text(490, y, theirs(ours, shape), QUIET, 12, "end", mono=True)
         d.text(510, y, ours, size=12, mono=True)
         d.text(940, y, "(" + ", ".join(letters[n] for n in shape) + ")", QUIET, 12, "end", mono=True)
     return d.svg()

@@ -89,7 +89,7 @@ MUTATIONS = [
         "return a.reshape(H, K, D).swapaxes(1, 2)",
         "return a.reshape(K, H, D).transpose(1, 2, 0)",
     ),
-    Mutation("a matrix not transposed in conversion", "return a.T.reshape(shape)", "return a.reshape(shape)"),
+    Mutation("a matrix not transposed in conversion", "return a.T.reshape(shape) if", "return a.reshape(shape) if"),
     Mutation("fresh weights of half the deviation", "config.init_std * jax", "0.5 * config.init_std * jax", "init"),
     Mutation(
         "fresh padding row not zero", ".at[config.pad_token_id].set(0.0)", ".at[config.pad_token_id].add(0.0)", "init"

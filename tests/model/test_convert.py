@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration, BartForSequenceClassification
 
-from bart_oneliner import Config, convert, forward, param_shapes, revert
+from bart_oneliner import Config, convert, forward, open_state, param_shapes, pytorch_name, revert, take_leaf
 from tests.twins import BASE, LARGE, TINY, assert_close, batch, flat, randomise, torch_logits, twin
 
 TIED_COPIES = {"model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"}
@@ -111,6 +113,38 @@ ACCEPTED = {
 def test_checkpoints_come_in_several_forms(case: str) -> None:
     a = twin()
     assert_same(convert(ACCEPTED[case](state_dict()), a.config), convert(state_dict(), a.config))
+
+
+class Recorder(Mapping[str, np.ndarray]):
+    """A state dict that counts how often each of its tensors is read."""
+
+    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+        self.tensors, self.reads = tensors, Counter[str]()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.reads[name] += 1
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def test_a_tensor_is_read_once_and_when_its_leaf_is_taken() -> None:
+    """So a checkpoint can be converted leaf by leaf from its file, without ever being in memory as a whole."""
+    config = twin().config
+    checkpoint = Recorder(without(state_dict(), *TIED_COPIES))
+    state = open_state(checkpoint, config)
+    assert not checkpoint.reads, "opening a state dict reads tensors"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(param_shapes(config)):
+        before = checkpoint.reads.copy()
+        assert take_leaf(state, pytorch_name, path, leaf).shape == leaf.shape
+        read = checkpoint.reads - before
+        assert read.total() == (leaf.shape[0] if "layers" in str(path) else 1), f"{path}: {read} were read"
+    assert set(checkpoint.reads.values()) == {1} and checkpoint.reads.keys() == checkpoint.tensors.keys()
+    assert not state, "a tensor stays in the state after its leaf was taken"
 
 
 def test_a_missing_final_logits_bias_is_zero() -> None:
