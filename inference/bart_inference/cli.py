@@ -18,8 +18,9 @@ import numpy as np
 from bart_inference.checkpoint import CheckpointError, Model, embedded, load
 from bart_inference.generation.options import as_ids, resolve
 from bart_inference.generation.stream import stream
+from bart_inference.inputs import encode_within, require_tokenizer
 from bart_inference.model.layout import prepare
-from bart_inference.tasks.summarize import encode_within, require_tokenizer, summarize
+from bart_inference.tasks.summarize import summarize
 from bart_inference.tokenization import decode_text
 from bart_oneliner import bart
 

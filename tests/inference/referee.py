@@ -19,7 +19,8 @@ import torch
 from bart_inference import Generated, generate
 from bart_inference.generation import options as option_module
 from bart_inference.generation import search as decoding
-from bart_inference.generation.generate import check_prompts, check_source, start
+from bart_inference.generation.generate import check_prompts, start
+from bart_inference.inputs import check_source
 
 from tests.inference.cases import Case, checkpoint
 

@@ -12,7 +12,8 @@ from bart_inference import prepare
 from bart_inference.generation.generate import jit_prefill, start
 from bart_inference.generation.options import resolve
 from bart_inference.generation.search import decode
-from bart_inference.tasks.heads import run_blanks, run_spans
+from bart_inference.tasks.fill_mask import run_blanks
+from bart_inference.tasks.question_answering import run_spans
 
 import bart_oneliner
 from tests.inference.cases import checkpoint

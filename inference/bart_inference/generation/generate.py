@@ -14,6 +14,7 @@ from bart_inference.devices import jit_on_rows, mesh_of, most_rows, rows_bucket
 from bart_inference.generation.arrays import pack
 from bart_inference.generation.options import Options, resolve
 from bart_inference.generation.search import State, begin, decode, hypotheses
+from bart_inference.inputs import as_array, check_ids, check_source
 from bart_inference.model.layout import Prepared, prepare
 from bart_inference.model.transformer import prefill
 from bart_oneliner import Config
@@ -63,39 +64,6 @@ def generate(
         state = advance(prepared, state, state.tokens.shape[-1], rows[0].do_sample)
         pieces.append(answers(state, of))
     return join(pieces)
-
-
-def check_source(input_ids: Any, attention_mask: Any, config: Config, side: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask as int32 and bool (B,S), or a ValueError that says what is wrong with them.
-
-    side: "decoder_" if that is what their names begin with.
-    """
-    ids = as_array(f"{side}input_ids", input_ids)
-    if ids.ndim != 2 or ids.size == 0:
-        raise ValueError(f"{side}input_ids must be (batch, length) and not empty, got shape {ids.shape}")
-    check_ids(f"{side}input_ids", ids, config)
-    if ids.shape[1] > (limit := config.max_position_embeddings):
-        raise ValueError(f"{side}input_ids has {ids.shape[1]} positions, the position table {limit}")
-    mask = np.ones(ids.shape, bool) if attention_mask is None else as_array(f"{side}attention_mask", attention_mask)
-    if mask.shape != ids.shape:
-        raise ValueError(f"{side}attention_mask has shape {mask.shape}, {side}input_ids {ids.shape}")
-    return ids.astype(np.int32), mask.astype(bool)
-
-
-def as_array(name: str, values: Any) -> np.ndarray:
-    """numpy's array of the values; ValueError names them if their rows differ in length."""
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{name} must be rows of one length: {error}") from error
-
-
-def check_ids(name: str, ids: np.ndarray, config: Config) -> None:
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name} must be integers, got {ids.dtype}")
-    if ids.min() < 0 or ids.max() >= config.vocab_size:
-        wrong = int(ids.min() if ids.min() < 0 else ids.max())
-        raise ValueError(f"{name} has the id {wrong}, the vocabulary goes from 0 to {config.vocab_size - 1}")
 
 
 def check_prompts(decoder_input_ids: Any, rows: Sequence[Options], config: Config) -> list[list[int]]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from bart_inference.checkpoint import Model
-from bart_inference.generation.generate import advance, check_source, start
+from bart_inference.generation.generate import advance, start
 from bart_inference.generation.options import resolve
 from bart_inference.generation.search import IMPOSSIBLE, State, hypotheses
+from bart_inference.inputs import check_source, encode_within, require_tokenizer
 from bart_inference.model.layout import Prepared, prepare
-from bart_inference.tasks.summarize import encode_within, require_tokenizer
 from bart_inference.tokenization import decode_text
 
 

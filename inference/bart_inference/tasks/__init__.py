@@ -1,1 +1,1 @@
-"""What users do with a checkpoint: summaries and the task heads."""
+"""What users do with a checkpoint: one module for each task."""

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bart_inference.checkpoint import Model
-from bart_inference.generation.generate import as_array, check_ids, check_source
+from bart_inference.inputs import as_array, check_ids, check_source
 from bart_inference.model import transformer
 from bart_inference.model.layout import Prepared, prepare
-from bart_inference.tasks.heads import in_buckets, run
+from bart_inference.tasks.common import hidden_states, in_buckets
 from bart_oneliner import Array, Config, Params, shift_right
 
 IGNORED = -100  # a label that is not scored, as in torch.nn.CrossEntropyLoss
@@ -59,7 +59,7 @@ def check_labels(labels: Any, rows: int, config: Config) -> np.ndarray:
 def run_score(weights: Params, config: Config, ids: Array, mask: Array, labels: Array) -> tuple[Array]:
     """Log-probabilities (B,T), float32, of labels (B,T) int32; ids (B,S) int32 and mask (B,S) bool are the sources."""
     targets = shift_right(labels, config)
-    hidden, _ = run(weights, config, ids, mask, targets, jnp.ones(targets.shape, bool))
+    hidden, _ = hidden_states(weights, config, ids, mask, targets, jnp.ones(targets.shape, bool))
 
     def log_prob(piece: tuple[Array, Array]) -> Array:
         states, tokens = piece  # (n,D), (n,)

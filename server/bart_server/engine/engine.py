@@ -28,7 +28,7 @@ from bart_inference.generation.options import resolve
 from bart_inference.generation.search import State
 from bart_inference.generation.stream import final_tokens
 from bart_inference.model.transformer import Pairs
-from bart_inference.tasks.heads import entailment_id
+from bart_inference.tasks.zero_shot import entailment_id
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bart_server.engine.packing import EncoderShape, Piece, Placed, Planned, beginning, entries_of, pieces

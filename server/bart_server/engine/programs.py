@@ -15,7 +15,7 @@ import numpy as np
 from bart_inference.devices import ROWS, on_rows
 from bart_inference.generation.search import State, begin, decode
 from bart_inference.model.transformer import Pairs, prefill, prefill_packed
-from bart_inference.tasks.heads import run_classifier
+from bart_inference.tasks.classify import run_classifier
 from jax.sharding import Mesh, NamedSharding
 
 from bart_oneliner import Array, Config, Params

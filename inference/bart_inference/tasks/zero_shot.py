@@ -1,0 +1,98 @@
+"""zero_shot: which of some labels a text is about, by a checkpoint that was trained on entailment."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from bart_inference.checkpoint import CheckpointError, Model
+from bart_inference.inputs import check_texts, require_tokenizer
+from bart_inference.model.layout import Prepared
+from bart_inference.tasks.classify import classify
+from bart_inference.tasks.common import softmax, with_head
+from bart_inference.tokenization import pad, printable
+
+
+class Ranking(NamedTuple):
+    """A text's candidate labels, the likeliest first."""
+
+    sequence: str
+    labels: list[str]
+    scores: list[float]
+
+
+@overload
+def zero_shot(
+    model: Model | Prepared, text: str, candidate_labels: str | Sequence[str], hypothesis_template: str = ...,
+    multi_label: bool = ...,
+) -> Ranking: ...  # fmt: skip
+@overload
+def zero_shot(
+    model: Model | Prepared, text: list[str], candidate_labels: str | Sequence[str], hypothesis_template: str = ...,
+    multi_label: bool = ...,
+) -> list[Ranking]: ...  # fmt: skip
+def zero_shot(
+    model: Model | Prepared, text: str | list[str], candidate_labels: str | Sequence[str],
+    hypothesis_template: str = "This example is {}.", multi_label: bool = False,
+) -> Ranking | list[Ranking]:  # fmt: skip
+    """The zero-shot-classification pipeline on an NLI checkpoint: one Ranking for a text, a list for a list.
+
+    Every pair of text and hypothesis is a row of one batch. Scores add up to one over the labels, or with multi_label
+    (and for a single label) are each label's own probability of entailment against contradiction. Labels may be one
+    string, separated by commas. A text too long for the model is cut with a warning, its hypothesis never.
+    CheckpointError if none of the checkpoint's labels begins with "entail".
+    """
+    texts = check_texts(text)
+    labels = candidate_labels.split(",") if isinstance(candidate_labels, str) else list(candidate_labels)
+    labels = [label.strip() for label in labels] if isinstance(candidate_labels, str) else labels
+    if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise ValueError(f"candidate_labels must be one text or more, none of them empty, got {candidate_labels!r}")
+    if hypothesis_template.format(labels[0]) == hypothesis_template:
+        raise ValueError(f"hypothesis_template must have a {{}} for the label, got {hypothesis_template!r}")
+    prepared = with_head(model, "classification_head")
+    entailment = entailment_id(prepared.labels)
+    pairs = [
+        encode_pair(prepared, one, hypothesis_template.format(label), f"texts[{i}]")
+        for i, one in enumerate(texts)
+        for label in labels
+    ]
+    logits = classify(prepared, *pad(pairs, prepared.config.pad_token_id)).reshape(len(texts), len(labels), -1)
+    if multi_label or len(labels) == 1:
+        contradiction = -1 if entailment == 0 else 0
+        scores = softmax(logits[..., [contradiction, entailment]])[..., 1]
+    else:
+        scores = softmax(logits[..., entailment])
+    rankings = []
+    for one, row in zip(texts, scores, strict=True):
+        order = np.argsort(row)[::-1]
+        rankings.append(Ranking(one, [labels[i] for i in order], row[order].tolist()))
+    return rankings[0] if isinstance(text, str) else rankings
+
+
+def entailment_id(labels: Sequence[str]) -> int:
+    """The class that says "entailment": as the pipeline, the first label that begins so."""
+    for i, label in enumerate(labels):
+        if label.lower().startswith("entail"):
+            return i
+    raise CheckpointError(
+        f"none of the checkpoint's labels {list(labels)} is an entailment: zero_shot needs an NLI model"
+    )
+
+
+def encode_pair(prepared: Prepared, premise: str, hypothesis: str, name: str) -> list[int]:
+    """<s> premise </s></s> hypothesis </s>, the premise cut with a warning where both do not fit."""
+    encoding = require_tokenizer(prepared).encode(printable(premise), printable(hypothesis))
+    over = len(encoding.ids) - prepared.config.max_position_embeddings
+    if over <= 0:
+        return encoding.ids
+    own = [i for i, sequence in enumerate(encoding.sequence_ids) if sequence == 0]
+    if over >= len(own):
+        raise ValueError(
+            f"the hypothesis {hypothesis!r} leaves no room for {name} in {len(encoding.ids) - over} positions"
+        )
+    cut = set(own[len(own) - over :])
+    warnings.warn(f"{name} has {over} tokens too many beside {hypothesis!r}: they are cut", stacklevel=4)
+    return [token for i, token in enumerate(encoding.ids) if i not in cut]
