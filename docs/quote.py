@@ -1,6 +1,7 @@
 """Keeps the code on docs/*.md what the files say: `python docs/quote.py` rewrites it, `--check` only tells.
 
 A line `<!-- FILE NAME -->` before a Python block says what the block quotes: a function, class or name of that file.
+A block after `<!-- run -->` quotes nothing: docs/run.py runs it.
 """
 
 import ast
@@ -28,9 +29,9 @@ def main(check: bool) -> int:
     for page in sorted(ROOT.glob("docs/*.md")):
         before = page.read_text(encoding="utf-8")
         after = QUOTE.sub(lambda m: f"<!-- {m[1]} {m[2]} -->\n```python\n{source_of(m[1], m[2])}\n```\n", before)
-        unmarked = before.count("```python\n") - len(QUOTE.findall(before))
-        if unmarked:
-            raise SystemExit(f"{page.name}: {unmarked} Python blocks do not say what they quote")
+        marked = len(QUOTE.findall(before)) + before.count("<!-- run -->\n```python\n")
+        if unmarked := before.count("```python\n") - marked:
+            raise SystemExit(f"{page.name}: {unmarked} Python blocks are neither quotes nor run")
         if after != before:
             stale += 1
             print(f"{page.name} quotes code that has changed" + ("" if check else ": rewritten"))

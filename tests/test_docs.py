@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.parametrize("script", ["quote.py", "figures.py"])
-def test_quotes_and_figures_are_fresh(script: str) -> None:
-    """To the byte; `python docs/quote.py` and `python docs/figures.py` make them so."""
+@pytest.mark.parametrize("script", ["quote.py", "figures.py", "run.py"])
+def test_quotes_figures_and_outputs_are_fresh(script: str) -> None:
+    """To the byte; `python docs/quote.py`, `python docs/figures.py` and `python docs/run.py` make them so."""
     command = [sys.executable, str(ROOT / "docs" / script), "--check"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -37,6 +37,17 @@ def test_a_stale_quote_is_noticed(tmp_path: Path) -> None:
     command = [sys.executable, str(tmp_path / "docs/quote.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "model.md" in done.stdout
+
+
+@pytest.mark.parametrize(("shown", "status"), [("3", 0), ("4", 1)])
+def test_a_wrong_output_is_noticed(tmp_path: Path, shown: str, status: int) -> None:
+    """Blocks share their variables, and what they print is compared with what the page shows."""
+    blocks = ["number = 1 + 1", "print(number + 1)"]
+    code = "\n".join(f"<!-- run -->\n```python\n{block}\n```\n" for block in blocks)
+    (tmp_path / "page.md").write_text(f"{code}\n```text\n{shown}\n```\n")
+    command = [sys.executable, str(ROOT / "docs/run.py"), "--check", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == status, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
