@@ -11,7 +11,7 @@ from bart_server.services.registry import Served
 from bart_server.services.text import Text
 
 from support.echo import FakeEngine
-from tests.server.harness import byte_tokenizer
+from support.tokenizer import byte_tokenizer
 
 
 def hold(verb, requests):

@@ -17,25 +17,11 @@ from bart_server.services.text import Text
 from bart_server.settings import Config
 from bart_server.telemetry.metrics import Metrics
 from bart_server.telemetry.tracing import Tracer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from support.echo import FakeEngine
+from support.tokenizer import byte_tokenizer
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
-
-
-def byte_tokenizer() -> Tokenizer:
-    """One token a byte, ids from 3; <s> and </s> around a text and between two, as BART has them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2} | {byte: 3 + index for index, byte in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>"])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return tokenizer
 
 
 class Clock:

@@ -16,7 +16,7 @@ from bart_server.engine.engine import load_models
 from bart_server.settings import Config
 
 from bart_oneliner import init
-from tests.server.harness import byte_tokenizer
+from support.tokenizer import byte_tokenizer
 from tests.server.test_engine import CONFIG, GENERATION
 
 SMALL = ["--beams", "1", "--sampling-beams", "", "--sources", "24", "--target", "24", "--rows", "1"]

@@ -13,7 +13,7 @@ from bart_inference.generation.options import resolve
 from bart_inference.generation.search import IMPOSSIBLE, State, hypotheses
 from bart_inference.inputs import check_source, encode_within, require_tokenizer
 from bart_inference.model.layout import Prepared, prepare
-from bart_inference.tokenization import decode_text
+from bart_inference.tokenization import Detokenizer
 
 
 def final_tokens(state: State, row: int) -> list[int]:
@@ -47,15 +47,12 @@ def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -
     ids, mask = check_source([encode_within(prepared, text, "text")], None, prepared.config)
     rows = resolve(prepared.generation, prepared.config, options, None, 1)
     state = start(prepared, ids, mask, [[rows[0].start_id]], rows, [0])
-    sent = ""
+    detokenizer, sent = Detokenizer(tokenizer), 0
     while True:
         state = advance(prepared, state, chunk, rows[0].do_sample)
-        done = bool(state.done[0])
-        so_far = decode_text(tokenizer, final_tokens(state, 0))
-        if not done:  # the last character may still lack bytes, or be a space that the whole text will not end in
-            so_far = so_far.rstrip("\N{REPLACEMENT CHARACTER}")
-        if len(so_far) > len(sent):
-            yield so_far[len(sent) :]
-            sent = so_far
+        tokens, done = final_tokens(state, 0), bool(state.done[0])
+        if piece := detokenizer.push(tokens[sent:], last=done):
+            yield piece
         if done:
             return
+        sent = len(tokens)

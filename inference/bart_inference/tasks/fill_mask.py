@@ -14,7 +14,7 @@ from bart_inference.inputs import check_source, check_texts, require_tokenizer
 from bart_inference.model import transformer
 from bart_inference.model.layout import Prepared, prepare
 from bart_inference.tasks.common import at_positions, in_buckets, reread, softmax
-from bart_inference.tokenization import pad, printable
+from bart_inference.tokenization import encode_text, pad
 from bart_oneliner import Array, Config, Params
 
 MASK = "<mask>"
@@ -46,7 +46,7 @@ def fill_mask(
     mask_id, V = tokenizer.token_to_id(MASK), prepared.config.vocab_size
     if not isinstance(top_k, int) or not 1 <= top_k <= V:
         raise ValueError(f"top_k must be between 1 and the vocabulary's size {V}, got {top_k!r}")
-    rows = [tokenizer.encode(printable(one)).ids for one in texts]
+    rows = [encode_text(tokenizer, one) for one in texts]
     blanks = [[i for i, token in enumerate(row) if token == mask_id] for row in rows]
     for i, at in enumerate(blanks):
         if not at:

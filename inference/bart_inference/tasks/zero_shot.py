@@ -13,7 +13,7 @@ from bart_inference.inputs import check_texts, require_tokenizer
 from bart_inference.model.layout import Prepared
 from bart_inference.tasks.classify import classify
 from bart_inference.tasks.common import softmax, with_head
-from bart_inference.tokenization import pad, printable
+from bart_inference.tokenization import TextEncoder, TextError, encode, pad
 
 
 class Ranking(NamedTuple):
@@ -84,15 +84,12 @@ def entailment_id(labels: Sequence[str]) -> int:
 
 def encode_pair(prepared: Prepared, premise: str, hypothesis: str, name: str) -> list[int]:
     """<s> premise </s></s> hypothesis </s>, the premise cut with a warning where both do not fit."""
-    encoding = require_tokenizer(prepared).encode(printable(premise), printable(hypothesis))
-    over = len(encoding.ids) - prepared.config.max_position_embeddings
-    if over <= 0:
-        return encoding.ids
-    own = [i for i, sequence in enumerate(encoding.sequence_ids) if sequence == 0]
-    if over >= len(own):
-        raise ValueError(
-            f"the hypothesis {hypothesis!r} leaves no room for {name} in {len(encoding.ids) - over} positions"
-        )
-    cut = set(own[len(own) - over :])
-    warnings.warn(f"{name} has {over} tokens too many beside {hypothesis!r}: they are cut", stacklevel=4)
-    return [token for i, token in enumerate(encoding.ids) if i not in cut]
+    tokenizer, limit = require_tokenizer(prepared), prepared.config.max_position_embeddings
+    try:
+        window = TextEncoder(tokenizer, limit).truncated(premise, hypothesis)
+    except TextError:
+        raise ValueError(f"the hypothesis {hypothesis!r} leaves no room for {name} in {limit} positions") from None
+    if window.truncated:
+        over = len(encode(tokenizer, premise, hypothesis).ids) - limit
+        warnings.warn(f"{name} has {over} tokens too many beside {hypothesis!r}: they are cut", stacklevel=4)
+    return list(window.ids)

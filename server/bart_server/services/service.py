@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 import grpc
+from bart_inference.tokenization import Detokenizer, Window
 from bart_proto.v1 import bart_pb2 as pb
 from bart_proto.v1 import bart_pb2_grpc
 
@@ -18,7 +19,6 @@ from bart_server.services import conversion as wire
 from bart_server.services import status
 from bart_server.services.call import note
 from bart_server.services.registry import Limits, Models, Served, describe
-from bart_server.services.text import Detokenizer, Window
 
 TEMPLATE = "This example is {}."
 STALL = 30.0  # seconds that a stream may stay unread
@@ -303,7 +303,7 @@ def one_sequence(options: dict[str, Any]) -> dict[str, Any]:
 
 async def pieces(served: Served, answer: Answer) -> AsyncIterator[tuple[str, tuple[int, ...], Finish | None]]:
     """Yields (text, token ids, None) as they become final, and at last (text, token ids, Finish)."""
-    detokenizer = Detokenizer(served.text) if served.text else None
+    detokenizer = Detokenizer(served.text.tokenizer) if served.text else None
     finish = None
     while finish is None:
         event = await answer.next()

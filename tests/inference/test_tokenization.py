@@ -6,12 +6,11 @@ import threading
 import time
 
 import pytest
-from bart_server.scheduling.errors import InvalidArgument
-from bart_server.services.text import Detokenizer, Text
+from bart_inference.tokenization import Detokenizer, TextEncoder, TextError, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.server.harness import byte_tokenizer
+from support.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 TEXTS = st.text(alphabet=st.one_of(st.sampled_from(" \n.!?ab"), st.characters(exclude_categories=["Cs"])), max_size=200)
@@ -20,7 +19,7 @@ TEXTS = st.text(alphabet=st.one_of(st.sampled_from(" \n.!?ab"), st.characters(ex
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS, room=st.integers(6, 40))
 def test_windows_fit_lose_nothing_but_white_space_and_come_in_order(text, room):
-    windows = Text(TOKENIZER, room + 2).windows(text, limit=1000)
+    windows = TextEncoder(TOKENIZER, room + 2).windows(text, limit=1000)
     assert all(len(window.ids) <= room + 2 for window in windows)
     kept = "".join(text[window.begin : window.end] for window in windows)
     assert re.sub(r"\s", "", kept) == re.sub(r"\s", "", text)
@@ -29,7 +28,7 @@ def test_windows_fit_lose_nothing_but_white_space_and_come_in_order(text, room):
 
 def test_a_huge_text_does_not_hold_up_other_threads():
     """The longest time that another thread stands still, against the time that tokenising takes."""
-    reader, text = Text(TOKENIZER, 10**7), "a few words. " * 100_000
+    text = "a few words. " * 100_000
     ticks, done = [time.perf_counter()], threading.Event()
 
     def tick():
@@ -40,7 +39,7 @@ def test_a_huge_text_does_not_hold_up_other_threads():
     thread = threading.Thread(target=tick)
     thread.start()
     began = time.perf_counter()
-    reader._encode(text)
+    encode(TOKENIZER, text)
     seconds = time.perf_counter() - began
     done.set()
     thread.join()
@@ -50,7 +49,7 @@ def test_a_huge_text_does_not_hold_up_other_threads():
 
 def test_a_window_ends_after_a_sentence_else_after_a_word_else_anywhere():
     def parts(text):
-        return [text[window.begin : window.end] for window in Text(TOKENIZER, 12).windows(text, 9)]
+        return [text[window.begin : window.end] for window in TextEncoder(TOKENIZER, 12).windows(text, 9)]
 
     assert parts("One. Two. Three.") == ["One. Two.", "Three."]
     assert parts('"Go!" Went far') == ['"Go!"', "Went far"]
@@ -62,35 +61,35 @@ def test_a_window_ends_after_a_sentence_else_after_a_word_else_anywhere():
 
 
 def test_truncation_cuts_the_first_text_and_keeps_the_second_whole():
-    text = Text(TOKENIZER, 12)
+    text = TextEncoder(TOKENIZER, 12)
     window = text.truncated("abcdefghij", "xyz")
     assert text.decode(window.ids) == "abcdexyz"
     assert len(window.ids) == 12 and window.truncated
-    with pytest.raises(InvalidArgument, match="cannot be cut"):
+    with pytest.raises(TextError, match="cannot be cut"):
         text.truncated("ab", "abcdefghijklm")
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200)))
 def test_pieces_of_text_are_the_whole_wherever_the_tokens_are_cut(text, cuts):
-    reader = Text(TOKENIZER, 10_000)
+    reader = TextEncoder(TOKENIZER, 10_000)
     ids = reader.whole(text).ids
     bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
-    detokenizer = Detokenizer(reader)
+    detokenizer = Detokenizer(TOKENIZER)
     pieces = [detokenizer.push(ids[a:b]) for a, b in itertools.pairwise(bounds)]
     assert "".join(pieces) + detokenizer.push((), last=True) == reader.decode(ids)
 
 
 def test_a_character_waits_for_its_last_byte():
-    reader = Text(TOKENIZER, 100)
+    reader = TextEncoder(TOKENIZER, 100)
     ids = reader.whole("a🙂b").ids[1:-1]
-    detokenizer = Detokenizer(reader)
+    detokenizer = Detokenizer(TOKENIZER)
     assert [detokenizer.push([token]) for token in ids] == ["a", "", "", "", "🙂", "b"]
 
 
 def test_bytes_that_are_no_character_come_out_at_the_end():
-    reader = Text(TOKENIZER, 100)
-    detokenizer = Detokenizer(reader)
+    reader = TextEncoder(TOKENIZER, 100)
+    detokenizer = Detokenizer(TOKENIZER)
     broken = reader.whole("🙂").ids[1:3]
     assert detokenizer.push(broken) == ""
     assert detokenizer.push((), last=True) == reader.decode(broken) != ""
