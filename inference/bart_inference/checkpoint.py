@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +34,7 @@ class Model(NamedTuple):
     generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
     tokenizer: Tokenizer | None  # None if the folder has none
     labels: tuple[str, ...] = ()  # a classifier's classes, by id
+    config_json: Mapping[str, Any] = MappingProxyType({})  # config.json as it is, with fields that Config does not know
 
 
 class CheckpointError(ValueError):
@@ -71,11 +74,14 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # what files of the wrong types come to
         raise CheckpointError(f"{folder}: {error}") from error
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(DTYPES[dtype], copy=False)), params)
-    return Model(params, config, generation, tokenizer, labels)
+    return Model(params, config, generation, tokenizer, labels, MappingProxyType(fields))
 
 
-def resolve(path_or_hub_id: str | Path) -> Path:
-    """A local folder as it is; anything else from the Hugging Face hub (with its cache and progress bars)."""
+def resolve(path_or_hub_id: str | Path, revision: str | None = None, token: str | bool | None = None) -> Path:
+    """A local folder as it is; anything else from the Hugging Face hub (with its cache and progress bars).
+
+    revision and token: the hub's branch, tag or commit, and the reader's access token.
+    """
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir() and str(path_or_hub_id):
         return folder
@@ -85,9 +91,10 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(str(path_or_hub_id), allow_patterns=FILES))
+        download = functools.partial(snapshot_download, str(path_or_hub_id), revision=revision, token=token)
+        folder = Path(download(allow_patterns=FILES))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(str(path_or_hub_id), allow_patterns=[*FILES, "pytorch_model*.bin"]))
+            folder = Path(download(allow_patterns=[*FILES, "pytorch_model*.bin"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path_or_hub_id}: no such folder, and the hub gave: {reason}") from error

@@ -46,11 +46,8 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
         tokenizer.add_special_tokens(
             [AddedToken("<mask>", lstrip=True)]
         )  # it takes the space before it, as in training
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>",
-            pair="<s> $A </s> </s> $B </s>",
-            special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("<s>", "</s>")],
-        )
+        end, start = ((token, tokenizer.token_to_id(token) or 0) for token in ("</s>", "<s>"))
+        tokenizer.post_processor = processors.RobertaProcessing(end, start, True, False)  # offsets without spaces
     else:
         return None
     tokenizer.no_padding()

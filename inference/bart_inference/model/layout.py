@@ -8,6 +8,7 @@ XLA:CPU a scan copies every layer's weights out of the stack at each step.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ class Prepared(NamedTuple):
     generation: Mapping[str, Any]
     tokenizer: Tokenizer | None
     labels: tuple[str, ...] = ()
+    config_json: Mapping[str, Any] = MappingProxyType({})
 
 
 def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
