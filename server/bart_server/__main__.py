@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from bart_server.app import App, Exit, Load
-from bart_server.services.registry import Served
+from bart_server.services.models import Served
 from bart_server.settings import Config, ConfigError, parse
 from bart_server.telemetry import logs, tracing
 from bart_server.telemetry.metrics import Metrics

@@ -14,29 +14,28 @@ import enum
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
-import grpc
 import prometheus_client
-from bart_proto.v1 import bart_pb2, bart_pb2_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from google.protobuf.message import Message
 
 from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.scheduler import Scheduler
-from bart_server.services.registry import Limits, Models, Served
-from bart_server.services.service import Classification, Generation, ModelInformation, Service, Summarization
+from bart_server.services.call import Call
+from bart_server.services.limits import Limits
+from bart_server.services.methods import Answer, Services
+from bart_server.services.models import Models, Served
+from bart_server.services.status import code_of
 from bart_server.settings import Config, address_of
 from bart_server.telemetry.metrics import Metrics
 from bart_server.telemetry.tracing import Tracer
-from bart_server.transport import credentials as security
-from bart_server.transport.health import Health
-from bart_server.transport.interceptor import Guard
+from bart_server.transport.grpc_server import GrpcServer
 
 log = logging.getLogger(__name__)
-SERVICES = tuple(service.full_name for service in bart_pb2.DESCRIPTOR.services_by_name.values())
 LAST_WORDS = 1.0  # seconds for answers that are on the wire when the house is empty
 Load = Callable[[Config, Metrics, Callable[[], bool]], list[Served]]
 
@@ -78,9 +77,10 @@ class App:
         """Serves until `stop` is called or something breaks. started: called when the port is open."""
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.create_future()
-        self.health = Health(SERVICES)
         pool = ThreadPoolExecutor(self.config.tokenizer_threads, thread_name_prefix="tokenizer")
-        server = self._server(pool)
+        self._services = Services(self.models, self.scheduler, pool, limits(self.config))
+        server = GrpcServer(self.config, self)
+        self.health, self.port = server.health, server.port
         with self._metrics_server():
             await server.start()
             started()
@@ -118,40 +118,28 @@ class App:
         """Whether a thread is still inside the device's library, which cannot be interrupted."""
         return any(thread.is_alive() for thread in self._threads)
 
-    def _server(self, pool: ThreadPoolExecutor) -> grpc.aio.Server:
-        config = self.config
-        options = [
-            ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_concurrent_streams", max(1024, 4 * config.max_requests)),  # of one connection
-            ("grpc.keepalive_time_ms", round(config.keepalive * 1000)),  # finds half-open connections
-            ("grpc.keepalive_timeout_ms", round(config.keepalive * 1000 / 3)),
-            ("grpc.http2.ping_timeout_ms", round(config.keepalive * 1000 / 3)),  # or it waits for 20 s all the same
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ]
-        if config.max_connection_age:
-            options.append(("grpc.max_connection_age_ms", round(config.max_connection_age * 1000)))
-        guard = Guard(security.tokens(config), self.metrics, self._tracer)
-        server = grpc.aio.server(interceptors=[guard], options=options)
-        limits = Limits(
-            text_bytes=config.max_text_bytes,
-            windows=config.max_windows,
-            batch_items=config.max_batch_items,
-            labels=config.max_labels,
-            label_bytes=config.max_label_bytes,
-        )
-        service = Service(self.models, self.scheduler, pool, limits)
-        bart_pb2_grpc.add_SummarizationServiceServicer_to_server(Summarization(service), server)
-        bart_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(service), server)
-        bart_pb2_grpc.add_ClassificationServiceServicer_to_server(Classification(service), server)
-        bart_pb2_grpc.add_ModelServiceServicer_to_server(ModelInformation(service), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), server)
-        address = f"{config.host}:{config.port}"
-        tls = security.credentials(config)
-        self.port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
-        return server
+    def call(self, method: str, message: Message, call: Call) -> Answer:
+        """See `Services.call`."""
+        return self._services.call(method, message, call)
+
+    @contextlib.contextmanager
+    def observe(self, method: str, call: Call, headers: Mapping[str, Any]) -> Iterator[None]:
+        """One call's metrics, its log line and its trace. headers: may hold the caller's `traceparent`."""
+        began, code = time.perf_counter(), "CANCELLED"
+        self.metrics.call_began(method)
+        try:
+            with self._tracer.call(method, headers, call.facts):
+                yield
+            code = "OK"
+        except Exception as error:
+            code = code_of(error)
+            if code == "INTERNAL":
+                log.exception("call failed", extra={"request_id": call.request_id})
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            self.metrics.call_ended(method, code, seconds)
+            log.info("call", extra={**call.facts, "code": code, "seconds": round(seconds, 6)})
 
     @contextlib.contextmanager
     def _metrics_server(self) -> Iterator[None]:
@@ -228,3 +216,13 @@ class App:
         thread = threading.Thread(target=target, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+
+def limits(config: Config) -> Limits:
+    return Limits(
+        text_bytes=config.max_text_bytes,
+        windows=config.max_windows,
+        batch_items=config.max_batch_items,
+        labels=config.max_labels,
+        label_bytes=config.max_label_bytes,
+    )

@@ -7,7 +7,7 @@ import os
 import threading
 
 from bart_server.__main__ import main
-from bart_server.services.registry import Served
+from bart_server.services.models import Served
 from bart_server.services.text import Text
 
 from support.echo import FakeEngine

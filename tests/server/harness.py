@@ -12,7 +12,7 @@ from bart_proto.v1 import bart_pb2_grpc
 from bart_server.app import App, Exit
 from bart_server.scheduling.contract import Delta, Event, Failure, Finish
 from bart_server.scheduling.scheduler import Scheduler
-from bart_server.services.registry import Served
+from bart_server.services.models import Served
 from bart_server.services.text import Text
 from bart_server.settings import Config
 from bart_server.telemetry.metrics import Metrics

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
 from bart_proto.v1 import bart_pb2_grpc
-from bart_server.app import SERVICES
+from bart_server.services.methods import SERVICES
 from bart_server.telemetry import logs
 from bart_server.telemetry.tracing import OpenTelemetry
 from grpc_health.v1 import health_pb2, health_pb2_grpc

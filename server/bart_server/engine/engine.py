@@ -35,7 +35,7 @@ from bart_server.engine.packing import EncoderShape, Piece, Placed, Planned, beg
 from bart_server.engine.programs import Programs
 from bart_server.scheduling.contract import Description, Hypothesis, Lane, Request, Task
 from bart_server.scheduling.errors import InvalidArgument
-from bart_server.services.registry import Served
+from bart_server.services.models import Served
 from bart_server.services.text import Text
 from bart_server.settings import EMBEDDED, Config, ConfigError
 

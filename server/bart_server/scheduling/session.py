@@ -1,12 +1,20 @@
-"""The bridge between an asyncio handler and the scheduler's threads."""
+"""The bridge between one call on an asyncio loop and the scheduler's threads.
+
+A session ends its requests at the call's deadline by a timer, and not by a timeout around the code that waits: the code
+may be a generator that is suspended while its caller writes to the network, or that goes on in another task.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from typing import TypeVar
 
 from bart_server.scheduling.contract import Delta, Event, Failure, Finish, Request
-from bart_server.scheduling.errors import DeadlineExceeded
+from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
 from bart_server.scheduling.scheduler import Job, Reservation, Scheduler
+
+Result = TypeVar("Result")
 
 
 class Answer:
@@ -21,7 +29,17 @@ class Answer:
     def deliver(self, event: Event) -> None:
         """Called on a worker's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._put, event)
+            self._loop.call_soon_threadsafe(self.put, event)
+
+    def put(self, event: Event) -> None:
+        """On the event loop. What comes after the end is dropped."""
+        if self._last is not None:
+            return
+        if isinstance(event, Delta):
+            self._tokens += event.tokens
+        else:
+            self._last = event
+        self._ready.set()
 
     async def next(self) -> Delta | Finish:
         """The tokens since the last call, or the end. Raises the error of a Failure."""
@@ -42,46 +60,73 @@ class Answer:
             pass
         return event
 
-    def _put(self, event: Event) -> None:
-        if isinstance(event, Delta):
-            self._tokens += event.tokens
-        else:
-            self._last = event
-        self._ready.set()
 
+class Session:
+    """One call's places, deadline and requests. Of one event loop.
 
-class Visit:
-    """One call's stay: its places, its deadline and its jobs."""
+    remaining: seconds until the deadline, None without one. It is kept here as well as by the scheduler, whose threads
+    may be inside a long call of the device.
+    """
 
-    def __init__(self, scheduler: Scheduler, reservation: Reservation, deadline: float | None) -> None:
+    def __init__(self, scheduler: Scheduler, reservation: Reservation, remaining: float | None) -> None:
         self._scheduler = scheduler
         self._reservation = reservation
-        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if remaining is not None:
+            self._deadline = scheduler.now() + remaining
+            self._timer = self._loop.call_later(remaining, self.end, DeadlineExceeded("the deadline passed"))
+        self._error: RequestError | None = None
+        self._ended: asyncio.Future[None] | None = None  # made when somebody waits for a thread
+        self._answers: list[Answer] = []
         self._jobs: list[Job] = []
 
     def submit(self, model: str, request: Request) -> Answer:
-        """Admits a request. Raises Overloaded or Unavailable."""
+        """Admits a request. Raises Overloaded or Unavailable, or what the session ended with."""
+        if self._error:
+            raise self._error
         answer = Answer()
         self._jobs.append(self._scheduler.submit(self._reservation, model, request, answer.deliver, self._deadline))
+        self._answers.append(answer)
         return answer
 
-    def leave(self) -> None:
-        for job in self._jobs:
+    async def in_thread(self, pool: Executor, work: Callable[[], Result]) -> Result:
+        """What `work` returns on a thread of the pool. Raises what the session ends with, if that comes first."""
+        future = self._loop.run_in_executor(pool, work)
+        self._ended = self._ended or self._loop.create_future()
+        try:
+            await asyncio.wait((future, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if self._error:
+                raise self._error
+            return future.result()
+        finally:
+            future.cancel()
+
+    def end(self, error: RequestError) -> None:
+        """Every answer that is not complete ends with this error, its request leaves the scheduler, places are free."""
+        if self._error:
+            return
+        self._error = error
+        self._reservation.release()
+        if self._timer:
+            self._timer.cancel()
+        if self._ended and not self._ended.done():
+            self._ended.set_result(None)
+        for answer, job in zip(self._answers, self._jobs, strict=True):
             self._scheduler.cancel(job)
+            answer.put(Failure(error))
 
 
-@contextlib.asynccontextmanager
-async def visit(scheduler: Scheduler, count: int, remaining: float | None) -> AsyncIterator[Visit]:
-    """A stay for `count` requests, for at most `remaining` seconds. Whatever is unfinished at its end is cancelled.
+@contextlib.contextmanager
+def session(scheduler: Scheduler, count: int, remaining: float | None) -> Iterator[Session]:
+    """Places for `count` requests, for at most `remaining` seconds. Whatever is unfinished at the end is cancelled.
 
-    The deadline is kept here as well as by the scheduler, whose threads may be inside a long call of the device.
+    Raises Overloaded or Unavailable when there are no places.
     """
     with scheduler.reserve(count) as reservation:
-        stay = Visit(scheduler, reservation, None if remaining is None else scheduler.now() + remaining)
+        opened = Session(scheduler, reservation, remaining)
         try:
-            async with asyncio.timeout(remaining):
-                yield stay
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed") from None
+            yield opened
         finally:
-            stay.leave()
+            opened.end(Cancelled("the call has ended"))

@@ -1,13 +1,52 @@
-"""What is known of the call in progress, for its log line and its trace. Never texts, tokens or labels."""
+"""One call, as a transport describes it to the services. Knows no transport."""
 
-import contextvars
+import time
+import uuid
+from collections.abc import Callable
 from typing import Any
 
-# The guard makes a new dictionary for every call; the service adds model, token counts and times.
-record: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("record")
+from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
 
 
-def note(**facts: Any) -> None:
-    """Adds facts to the call in progress."""
-    if (found := record.get(None)) is not None:
-        found.update(facts)
+class Call:
+    """Who calls, until when, and under which id; and what the log and the trace will say about it.
+
+    timeout: seconds until the caller's deadline, None without one. identity: tells callers apart, in words that only
+    the transport understands; empty for everybody. request_id: the caller's own, or a new one.
+
+    A call belongs to one event loop. It can end early in two ways: the task that runs it is cancelled, or somebody
+    calls `cancel`, after which the service raises Cancelled.
+    """
+
+    def __init__(self, timeout: float | None = None, identity: str = "", request_id: str = "") -> None:
+        self.identity = identity
+        self.request_id = request_id or uuid.uuid4().hex
+        self.cancelled = False
+        self.facts: dict[str, Any] = {"request_id": self.request_id}  # never texts, tokens or labels
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._on_end: list[Callable[[RequestError], None]] = []
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, negative after it, None without one."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def note(self, **facts: Any) -> None:
+        """Adds facts for the log and the trace."""
+        self.facts.update(facts)
+
+    def cancel(self) -> None:
+        """Ends the call from outside; its requests leave the scheduler at once. From the event loop."""
+        self.cancelled = True
+        for end in self._on_end:
+            end(Cancelled("the caller cancelled the call"))
+
+    def on_cancel(self, end: Callable[[RequestError], None]) -> None:
+        """end: called with the error that the call ends with, if it is cancelled."""
+        self._on_end.append(end)
+
+    def check(self) -> None:
+        """Raises Cancelled or DeadlineExceeded if the call is over."""
+        if self.cancelled:
+            raise Cancelled("the caller cancelled the call")
+        if self._deadline is not None and self._deadline <= time.monotonic():
+            raise DeadlineExceeded("the deadline passed")

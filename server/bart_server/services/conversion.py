@@ -1,21 +1,22 @@
 """The wire contract's messages to and from what the server works with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bart_inference.tokenization import Window
 from bart_proto.v1 import bart_pb2 as pb
 from google.protobuf import duration_pb2
 
-from bart_server.scheduling.contract import Hypothesis, Task
+from bart_server.scheduling.contract import Finish, Hypothesis
 from bart_server.scheduling.errors import InvalidArgument
+from bart_server.services.models import Served
 
 EARLY_STOPPING: dict[int, bool | str] = {
     pb.EARLY_STOPPING_HEURISTIC: False,
     pb.EARLY_STOPPING_FIRST: True,
     pb.EARLY_STOPPING_NEVER: "never",
 }
-TASKS = {Task.GENERATE: pb.TASK_GENERATION, Task.CLASSIFY: pb.TASK_CLASSIFICATION}
 
 
 def one_token(ids: pb.TokenIds) -> int | None:
@@ -82,11 +83,62 @@ def finite(name: str, value: float) -> None:
         raise InvalidArgument(f"options.{name}", f"{value} is not finite")
 
 
-def finish_reason(hypothesis: Hypothesis) -> pb.FinishReason:
-    return pb.FINISH_REASON_STOP if hypothesis.stopped else pb.FINISH_REASON_LENGTH
+def sequence(served: Served, hypothesis: Hypothesis) -> pb.Sequence:
+    return pb.Sequence(
+        text=served.text.decode(hypothesis.tokens) if served.text else "",
+        token_ids=hypothesis.tokens,
+        score=hypothesis.score,
+        finish_reason=pb.FINISH_REASON_STOP if hypothesis.stopped else pb.FINISH_REASON_LENGTH,
+    )
+
+
+def summary(served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.SummarizeResponse:
+    """One finish for each window."""
+    parts = [
+        pb.Window(
+            begin=window.begin,
+            end=window.end,
+            input_tokens=len(window.ids),
+            summary=sequence(served, finish.hypotheses[0]),
+        )
+        for window, finish in zip(windows, finishes, strict=True)
+    ]
+    return pb.SummarizeResponse(
+        text=" ".join(part.summary.text for part in parts), windows=parts, usage=usage(served, windows, finishes)
+    )
+
+
+def generated(served: Served, window: Window, finishes: Sequence[Finish]) -> pb.GenerateResponse:
+    """One finish, or one for each sample."""
+    return pb.GenerateResponse(
+        sequences=[sequence(served, hypothesis) for finish in finishes for hypothesis in finish.hypotheses],
+        usage=usage(served, [window], finishes),
+    )
+
+
+def usage(served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.Usage:
+    return pb.Usage(
+        input_tokens=sum(len(window.ids) for window in windows),
+        output_tokens=sum(len(hypothesis.tokens) for finish in finishes for hypothesis in finish.hypotheses),
+        truncated=any(window.truncated for window in windows),
+        queue_time=duration(max(finish.queued for finish in finishes)),
+        compute_time=duration(max(finish.computed for finish in finishes)),
+        model=served.name,
+        model_revision=served.engine.description.revision,
+    )
+
+
+def usage_facts(usage: pb.Usage) -> dict[str, Any]:
+    """What the log and the trace say about an answer."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "queue_seconds": usage.queue_time.ToNanoseconds() / 1e9,
+        "compute_seconds": usage.compute_time.ToNanoseconds() / 1e9,
+    }
 
 
 def duration(seconds: float) -> duration_pb2.Duration:
-    found = duration_pb2.Duration()
-    found.FromNanoseconds(max(0, round(seconds * 1e9)))
-    return found
+    message = duration_pb2.Duration()
+    message.FromNanoseconds(max(0, round(seconds * 1e9)))
+    return message

@@ -1,8 +1,5 @@
-"""Errors as gRPC statuses with details of the rich error model."""
+"""Errors as google.rpc.Status messages, the rich error model that every transport can carry."""
 
-import random
-
-import grpc
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -28,6 +25,12 @@ def status(error: Exception) -> status_pb2.Status:
     return status_pb2.Status(code=code, message=text, details=[pack(detail) for detail in details(error)])
 
 
+def code_of(error: Exception) -> str:
+    """The name of an error's google.rpc.Code, such as INVALID_ARGUMENT."""
+    name: str = code_pb2.Code.Name(CODES.get(type(error), code_pb2.INTERNAL))
+    return name
+
+
 def details(error: Exception) -> list[message.Message]:
     match error:
         case errors.InvalidArgument():
@@ -46,21 +49,3 @@ def pack(detail: message.Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed
-
-
-def grpc_code(found: status_pb2.Status) -> grpc.StatusCode:
-    """The same code as grpc's enumeration."""
-    return next(code for code in grpc.StatusCode if code.value[0] == found.code)
-
-
-def trailers(error: Exception, found: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata: the status with its details, and for those who may retry when to do so.
-
-    gRPC's own retries wait exactly as long as they are told, so the time is spread over a factor of two: a crowd that
-    was refused at once does not come back at once.
-    """
-    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", found.SerializeToString())]
-    if isinstance(error, errors.Overloaded | errors.Unavailable):
-        pause = error.retry_after * random.uniform(1.0, 2.0)
-        metadata.append(("grpc-retry-pushback-ms", str(round(pause * 1000))))
-    return tuple(metadata)

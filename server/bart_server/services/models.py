@@ -1,4 +1,4 @@
-"""A served model, and what may be asked of it."""
+"""The served models by name, and ModelService, which describes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,12 @@ from bart_proto.v1 import bart_pb2 as pb
 
 from bart_server.scheduling.contract import Engine, Task
 from bart_server.scheduling.errors import InvalidArgument, Unavailable, UnknownModel, WrongTask
-from bart_server.services import conversion as wire
+from bart_server.services.call import Call
+from bart_server.services.limits import Limits
 from bart_server.services.text import Text
 
 LOADING = 2.0  # seconds after which a caller may look again
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on one call, checked before anything is tokenised. Sizes in bytes of UTF-8."""
-
-    text_bytes: int = 200_000
-    windows: int = 32
-    batch_items: int = 64
-    labels: int = 64
-    label_bytes: int = 400
+TASKS = {Task.GENERATE: pb.TASK_GENERATION, Task.CLASSIFY: pb.TASK_CLASSIFICATION}
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Served:
 
     def need(self, task: Task) -> None:
         if task not in self.engine.description.tasks:
-            able = ", ".join(found.value for found in self.engine.description.tasks)
+            able = ", ".join(other.value for other in self.engine.description.tasks)
             raise WrongTask(f"model {self.name!r} cannot {task.value}; it can: {able}")
 
     def reader(self, field: str = "text") -> Text:
@@ -69,14 +60,27 @@ class Models:
         return self._served[name]
 
 
+class ModelService:
+    """bart.v1.ModelService."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        self._models = models
+        self._limits = limits
+
+    async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[describe(served, self._limits) for served in self._models.all()])
+
+    async def get_model(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
+        return pb.GetModelResponse(model=describe(self._models.find(request.name), self._limits))
+
+
 def describe(served: Served, limits: Limits) -> pb.Model:
-    """What ModelService tells about a model."""
     description, lanes = served.engine.description, served.engine.lanes
     generating = [lane for lane in lanes if lane.task is Task.GENERATE]
     return pb.Model(
         name=served.name,
         revision=description.revision,
-        tasks=[wire.TASKS[task] for task in description.tasks],
+        tasks=[TASKS[task] for task in description.tasks],
         dtype=description.dtype,
         platform=description.platform,
         devices=description.devices,

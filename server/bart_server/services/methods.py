@@ -1,0 +1,89 @@
+"""Every method of the contract by the name that all transports share, such as /bart.v1.ModelService/GetModel."""
+
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from bart_proto.v1 import bart_pb2 as pb
+from google.protobuf.message import DecodeError, Message
+
+from bart_server.scheduling.errors import InvalidArgument
+from bart_server.scheduling.scheduler import Scheduler
+from bart_server.services.backend import Backend
+from bart_server.services.call import Call
+from bart_server.services.classification import ClassificationService
+from bart_server.services.generation import GenerationService
+from bart_server.services.limits import Limits
+from bart_server.services.models import Models, ModelService
+from bart_server.services.summarization import SummarizationService
+
+Answer = Awaitable[Message] | AsyncGenerator[Message, None]
+Function = Callable[[Any, Call], Answer]
+
+
+@dataclass(frozen=True)
+class Method:
+    """request, response: the classes of its messages. streams: whether the answer is an asynchronous iterator."""
+
+    service: str
+    short_name: str
+    request: type[Message]
+    response: type[Message]
+    streams: bool
+
+    @property
+    def name(self) -> str:
+        return f"/{self.service}/{self.short_name}"
+
+    @property
+    def function(self) -> str:
+        """The name of the service's function: StreamSummarize is stream_summarize."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.short_name).lower()
+
+    def parse(self, data: bytes) -> Message:
+        """Raises InvalidArgument for bytes that are no such message."""
+        try:
+            return self.request.FromString(data)
+        except DecodeError:
+            raise InvalidArgument("request", f"{len(data)} bytes that are no such message") from None
+
+
+def methods() -> dict[str, Method]:
+    """From the contract's descriptor: a method that is added there needs a function of its name and no entry here."""
+    found = {}
+    for service in pb.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            request, response = getattr(pb, method.input_type.name), getattr(pb, method.output_type.name)
+            described = Method(service.full_name, method.name, request, response, method.server_streaming)
+            found[described.name] = described
+    return found
+
+
+METHODS = methods()
+SERVICES = tuple(dict.fromkeys(method.service for method in METHODS.values()))  # their full names
+
+
+class Services:
+    """The four services over one registry of models and one scheduler. pool: threads for tokenizers."""
+
+    def __init__(self, models: Models, scheduler: Scheduler, pool: Executor, limits: Limits) -> None:
+        backend = Backend(models, scheduler, pool, limits)
+        implementations = {
+            "bart.v1.SummarizationService": SummarizationService(backend),
+            "bart.v1.GenerationService": GenerationService(backend),
+            "bart.v1.ClassificationService": ClassificationService(backend),
+            "bart.v1.ModelService": ModelService(models, limits),
+        }
+        self._functions: dict[str, Function] = {
+            method.name: getattr(implementations[method.service], method.function) for method in METHODS.values()
+        }
+
+    def call(self, method: str, message: Message, call: Call) -> Answer:
+        """The answer to one message: awaited, or iterated over if `METHODS[method].streams`.
+
+        Raises a RequestError, at once or while it is awaited; `status.status` says what to tell the caller.
+        """
+        call.check()
+        return self._functions[method](message, call)

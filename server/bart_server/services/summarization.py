@@ -1,0 +1,113 @@
+"""bart.v1.SummarizationService. Checks come in the order of their price: model, fields, places, tokens."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from bart_inference.tokenization import Window
+from bart_proto.v1 import bart_pb2 as pb
+
+from bart_server.scheduling.contract import Finish, Task
+from bart_server.scheduling.errors import RequestError
+from bart_server.scheduling.session import Answer, Session
+from bart_server.services import conversion
+from bart_server.services.backend import Backend, pieces
+from bart_server.services.call import Call
+from bart_server.services.limits import check_count, check_policy, check_size, check_visible, one_sequence
+from bart_server.services.models import Served
+from bart_server.services.status import status
+
+
+class SummarizationService:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def summarize(self, request: pb.SummarizeRequest, call: Call) -> pb.SummarizeResponse:
+        served, options = self._check(request, call)
+        self._check_text("text", request.text)
+        with self._backend.session(1, call) as session:
+            windows, answers = await self._submit(session, served, request.text, request.long_input, options)
+            finishes = [await answer.finish() for answer in answers]
+            return summary(call, served, windows, finishes)
+
+    async def stream_summarize(
+        self, request: pb.StreamSummarizeRequest, call: Call
+    ) -> AsyncGenerator[pb.StreamSummarizeResponse, None]:
+        served, options = self._check(request, call)
+        self._check_text("text", request.text)
+        with self._backend.session(1, call) as session:
+            windows, answers = await self._submit(
+                session, served, request.text, request.long_input, options, stream=True
+            )
+            finishes = []
+            for index, answer in enumerate(answers):
+                separator = " " if index else ""
+                async for text, ids, finish in pieces(served, answer):
+                    if finish:
+                        finishes.append(finish)
+                    if text or ids or separator:
+                        delta = pb.Delta(text=separator + text, token_ids=ids, window=index)
+                        yield pb.StreamSummarizeResponse(delta=delta)
+                        separator = ""
+            yield pb.StreamSummarizeResponse(summary=summary(call, served, windows, finishes))
+
+    async def batch_summarize(self, request: pb.BatchSummarizeRequest, call: Call) -> pb.BatchSummarizeResponse:
+        check_count("texts", len(request.texts), self._backend.limits.batch_items)
+        served, options = self._check(request, call)
+        characters = sum(map(len, request.texts))
+
+        async def item(session: Session, index: int, text: str) -> pb.BatchSummarizeItem:
+            try:
+                field = f"texts[{index}]"
+                self._check_text(field, text)
+                windows, answers = await self._submit(
+                    session, served, text, request.long_input, options, field, characters=characters
+                )
+                finishes = [await answer.finish() for answer in answers]
+                return pb.BatchSummarizeItem(summary=conversion.summary(served, windows, finishes))
+            except RequestError as error:
+                call.check()  # the end of the call is not the item's
+                failed = status(error)
+                return pb.BatchSummarizeItem(
+                    error=pb.ItemStatus(code=failed.code, message=failed.message, details=failed.details)
+                )
+
+        with self._backend.session(len(request.texts), call) as session:
+            items = await asyncio.gather(*(item(session, index, text) for index, text in enumerate(request.texts)))
+        call.note(items=len(items), errors=sum(item.HasField("error") for item in items))
+        return pb.BatchSummarizeResponse(items=items)
+
+    def _check(self, request: Any, call: Call) -> tuple[Served, dict[str, Any]]:
+        served = self._backend.find(request.model, Task.GENERATE, call)
+        check_policy(request.long_input)
+        return served, one_sequence(conversion.options(request.options))
+
+    def _check_text(self, field: str, text: str) -> None:
+        check_size(field, text, self._backend.limits.text_bytes)
+        check_visible(field, text)
+
+    async def _submit(
+        self,
+        session: Session,
+        served: Served,
+        text: str,
+        policy: pb.LongInput,
+        options: Mapping[str, Any],
+        field: str = "text",
+        stream: bool = False,
+        characters: int | None = None,
+    ) -> tuple[list[Window], list[Answer]]:
+        """characters: of the whole call, where it has more texts than this one."""
+        backend = self._backend
+
+        def windows() -> list[Window]:
+            return backend.windows(served, text, policy, field)
+
+        parts, requests = await backend.plan(session, served, windows, characters or len(text), options, stream)
+        return parts, [session.submit(served.name, request) for request in requests]
+
+
+def summary(call: Call, served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.SummarizeResponse:
+    response = conversion.summary(served, windows, finishes)
+    call.note(**conversion.usage_facts(response.usage))
+    return response

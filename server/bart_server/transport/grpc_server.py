@@ -1,0 +1,124 @@
+"""gRPC: one of the ways into the services. Calls, deadlines, metadata and statuses of grpc.aio stop here."""
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from bart_server.scheduling.errors import DeadlineExceeded, Overloaded, Unavailable
+from bart_server.services.call import Call
+from bart_server.services.methods import METHODS, SERVICES, Method
+from bart_server.services.status import status
+from bart_server.settings import Config
+from bart_server.transport import credentials
+from bart_server.transport.health import Health
+from bart_server.transport.interceptor import Authentication, Interceptor
+
+STALL = 30.0  # seconds that a stream may stay unread
+REQUEST_ID = "x-request-id"
+CODES = {code.value[0]: code for code in grpc.StatusCode}  # by the numbers that google.rpc.Code has too
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GrpcServer:
+    """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it."""
+
+    def __init__(self, config: Config, runtime: Any) -> None:
+        self.health = Health(SERVICES)
+        self._runtime = runtime
+        self._authentication = Authentication(credentials.tokens(config))
+        self._server = grpc.aio.server(interceptors=[Interceptor(self._authentication)], options=options(config))
+        for name in SERVICES:
+            handlers = {
+                method.short_name: self._handler(method) for method in METHODS.values() if method.service == name
+            }
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
+        address, tls = f"{config.host}:{config.port}", credentials.credentials(config)
+        self.port = self._server.add_secure_port(address, tls) if tls else self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        """Opens the port."""
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Refuses what is new, and cancels what is in progress after `grace` seconds."""
+        await self._server.stop(grace)
+
+    def _handler(self, method: Method) -> grpc.RpcMethodHandler:
+        """Messages come as bytes, so that those that are no message get a status with details."""
+
+        async def handle(data: bytes, context: Context) -> Message | None:
+            metadata = dict(context.invocation_metadata() or ())
+            call = Call(remaining(context), request_id=str(metadata.get(REQUEST_ID, ""))[:128])
+            call.note(method=method.name, peer=context.peer())
+            context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+            try:
+                with self._runtime.observe(method.name, call, metadata):
+                    call.identity = self._authentication.identify(metadata)
+                    answer = self._runtime.call(method.name, method.parse(data), call)
+                    return await (write(context, answer, call) if method.streams else answer)
+            except Exception as error:  # and not CancelledError: nobody is there to read a status
+                told = status(error)
+                trailers = ((REQUEST_ID, call.request_id), *error_trailers(error, told))
+                await context.abort(CODES[told.code], told.message, trailers)
+
+        wrap = grpc.unary_stream_rpc_method_handler if method.streams else grpc.unary_unary_rpc_method_handler
+        return wrap(handle, request_deserializer=None, response_serializer=method.response.SerializeToString)
+
+
+async def write(context: Context, messages: AsyncGenerator[Message, None], call: Call) -> None:
+    """Sends a stream. One that stays unread is given up, so that it does not hold its places for ever."""
+    async with contextlib.aclosing(messages):
+        async for message in messages:
+            try:
+                async with asyncio.timeout(STALL):
+                    await context.write(message)
+            except TimeoutError:
+                raise DeadlineExceeded(f"the stream was not read for {STALL:.0f} s") from None
+
+
+def remaining(context: Context) -> float | None:
+    """Seconds to the caller's deadline, None without one (which grpc may call infinite)."""
+    seconds = context.time_remaining()
+    return seconds if seconds is not None and math.isfinite(seconds) else None
+
+
+def error_trailers(error: Exception, told: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata: the status with its details, and for those who may retry when to do so.
+
+    gRPC's own retries wait exactly as long as they are told, so the time is spread over a factor of two: a crowd that
+    was refused at once does not come back at once.
+    """
+    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", told.SerializeToString())]
+    if isinstance(error, Overloaded | Unavailable):
+        pause = error.retry_after * random.uniform(1.0, 2.0)
+        metadata.append(("grpc-retry-pushback-ms", str(round(pause * 1000))))
+    return tuple(metadata)
+
+
+def options(config: Config) -> list[tuple[str, int]]:
+    """grpc's channel arguments."""
+    milliseconds = round(config.keepalive * 1000)
+    arguments = [
+        ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", max(1024, 4 * config.max_requests)),  # of one connection
+        ("grpc.keepalive_time_ms", milliseconds),  # finds half-open connections
+        ("grpc.keepalive_timeout_ms", round(config.keepalive * 1000 / 3)),
+        ("grpc.http2.ping_timeout_ms", round(config.keepalive * 1000 / 3)),  # or it waits for 20 s all the same
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+    if config.max_connection_age:
+        arguments.append(("grpc.max_connection_age_ms", round(config.max_connection_age * 1000)))
+    return arguments

@@ -1,0 +1,209 @@
+"""Drives every method of the contract over the echo engine, and prints what came of it as JSON. A process of its own,
+because it says at the end whether grpc was ever imported, and fails on the first use of a network.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from bart_proto.v1 import bart_pb2 as pb
+from bart_server.scheduling.admission import Budget
+from bart_server.scheduling.scheduler import Scheduler
+from bart_server.services.call import Call
+from bart_server.services.limits import Limits
+from bart_server.services.methods import METHODS, Services
+from bart_server.services.models import Models, Served
+from bart_server.services.status import code_of
+from bart_server.services.text import Text
+
+from support.echo import FakeEngine
+from support.tokenizer import byte_tokenizer
+
+REQUESTS = {
+    "/bart.v1.SummarizationService/Summarize": pb.SummarizeRequest(text="hello"),
+    "/bart.v1.SummarizationService/StreamSummarize": pb.StreamSummarizeRequest(text="hello there"),
+    "/bart.v1.SummarizationService/BatchSummarize": pb.BatchSummarizeRequest(texts=["one", "two"]),
+    "/bart.v1.GenerationService/Generate": pb.GenerateRequest(text="hello", options={"num_beams": 3}),
+    "/bart.v1.GenerationService/StreamGenerate": pb.StreamGenerateRequest(text="hello there"),
+    "/bart.v1.ClassificationService/ClassifyZeroShot": pb.ClassifyZeroShotRequest(
+        text="t", labels=["ab", "abc"], hypothesis_template="A {}."
+    ),
+    "/bart.v1.ModelService/ListModels": pb.ListModelsRequest(),
+    "/bart.v1.ModelService/GetModel": pb.GetModelRequest(),
+}
+PATIENCE = 20.0  # seconds
+CHUNK = 4
+
+
+class Device:
+    """The echo engine's `on_call`: while it is closed it lets some computations pass and then holds the next one."""
+
+    def __init__(self):
+        self.open = threading.Event()
+        self.open.set()
+        self.held = threading.Event()
+        self.passes = 0
+
+    def __call__(self, verb, requests):
+        if verb not in ("step", "classify") or self.open.is_set():
+            return
+        if self.passes:
+            self.passes -= 1
+            return
+        self.held.set()
+        assert self.open.wait(PATIENCE)
+
+    @contextlib.contextmanager
+    def closed(self, passes=0):
+        self.passes = passes
+        self.held.clear()
+        self.open.clear()
+        try:
+            yield
+        finally:
+            self.open.set()
+
+
+class Host:
+    """The services over one scheduler with one worker."""
+
+    def __init__(self):
+        self.device = Device()
+        self.engine = FakeEngine(on_call=self.device)
+        self.scheduler = Scheduler(Budget(), CHUNK)
+        self.scheduler.add("echo", self.engine)
+        models = Models()
+        models.publish({"echo": Served("echo", self.engine, Text(byte_tokenizer(), 64))})
+        self.services = Services(models, self.scheduler, ThreadPoolExecutor(1), Limits())
+        self.worker = threading.Thread(target=self.scheduler.run)
+
+    def __enter__(self):
+        self.worker.start()
+        return self
+
+    def __exit__(self, *_):
+        self.scheduler.stop()
+        self.worker.join(PATIENCE)
+
+    async def messages(self, name, call):
+        """All messages that a call is answered with."""
+        answer = self.services.call(name, REQUESTS[name], call)
+        if METHODS[name].streams:
+            return [message async for message in answer]
+        return [await answer]
+
+    async def ended(self, name, call):
+        """The code that a call ends with."""
+        try:
+            await self.messages(name, call)
+        except Exception as error:
+            return code_of(error)
+        return "OK"
+
+    async def held(self):
+        """Waits until the device holds a call."""
+        await asyncio.wait_for(asyncio.to_thread(self.device.held.wait), PATIENCE)
+
+    async def idle(self):
+        """Whether every place is free, or is soon."""
+        for _ in range(200):
+            if self.scheduler.idle():
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+
+async def while_held(host, name):
+    """What a call ends with that is cancelled or expires while the device is busy, and whether its places are free."""
+    outcomes = {}
+    with host.device.closed():
+        running = asyncio.create_task(host.ended(name, call := Call()))
+        await host.held()
+        call.cancel()
+        outcomes["cancelled while the device is busy"] = await running
+        outcomes["its places are free"] = await host.idle()
+    with host.device.closed():
+        running = asyncio.create_task(host.ended(name, Call()))
+        await host.held()
+        running.cancel()
+        [outcome] = await asyncio.gather(running, return_exceptions=True)
+        outcomes["its task is cancelled"] = type(outcome).__name__
+        outcomes["places are free after the task"] = await host.idle()
+    with host.device.closed():
+        outcomes["expired while the device is busy"] = await host.ended(name, Call(timeout=0.1))
+        outcomes["places are free after the deadline"] = await host.idle()
+    return outcomes
+
+
+async def while_suspended(host, name):
+    """The same for streams whose reader holds one message and asks for no other."""
+    outcomes = {}
+    for ending in ("cancelled", "expired", "closed"):
+        call = Call(timeout=0.5 if ending == "expired" else None)
+        with host.device.closed(passes=1):
+            stream = host.services.call(name, REQUESTS[name], call)
+            outcomes[f"first piece before it is {ending}"] = (await anext(stream)).delta.text
+            await host.held()
+            if ending == "cancelled":
+                call.cancel()
+            if ending == "closed":
+                await stream.aclose()
+            outcomes[f"places are free after it is {ending}"] = await host.idle()
+            try:
+                await anext(stream)
+            except StopAsyncIteration:
+                outcomes[f"a suspended stream that is {ending}"] = "no more"
+            except Exception as error:
+                outcomes[f"a suspended stream that is {ending}"] = code_of(error)
+    return outcomes
+
+
+async def drive(host, name):
+    answers = await host.messages(name, Call(timeout=PATIENCE))
+    calls, cancelled = list(host.engine.calls), Call()
+    cancelled.cancel()
+    outcomes = {
+        "answer": [timeless(message).SerializeToString(deterministic=True).hex() for message in answers],
+        "cancelled before": await host.ended(name, cancelled),
+        "expired before": await host.ended(name, Call(timeout=0.0)),
+        "the device was asked": host.engine.calls != calls,
+    }
+    if not name.startswith("/bart.v1.ModelService/"):
+        outcomes |= await while_held(host, name)
+    if METHODS[name].streams:
+        outcomes |= await while_suspended(host, name)
+    return outcomes
+
+
+async def main():
+    report = {}
+    for name in METHODS:
+        with Host() as host:
+            report[name] = await drive(host, name)
+    return report
+
+
+def timeless(message):
+    """The message without the times in it, which differ from call to call."""
+    for field, value in message.ListFields():
+        if field.name in ("queue_time", "compute_time"):
+            message.ClearField(field.name)
+        elif field.message_type:
+            for part in value if field.is_repeated else [value]:
+                timeless(part)
+    return message
+
+
+def no_network(event, arguments):
+    if event in ("socket.bind", "socket.connect"):
+        raise RuntimeError(f"{event} {arguments}")
+
+
+if __name__ == "__main__":
+    sys.addaudithook(no_network)
+    report = asyncio.run(main())
+    report["imported"] = sorted({name.partition(".")[0] for name in sys.modules})
+    print(json.dumps(report))
