@@ -4,27 +4,21 @@ import math
 
 import numpy as np
 import pytest
-from bart_inference import save
+from bart_inference import prepare
 
-from benchmarks import difference
-from tests.inference import referee
+from benchmarks.difference import margin
 from tests.inference.cases import checkpoint
 
-WORK = {"batches": [[[0, 9, 8, 7, 2], [0, 5, 2]]], "pad_token_id": 1}
+BATCHES = [[[0, 9, 8, 7, 2], [0, 5, 2]]]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_margin_of_equal_tokens_and_of_other_weights(tmp_path, monkeypatch, beams):
-    monkeypatch.setattr(referee, "checkpoint", referee.checkpoint)  # put back what the benchmark replaces
-    monkeypatch.setattr(difference, "THREADS", 1)
-    twin, _ = checkpoint("uneven")
-    save(twin.model, tmp_path)
+def test_margin_of_equal_tokens_and_of_other_weights(beams):
+    twin, same = checkpoint("uneven")
     options = {"num_beams": beams, "min_new_tokens": 9, "max_new_tokens": 9}
-    assert difference.margin(tmp_path, {**WORK, "options": options}) == math.inf
+    work = {"batches": BATCHES, "pad_token_id": 1, "options": options}
+    assert margin(twin.torch, same, work) == math.inf
 
-    def other(path):
-        params = {**twin.params, "final_logits_bias": np.linspace(0, 20, 99, dtype=np.float32)}
-        return twin.model._replace(params=params)
-
-    monkeypatch.setattr(difference, "load", other)
-    assert 1e-4 < difference.margin(tmp_path, {**WORK, "options": options}) < 100
+    params = {**twin.params, "final_logits_bias": np.linspace(0, 20, 99, dtype=np.float32)}
+    other = prepare(twin.model._replace(params=params))
+    assert 1e-4 < margin(twin.torch, other, work) < 100

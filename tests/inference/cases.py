@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from bart_inference import Prepared, prepare
 from transformers import BartConfig, BartForConditionalGeneration
 
+from support import oracle
+from support.oracle import Case, Outcome
 from tests.twins import TINY, Twin, of, randomise
+
+torch.set_num_threads(1)  # these models are tiny: a second thread only waits, for ever on a busy machine
 
 SMALL: dict[str, Any] = {**TINY, "d_model": 48}  # uneven depths, head counts and widths
 CHECKPOINTS: dict[str, dict[str, Any]] = {
@@ -104,19 +108,6 @@ BEAM_OPTIONS: dict[str, Draw] = {
 SWITCHED_OFF: list[dict[str, Any]] = [{"eos_token_id": None}, {"forced_eos_token_id": None}, {"pad_token_id": None}]
 
 
-class Case(NamedTuple):
-    checkpoint: str
-    input_ids: np.ndarray
-    attention_mask: np.ndarray | None
-    decoder_input_ids: np.ndarray | None
-    options: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        shape = "×".join(map(str, self.input_ids.shape))
-        prompt = "" if self.decoder_input_ids is None else f", prompts of {self.decoder_input_ids.shape[1]}"
-        return f"{self.checkpoint}, sources {shape}{prompt}, {dict(self.options)}"
-
-
 def draw_batch(rng: np.random.Generator, V: int, pad: int, B: int, S: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and mask (B,S): rows padded on the right, one in four with holes in its mask besides."""
     mask = np.arange(S) < rng.integers(2, S + 1, B)[:, None]
@@ -166,3 +157,9 @@ def combined(
             if rng.random() < 0.25:
                 options[option] = value(rng, checkpoint(name)[0].config.vocab_size)
         yield draw(name, 10_000 + seed, options, sizes)
+
+
+def compare(case: Case) -> Outcome:
+    """A case on its checkpoint: ours against transformers'."""
+    twin, prepared = checkpoint(case.checkpoint)
+    return oracle.compare(case, twin.torch, prepared)

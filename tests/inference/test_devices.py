@@ -1,6 +1,6 @@
 """Several devices share the rows and exchange nothing."""
 
-from tests import devices
+from support import devices
 
 PROGRAM = """
 import jax, numpy as np

@@ -1,31 +1,31 @@
 """generate's tokens, scores and log-probabilities equal transformers', for every option alone and for many at once.
 
 The sample runs always; the grid, hundreds of cases over every checkpoint, batch sizes and lengths, is marked slow. Run
-with -s to see how many cases were exempt (referee.py says when one is).
+with -s to see how many cases were exempt (support/oracle.py says when one is).
 """
 
 from __future__ import annotations
 
 import pytest
 
-from tests.inference.cases import BEAM_OPTIONS, CHECKPOINTS, OPTIONS, alone, checkpoint, combined
-from tests.inference.referee import Outcome, compare, reference, report
+from support import oracle
+from tests.inference.cases import BEAM_OPTIONS, CHECKPOINTS, OPTIONS, alone, checkpoint, combined, compare
 
 
 def test_every_option_alone_equals_transformers() -> None:
-    print(report([compare(case) for case in alone("uneven")]))
+    print(oracle.report([compare(case) for case in alone("uneven")]))
 
 
 @pytest.mark.parametrize("name", ["uneven", "pad-is-0"])
 def test_combined_options_equal_transformers(name: str) -> None:
-    print(report([compare(case) for case in combined(name, 20, beams=(1, 3))]))
+    print(oracle.report([compare(case) for case in combined(name, 20, beams=(1, 3))]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 9), (4, 16), (8, 40)], ids=str)
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_whole_grid_equals_transformers(name: str, sizes: tuple[int, int]) -> None:
-    print(report([compare(case) for case in [*alone(name, sizes), *combined(name, 30, sizes=sizes)]]))
+    print(oracle.report([compare(case) for case in [*alone(name, sizes), *combined(name, 30, sizes=sizes)]]))
 
 
 # ── The grid itself ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -37,19 +37,19 @@ def test_the_grid_has_every_option_and_something_to_compare() -> None:
         assert sum(option in case.options for case in cases) >= 2, f"{option} hardly occurs"
     assert {case.decoder_input_ids is None for case in cases} == {True, False}
     assert {case.attention_mask is None for case in cases} == {True, False}
-    answers = {tuple(row) for case in cases[::4] for row in reference(case).sequences.tolist()}
+    model = checkpoint("uneven")[0].torch
+    answers = {tuple(row) for case in cases[::4] for row in oracle.reference(case, model).sequences.tolist()}
     assert len(answers) > len(cases[::4]), "different sources get one answer: the checkpoint has nothing to say"
 
 
-def test_a_wrong_answer_is_not_exempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_answer_is_not_exempt() -> None:
     """The comparison can fail: with another length penalty than transformers', or one weight changed a little."""
     cases = [case for case in combined("uneven", 20, beams=(1, 3)) if case.decoder_input_ids is None][:6]
     twin, prepared = checkpoint("uneven")
     weights = {**prepared.weights, "final_logits_bias": prepared.weights["final_logits_bias"].at[7:40].add(1.0)}
     changed = prepared._replace(weights=weights)
-    monkeypatch.setattr("tests.inference.referee.checkpoint", lambda name: (twin, changed))
-    outcomes: list[Outcome] = [compare(case) for case in cases]
+    outcomes = [oracle.compare(case, twin.torch, changed) for case in cases]
     assert all(outcome.problem for outcome in outcomes)
     assert sum(outcome.exempt for outcome in outcomes) <= 1
     with pytest.raises(AssertionError, match="cases differ from transformers"):
-        report(outcomes)
+        oracle.report(outcomes)

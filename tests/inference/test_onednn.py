@@ -11,8 +11,8 @@ from bart_inference import prepare
 from bart_inference.generation.generate import jit_prefill
 from bart_inference.model import onednn
 
+from support.oracle import compare, report
 from tests.inference.cases import checkpoint, combined
-from tests.inference.referee import compare, report
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this processor or jaxlib has no oneDNN")
 
@@ -58,12 +58,11 @@ def test_projections_to_heads_are_those_of_the_matrix(H: int, K: int) -> None:
 def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     twin, _ = checkpoint(name)
     prepared = prepare(twin.model, "onednn")
-    monkeypatch.setattr("tests.inference.referee.checkpoint", lambda name: (twin, prepared))
     monkeypatch.setattr(onednn, "WORTH", 0)  # attention too, however small, and source by source
     monkeypatch.setattr(onednn, "MUCH", 0)
     ids = np.full((1, 16), 5, np.int32)
     assert onednn.TARGET in jit_prefill.lower(prepared.weights, prepared.config, ids, ids > 0).as_text()
-    print(report([compare(case) for case in combined(name, 12, beams=(1, 3))]))
+    print(report([compare(case, twin.torch, prepared) for case in combined(name, 12, beams=(1, 3))]))
 
 
 def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:

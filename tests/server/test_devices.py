@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import devices
+from support import devices
 
 PROGRAM = """
 import jax

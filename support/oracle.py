@@ -1,4 +1,4 @@
-"""transformers' generate as the referee: its answer to a case, how close its decisions were, and the comparison.
+"""transformers' generate as the oracle: its answer to a case, how close its decisions were, and the comparison.
 
 A difference counts unless, at the first decision that differs, transformers itself was within NEAR of deciding
 otherwise: float32 sums in another order may then turn out either way. Exact ties are the ones met: several forced end
@@ -10,26 +10,39 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from bart_inference import Generated, generate
-from bart_inference.generation import options as option_module
-from bart_inference.generation import search as decoding
+from bart_inference import Generated, Prepared, generate
 from bart_inference.generation.generate import check_prompts, start
+from bart_inference.generation.options import resolve
+from bart_inference.generation.search import decode
 from bart_inference.inputs import check_source
 
-from tests.inference.cases import Case, checkpoint
-
+TorchModel = Any  # transformers' BartForConditionalGeneration, in eval mode
 NEAR = 1e-4
 TOLERANCE = 1e-5  # of a log-probability, relative to its size where that is above 1
 DEAD = -1e8  # transformers gives dead beams -1e9: gaps between those decide nothing
 
-torch.set_num_threads(1)  # these models are tiny: a second thread only waits, for ever on a busy machine
 logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns of every unusual combination of options
+
+
+class Case(NamedTuple):
+    """A batch and its options, for one checkpoint."""
+
+    checkpoint: str  # what it is called where a case is shown
+    input_ids: np.ndarray
+    attention_mask: np.ndarray | None
+    decoder_input_ids: np.ndarray | None
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        shape = "×".join(map(str, self.input_ids.shape))
+        prompt = "" if self.decoder_input_ids is None else f", prompts of {self.decoder_input_ids.shape[1]}"
+        return f"{self.checkpoint}, sources {shape}{prompt}, {dict(self.options)}"
 
 
 class Step(NamedTuple):
@@ -48,23 +61,22 @@ class Reference(NamedTuple):
     steps: list[Step]  # of beam search
 
 
-def reference(case: Case) -> Reference:
+def reference(case: Case, model: TorchModel) -> Reference:
     """What transformers generates."""
-    twin = checkpoint(case.checkpoint)[0]
     arrays = {
         "attention_mask": case.attention_mask,
         "decoder_input_ids": case.decoder_input_ids,
     }
     given = {name: torch.tensor(array) for name, array in arrays.items() if array is not None}
     steps: list[Step] = []
-    with warnings.catch_warnings(), recording(twin.torch, steps):
+    with warnings.catch_warnings(), recording(model, steps):
         warnings.simplefilter("ignore")
-        out = twin.torch.generate(
+        out = model.generate(
             torch.tensor(case.input_ids), **given, **case.options,
             do_sample=False, output_scores=True, return_dict_in_generate=True,
         )  # fmt: skip
     beams = case.options["num_beams"] > 1
-    log_probs = twin.torch.compute_transition_scores(
+    log_probs = model.compute_transition_scores(
         out.sequences, out.scores, out.beam_indices if beams else None, normalize_logits=not beams
     )
     scores = out.sequences_scores.numpy() if beams else None
@@ -125,10 +137,8 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
             delattr(model, name)
 
 
-def ours(case: Case) -> Generated:
-    return generate(
-        checkpoint(case.checkpoint)[1], case.input_ids, case.attention_mask, case.decoder_input_ids, **case.options
-    )
+def ours(case: Case, prepared: Prepared) -> Generated:
+    return generate(prepared, case.input_ids, case.attention_mask, case.decoder_input_ids, **case.options)
 
 
 class Outcome(NamedTuple):
@@ -141,11 +151,11 @@ class Outcome(NamedTuple):
         return bool(self.problem) and self.margin < NEAR
 
 
-def compare(case: Case) -> Outcome:
-    """Tokens, sequence scores and per-token log-probabilities of a case."""
-    theirs, mine = reference(case), ours(case)
+def compare(case: Case, model: TorchModel, prepared: Prepared) -> Outcome:
+    """Tokens, sequence scores and per-token log-probabilities of a case; model and prepared have the same weights."""
+    theirs, mine = reference(case, model), ours(case, prepared)
     if mine.sequences.shape != theirs.sequences.shape or not np.array_equal(mine.sequences, theirs.sequences):
-        margin = beam_margin(case, theirs) if theirs.steps else greedy_margin(mine, theirs)
+        margin = beam_margin(case, prepared, theirs) if theirs.steps else greedy_margin(mine, theirs)
         return Outcome(case, f"tokens differ\n  ours   {mine.sequences}\n  theirs {theirs.sequences}", margin)
     prompt = theirs.sequences.shape[1] - theirs.log_probs.shape[1]
     real = np.arange(theirs.sequences.shape[1]) < mine.lengths[:, None]
@@ -192,19 +202,18 @@ def greedy_margin(mine: Generated, theirs: Reference) -> float:
     return max(margins, default=np.inf)
 
 
-def beam_margin(case: Case, theirs: Reference) -> float:
+def beam_margin(case: Case, prepared: Prepared, theirs: Reference) -> float:
     """Run both searches side by side, step by step; the margin of the first step that differs, the most of all rows."""
-    prepared = checkpoint(case.checkpoint)[1]
     ids, mask = check_source(case.input_ids, case.attention_mask, prepared.config)
-    rows = option_module.resolve(prepared.generation, prepared.config, case.options, None, len(ids))
+    rows = resolve(prepared.generation, prepared.config, case.options, None, len(ids))
     prompts = check_prompts(case.decoder_input_ids, rows, prepared.config)
     state = start(prepared, ids, mask, prompts, rows, [0] * len(ids))
     for _ in range(len(prompts[0]) - 1):
-        state = decoding.decode(prepared.weights, prepared.config, state, 1, False)
+        state = decode(prepared.weights, prepared.config, state, 1, False)
     margins: dict[int, float] = {}
     stopped: dict[int, float] = {}
     for step in theirs.steps:
-        state = decoding.decode(prepared.weights, prepared.config, state, 1, False)
+        state = decode(prepared.weights, prepared.config, state, 1, False)
         running, finished = np.asarray(state.tokens), np.asarray(state.finished.tokens)
         valid, done = np.asarray(state.finished.valid), np.asarray(state.done)
         width = step.running.shape[2]
