@@ -212,13 +212,18 @@ class RivalFailed(Exception):
 class Worker:
     """A rival's process; started at once, idle between two answers."""
 
-    def __init__(self, name: str, folder: pathlib.Path, patience: float = 300) -> None:
+    def __init__(
+        self, name: str, folder: pathlib.Path, patience: float = 300, checkout: pathlib.Path | None = None,
+        python: str = sys.executable,
+    ) -> None:  # fmt: skip
+        """checkout: the folder whose code runs, instead of the working directory's; python: its interpreter."""
         self.name = name
-        command = [sys.executable, "-m", "benchmarks.rivals", name, str(folder)]
+        command = [python, "-m", "benchmarks.rivals", name, str(folder)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "TRANSFORMERS_VERBOSITY": "error"}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+            cwd=checkout,
+        )  # fmt: skip
         self.load_seconds = self._answer(patience)["load_seconds"]
 
     def prepare(self, work: Work, patience: float = 300) -> dict[str, Any]:

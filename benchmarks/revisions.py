@@ -1,0 +1,92 @@
+"""Generation by this checkout beside another checkout of the project: is anything slower than before?
+
+    git worktree add ../before REVISION
+    python -m benchmarks.revisions ../before base-b1-greedy tiny-text --record benchmarks/records/<date>_revisions
+
+Either checkout runs in a process of its own, which is idle while the other one works; they take turns, and each round
+begins with the other one. A ratio is the time of the other checkout over the time of this one: above 1 this one is
+faster. `--python` names the interpreter of the other checkout where it needs an environment of its own. The exit status
+is 1 if a cell's ratio is below `--least` or if the two wrote different tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from benchmarks.cells import Cell, work_of
+from benchmarks.checkpoints import TINY, folder_of
+from benchmarks.generation import chosen
+from benchmarks.machine import circumstances
+from benchmarks.rivals import Worker
+
+PATIENCE = 300.0  # seconds for a first run, compilation included
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def compare(cell: Cell, workers: dict[str, Worker], rounds: int) -> dict[str, Any]:
+    """The medians of both checkouts in a cell, their ratio, and whether they wrote the same tokens."""
+    work = work_of(cell, TINY / "examples.jsonl")
+    tokens = {name: worker.prepare(work, PATIENCE)["tokens"] for name, worker in workers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    order = list(workers)
+    for _ in range(rounds):
+        for name in order:
+            seconds[name].append(workers[name].run(PATIENCE)["seconds"])
+        order.reverse()
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "ratio": round(medians["before"] / medians["now"], 3),
+        "seconds": {name: round(value, 4) for name, value in medians.items()},
+        "all_seconds": {name: [round(value, 4) for value in values] for name, values in seconds.items()},
+        "tokens_equal": tokens["before"] == tokens["now"],
+    }
+
+
+def revision(checkout: pathlib.Path) -> str:
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=pathlib.Path, help="the other checkout's folder")
+    parser.add_argument("cells", nargs="*", help="parts of the names of benchmarks.generation's cells")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter for the other checkout")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--least", type=float, default=0.97, help="the ratio below which a cell counts as slower")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
+    arguments = parser.parse_args()
+    sides = {"before": (arguments.before.resolve(), arguments.python), "now": (ROOT, sys.executable)}
+    about = circumstances(("jax", "jaxlib", "numpy"))
+    record: dict[str, Any] = {"revisions": {name: revision(folder) for name, (folder, _) in sides.items()}}
+    record |= {"circumstances": about, "cells": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        for cell in chosen(arguments.cells):
+            folder = folder_of(arguments.cache or pathlib.Path(temporary), cell.model).resolve()
+            workers = {
+                name: Worker("ours", folder, checkout=checkout, python=python)
+                for name, (checkout, python) in sides.items()
+            }
+            try:
+                figures = compare(cell, workers, arguments.rounds)
+            finally:
+                for worker in workers.values():
+                    worker.close()
+            record["cells"][cell.name] = figures
+            print(f"{cell.name:28} {figures['ratio']:.3f}  tokens equal: {figures['tokens_equal']}", flush=True)
+            arguments.record.mkdir(parents=True, exist_ok=True)
+            (arguments.record / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    cells = record["cells"].values()
+    return int(any(cell["ratio"] < arguments.least or not cell["tokens_equal"] for cell in cells))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
