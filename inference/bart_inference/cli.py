@@ -1,4 +1,7 @@
-"""The command line of `python bart_oneliner.py` and `bart-oneliner`: summaries of texts, files or bundled documents."""
+"""The command line of `python bart_oneliner.py` and `bart-oneliner`: summaries of texts, files or bundled documents.
+
+jax is imported when the arguments are known to be good, so `--help` and a mistake are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,10 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import numpy as np
-
-from bart_inference.checkpoint import CheckpointError, Model, embedded, load
-from bart_inference.generation.options import as_ids, resolve
-from bart_inference.generation.stream import stream
-from bart_inference.inputs import encode_within, require_tokenizer
-from bart_inference.model.layout import prepare
-from bart_inference.tasks.summarize import summarize
-from bart_inference.tokenization import decode_text
-from bart_oneliner import bart
+if TYPE_CHECKING:
+    from bart_inference import Model
 
 
 class Document(NamedTuple):
@@ -63,6 +57,8 @@ def documents(args: argparse.Namespace) -> list[Document]:
         return [Document("text", args.text)]
     if args.file:
         return [Document(name, Path(name).read_text(encoding="utf-8")) for name in args.file]
+    from bart_inference.checkpoint import embedded
+
     lines = (embedded() / "examples.jsonl").read_text(encoding="utf-8").splitlines()
     examples = [json.loads(line) for line in lines]
     return [Document(e["package"], e["document"], e["summary"]) for e in examples]
@@ -70,6 +66,14 @@ def documents(args: argparse.Namespace) -> list[Document]:
 
 def one_line_summary(model: Model, text: str, **options: Any) -> str:
     """The greedy summary by `bart` alone: a whole forward for every token, the highest logit each time."""
+    import jax
+    import numpy as np
+
+    from bart_inference.generation.options import as_ids, resolve
+    from bart_inference.inputs import encode_within, require_tokenizer
+    from bart_inference.tokenization import decode_text
+    from bart_oneliner import bart
+
     config = model.config
     if config.activation_function != "gelu" or config.scale_embedding:
         raise ValueError("the one line is BART as published: gelu and unscaled embeddings")
@@ -93,6 +97,9 @@ def one_line_summary(model: Model, text: str, **options: Any) -> str:
 
 
 def summaries(model: Model, texts: Sequence[str], args: argparse.Namespace) -> Iterator[str]:
+    from bart_inference import prepare, summarize
+    from bart_inference.generation.stream import stream
+
     options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     options = {name: value for name, value in options.items() if value is not None}
     if args.one_line:
@@ -132,14 +139,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     warnings.showwarning = notice
     try:
-        begun = time.perf_counter()
         found = documents(args)
+        import jax
+
+        from bart_inference import load
+
+        begun = time.perf_counter()
         model = load(args.model)
         loaded = time.perf_counter()
         for document, summary in zip(found, summaries(model, [d.text for d in found], args), strict=True):
             show(document, summary, args)
         done = time.perf_counter()
-    except (CheckpointError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         notice(str(error))
         return 1
     if args.text is None and not args.file and not args.json:

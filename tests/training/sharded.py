@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from bart_training.data import Batch
-from bart_training.loop import Options, train
+from bart_training.loop import train
+from bart_training.options import Options
 
 import bart_oneliner
 from bart_oneliner import Config, Params

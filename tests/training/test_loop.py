@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from bart_training import loop
 from bart_training.data import Batch, Batches
-from bart_training.loop import Options, schedule, train
+from bart_training.loop import schedule, train
+from bart_training.options import Options
 
 from tests.training import sharded
 

@@ -4,8 +4,6 @@ AdamW with warm-up, a constant plateau and a linear decay to zero over the last 
 https://arxiv.org/abs/2405.18392): unlike a cosine, the plateau may be made longer or shorter while the run goes on.
 """
 
-import argparse
-import dataclasses
 import functools
 import json
 import os
@@ -25,40 +23,7 @@ from tqdm import tqdm
 import bart_oneliner
 from bart_oneliner import Config, Params
 from bart_training.data import Batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    steps: int
-    learning_rate: float = 5e-4
-    warmup: int = 100
-    decay: int = 0  # the last steps, over which the learning rate falls to zero
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    label_smoothing: float = 0.0
-    accumulate: int = 1  # batches that make one update
-    bfloat16: bool = False  # compute in bfloat16, keep the weights and the optimiser in float32: for TPUs
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 10
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "Options":
-        return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The run's folder, the batch size and every field of Options."""
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run: state.npz, log.jsonl")
-    parser.add_argument("--batch-size", type=int, default=32)
-    for field in dataclasses.fields(Options):
-        flag = f"--{field.name.replace('_', '-')}"
-        if field.default is dataclasses.MISSING:
-            parser.add_argument(flag, type=int, required=True)
-        elif isinstance(field.default, bool):
-            parser.add_argument(flag, action="store_true")
-        else:
-            parser.add_argument(flag, type=type(field.default), default=field.default)
+from bart_training.options import Options
 
 
 def schedule(options: Options) -> optax.Schedule:

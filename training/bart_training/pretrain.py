@@ -4,10 +4,19 @@ BART's text infilling and sentence permutation in half of the batches, copying i
 (`bart_training.objectives`): it puts a loss on copying from the first step on.
 """
 
-from bart_training.stage import main
+import sys
+from collections.abc import Sequence
+
+from bart_training import stage
 
 LIMITS = {48: 0.87, 64: 0.10, 128: 0.03}
 MIX = {"infill": 0.5, "lead": 0.25, "span": 0.25}
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    prog = "python -m bart_training.pretrain"
+    return stage.run(prog, __doc__, argv, LIMITS, target_buckets=[16, 32, 48, 64, 128], mix=MIX)
+
+
 if __name__ == "__main__":
-    main(__doc__, LIMITS, target_buckets=[16, 32, 48, 64, 128], mix=MIX)
+    sys.exit(main())

@@ -2,19 +2,40 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 
-from bart_training.data import Batches, read_records
-from bart_training.loop import Options, add_arguments, train
-from bart_training.objectives import mixture
-from bart_training.start import add_start_arguments, load_tokenizer, start
+from bart_training.options import Options, add_arguments
+
+EXTRA = ("optax", "tqdm")  # what training needs besides the model, from the extra `train`
 
 
-def main(description: str | None, limits: dict[int, float], target_buckets: list[int], mix: dict[str, float]) -> None:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_start_arguments(parser)
+def run(
+    prog: str,
+    description: str | None,
+    argv: Sequence[str] | None,
+    limits: dict[int, float],
+    target_buckets: list[int],
+    mix: dict[str, float],
+) -> int:
+    """Run a stage; its exit status is 2 where the arguments are wrong or the extra `train` is missing."""
+    parser = argparse.ArgumentParser(
+        prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_arguments(parser)
     parser.add_argument("--mix", type=json.loads, default=mix, help="share of each objective, as JSON")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    try:
+        from bart_training.loop import train
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        print(f"{prog}: {error.name} is missing: pip install 'bart-oneliner[train]'", file=sys.stderr)
+        return 2
+    from bart_training.data import Batches, read_records
+    from bart_training.objectives import mixture
+    from bart_training.start import load_tokenizer, start
+
     tokenizer = load_tokenizer(args.tokenizer)
     records = read_records(args.corpus / "train.jsonl.gz")
     params, config = start(args, tokenizer, [record["document"] for record in records])
@@ -26,3 +47,4 @@ def main(description: str | None, limits: dict[int, float], target_buckets: list
     make = mixture(args.mix, records, tokenizer)
     batches = Batches(lengths, make, args.batch_size, limits, target_buckets, config.pad_token_id, args.seed)
     train(params, config, batches, Options.of(args), args.run)
+    return 0

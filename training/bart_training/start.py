@@ -15,16 +15,6 @@ from bart_oneliner import Config, Params
 from bart_training import warmstart
 
 
-def add_start_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with train.jsonl.gz")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
-    parser.add_argument("--start", type=Path, help="folder of a model to start from")
-    parser.add_argument("--config", type=Path, help="config.json of a new model")
-    parser.add_argument("--bert", type=Path, help="start the new model from this BERT-like encoder")
-    parser.add_argument("--copying-heads", type=int, default=8, help="with --bert: see bart_training.warmstart")
-    parser.add_argument("--dropout", type=float, default=0.1, help="0 for less than two or three epochs")
-
-
 def load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 

@@ -1,0 +1,46 @@
+"""The command line of a training stage. Imports neither jax nor the extra `train`."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    steps: int
+    learning_rate: float = 5e-4
+    warmup: int = 100
+    decay: int = 0  # the last steps, over which the learning rate falls to zero
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    label_smoothing: float = 0.0
+    accumulate: int = 1  # batches that make one update
+    bfloat16: bool = False  # compute in bfloat16, keep the weights and the optimiser in float32: for TPUs
+    seed: int = 0
+    save_every: int = 200
+    log_every: int = 10
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Options":
+        return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a run starts from and is kept, its batch size, and every field of Options."""
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with train.jsonl.gz")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
+    parser.add_argument("--start", type=Path, help="folder of a model to start from")
+    parser.add_argument("--config", type=Path, help="config.json of a new model")
+    parser.add_argument("--bert", type=Path, help="start the new model from this BERT-like encoder")
+    parser.add_argument("--copying-heads", type=int, default=8, help="with --bert: see bart_training.warmstart")
+    parser.add_argument("--dropout", type=float, default=0.1, help="0 for less than two or three epochs")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run: state.npz, log.jsonl")
+    parser.add_argument("--batch-size", type=int, default=32)
+    for field in dataclasses.fields(Options):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.default is dataclasses.MISSING:
+            parser.add_argument(flag, type=int, required=True)
+        elif isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=type(field.default), default=field.default)
