@@ -90,7 +90,7 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     import jax
     import numpy as np
     from bart_inference import load, prepare
-    from bart_inference.buckets import LENGTHS, bucket
+    from bart_inference.buckets import source_bucket
     from bart_inference.generation.generate import jit_prefill, resolve, start
     from bart_inference.generation.search import decode
     from bart_inference.tokenization import pad
@@ -100,7 +100,7 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     prepared = prepare(load(folder))
     config = prepared.config
     ids, mask = pad(work["batches"][0], work["pad_token_id"])
-    empty = bucket(ids.shape[1], LENGTHS, config.max_position_embeddings) - ids.shape[1]
+    empty = source_bucket(ids.shape[1], config.max_position_embeddings) - ids.shape[1]
     ids, mask = (np.pad(x, ((0, 0), (0, empty))) for x in (ids, mask.astype(bool)))
     rows = resolve(prepared.generation, config, {"min_new_tokens": STEPS, **work["options"]}, None, len(ids))
     prompts = [[row.start_id] for row in rows]

@@ -1,67 +1,136 @@
-"""The rooms keep their promises: imports point down, the page stays a page, README says what is so."""
+"""Folders keep their promises: imports point down, the page stays a page, README says what is so.
+
+The rules of the server's folders are in tests/server/test_arrows.py, what starts without jax in tests/test_start.py.
+"""
 
 import ast
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import bart_inference
 import pytest
 
+from support import process
+
 ROOT = Path(__file__).resolve().parents[1]
-OURS = {"bart_oneliner", "bart_inference", "bart_server", "bart_client", "bart_proto", "bart_training"}
-MAY_IMPORT = {  # room -> which of ours its modules may import besides their own room
+PACKAGES = {"bart_oneliner", "bart_inference", "bart_server", "bart_client", "bart_proto", "bart_training"}
+OURS = PACKAGES | {"benchmarks", "support", "tests"}
+MAY_IMPORT = {  # folder -> which of ours its modules may import besides their own folder
     "bart_oneliner.py": {"bart_inference"},  # its demo only: see test_the_page_imports_nothing_of_ours
     "inference/bart_inference": {"bart_oneliner"},
     "training/bart_training": {"bart_inference", "bart_oneliner"},
     "server/bart_server": {"bart_inference", "bart_oneliner", "bart_proto"},
     "clients/python/bart_client": {"bart_proto"},
+    "support": PACKAGES,
+    "benchmarks": PACKAGES | {"support"},
+    "tests": OURS,
 }
+TEST_BENCHMARKS = ("tests/benchmarks", "tests/tpu")  # the only tests that import benchmarks
+LAYERS = (  # of bart_inference, the lowest first: a module imports from the layers below and from its own folder
+    ("buckets", "tokenization", "generation.options", "generation.arrays"),
+    ("formats",),
+    ("checkpoint", "devices"),
+    ("model",),
+    ("inputs",),
+    ("generation",),
+    ("tasks",),
+    ("pipelines",),
+    ("cli",),
+)
+INFERENCE = ROOT / "inference" / "bart_inference"
 
 
-def python_files(room: str) -> list[Path]:
-    path = ROOT / room
+def python_files(folder: str) -> list[Path]:
+    path = ROOT / folder
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
-def imported(file: Path) -> set[str]:
-    names = set()
+def imported_names(file: Path) -> Iterator[tuple[str, str]]:
+    """Of each import of a file, inside functions too: the module, with what is taken from it, and its name here."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            for alias in node.names:
+                yield alias.name, alias.asname or alias.name.partition(".")[0]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", alias.asname or alias.name
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_point_down_only(room):
-    own = Path(room).stem
-    for file in python_files(room):
-        wrong = (imported(file) & OURS) - MAY_IMPORT[room] - {own}
-        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}, its room may import {MAY_IMPORT[room]}"
+def imported(file: Path) -> set[str]:
+    return {module.partition(".")[0] for module, _ in imported_names(file)}
 
 
-@pytest.mark.parametrize("module", ["bart_oneliner", "bart_inference", "bart_inference.cli"])
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_down_only(folder):
+    for file in python_files(folder):
+        wrong = (imported(file) & OURS) - MAY_IMPORT[folder] - {Path(folder).stem}
+        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}, its folder may import {MAY_IMPORT[folder]}"
+
+
+def test_only_the_tests_of_benchmarks_import_them():
+    for file in python_files("tests"):
+        path = file.relative_to(ROOT).as_posix()
+        assert path.startswith(TEST_BENCHMARKS) or "benchmarks" not in imported(file), f"{path} imports a benchmark"
+
+
+def layer_of(module: str) -> int | None:
+    """The layer of a module of bart_inference, by the longest of LAYERS' names that it begins with."""
+    layers = {name: index for index, names in enumerate(LAYERS) for name in names}
+    parts = module.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((layers[prefix] for prefix in prefixes if prefix in layers), None)
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in sorted(INFERENCE.rglob("*.py")) if f.name != "__init__.py"], ids=lambda f: f.stem
+)
+def test_imports_inside_bart_inference_point_down_only(file):
+    module = ".".join(file.relative_to(INFERENCE).with_suffix("").parts)
+    own = layer_of(module)
+    assert own is not None, f"bart_inference.{module} is in none of LAYERS"
+    for name, _ in imported_names(file):
+        package, _, other = name.partition(".")
+        other = bart_inference.MODULES.get(other, other)  # what bart_inference/__init__.py gives
+        if package != "bart_inference" or (layer := layer_of(other)) is None:
+            continue
+        same_folder = "." in module and module.split(".")[0] == other.split(".")[0]
+        assert layer < own or same_folder, f"bart_inference.{module} imports bart_inference.{other}, which is not below"
+
+
+def test_no_module_assigns_into_another_of_ours():
+    for folder in MAY_IMPORT:
+        for file in python_files(folder):
+            modules = {here for module, here in imported_names(file) if is_module(module)}
+            for node in ast.walk(ast.parse(file.read_text())):
+                targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+                for target in targets:
+                    if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                        what = ast.unparse(target)
+                        assert target.value.id not in modules, f"{file.relative_to(ROOT)} assigns to {what}"
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is one of our modules."""
+    path = Path(*name.split("."))
+    roots = (ROOT, *(ROOT / folder for folder in ("inference", "server", "training", "clients/python")))
+    return any((root / path).with_suffix(".py").is_file() or (root / path).is_dir() for root in roots)
+
+
+@pytest.mark.parametrize("module", ["bart_oneliner", "bart_inference.generation.generate", "bart_inference.cli"])
 def test_running_the_model_imports_neither_torch_nor_transformers(module):
     probe = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'bart_server') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, env=environment())
-    assert found.stdout.strip() == "[]", f"importing {module} imports {found.stdout}"
+    assert process.run(probe).stdout.strip() == "[]", f"{module} imports one of them"
 
 
 def test_the_page_imports_nothing_of_ours_until_its_demo_runs():
-    probe = (
-        "import sys, bart_oneliner; print([m for m in sys.modules if m.startswith('bart_') and m != 'bart_oneliner'])"
-    )
-    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, env=environment())
-    assert found.stdout.strip() == "[]"
+    probe = "import sys, bart_oneliner; print([m for m in sys.modules if m.startswith('bart_')])"
+    assert process.run(probe).stdout.strip() == "['bart_oneliner']"
 
 
-def environment() -> dict[str, str]:
-    import os
-
-    paths = [str(ROOT), str(ROOT / "inference"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+def test_support_is_one_package_in_a_spawned_process_too():
+    probe = "import support.echo, support.process; print(support.__file__)"
+    assert process.run(probe).stdout.strip() == str(ROOT / "support" / "__init__.py")
 
 
 def test_readme_quotes_the_one_line_and_counts_right():

@@ -1,4 +1,7 @@
-"""Shape buckets: arbitrary batch sizes and lengths go to few compiled programs. Our padding changes no token."""
+"""Shape buckets: arbitrary batch sizes and lengths go to few compiled programs. Our padding changes no token.
+
+Imports no jax.
+"""
 
 from __future__ import annotations
 
@@ -19,3 +22,23 @@ def bucket(n: int, sizes: Sequence[int], limit: int | None = None) -> int:
     if limit is not None and n <= limit:
         return limit
     raise ValueError(f"{n} is beyond the largest bucket, {limit or sizes[-1]}")
+
+
+def batch_bucket(n: int, devices: int = 1) -> int:
+    """The smallest batch that holds n rows and gives every device a bucket of the same size."""
+    return devices * bucket(-(-n // devices), BATCHES)
+
+
+def largest_batch(devices: int = 1) -> int:
+    """Rows of the largest batch that one program takes."""
+    return devices * BATCHES[-1]
+
+
+def source_bucket(n: int, limit: int) -> int:
+    """Positions that sources of n tokens are padded to, for a position table of `limit`."""
+    return bucket(n, LENGTHS, limit)
+
+
+def target_bucket(n: int, limit: int) -> int:
+    """Positions of the buffers in which n tokens are generated, for a position table of `limit`."""
+    return bucket(n, TARGETS, limit)

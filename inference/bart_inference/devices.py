@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bart_inference.buckets import BATCHES, bucket
 from bart_oneliner import Params
 
 ROWS = PartitionSpec("data")
@@ -38,15 +37,8 @@ def mesh_of(weights: Params) -> Mesh | None:
     return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
 
 
-def rows_bucket(n: int, mesh: Mesh | None) -> int:
-    """The smallest batch that holds n rows and gives every device a bucket of the same size."""
-    devices = mesh.size if mesh else 1
-    return devices * bucket(-(-n // devices), BATCHES)
-
-
-def most_rows(mesh: Mesh | None) -> int:
-    """The largest batch of one program."""
-    return BATCHES[-1] * (mesh.size if mesh else 1)
+def device_count(mesh: Mesh | None) -> int:
+    return mesh.size if mesh else 1
 
 
 def on_rows(

@@ -1,6 +1,6 @@
 """Several devices share the rows and exchange nothing."""
 
-from support import devices
+from support.process import run_on_devices
 
 PROGRAM = """
 import jax, numpy as np
@@ -41,5 +41,5 @@ print("held")
 
 
 def test_eight_devices_give_the_tokens_of_one_and_exchange_nothing() -> None:
-    ended = devices.run(PROGRAM, 8)
+    ended = run_on_devices(PROGRAM, 8)
     assert ended.stdout == "held\n", ended.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from bart_inference.model import onednn
 from bart_oneliner import greedy
 from tests.inference.cases import OPTIONS, checkpoint, draw_batch
 
-GENERATE = importlib.import_module("bart_inference.generation.generate")  # the function of that name hides it
 SAME = 1e-5  # what another shape may change in a score: float32 sums in another order
 COMPILED = "/jax/core/compile/backend_compile_duration"
 WAYS: list[dict[str, Any]] = [
@@ -66,9 +64,9 @@ def test_buckets_batch_size_and_dummy_rows_do_not_matter(way: dict[str, Any], mo
     expected = generate(prepared, ids, mask, max_length=24, **way)
     padded = np.pad(ids, ((0, 0), (0, 7)), constant_values=1), np.pad(mask, ((0, 0), (0, 7)))
     assert_same(generate(prepared, *padded, max_length=24, **way), expected, "padding of the caller's")
-    monkeypatch.setattr(GENERATE, "LENGTHS", (48,))
-    monkeypatch.setattr(GENERATE, "TARGETS", (48,))
-    monkeypatch.setattr("bart_inference.devices.BATCHES", (8,))
+    monkeypatch.setattr("bart_inference.buckets.LENGTHS", (48,))
+    monkeypatch.setattr("bart_inference.buckets.TARGETS", (48,))
+    monkeypatch.setattr("bart_inference.buckets.BATCHES", (8,))
     assert_same(generate(prepared, ids, mask, max_length=24, **way), expected, "larger buckets")
     per_row = way.get("num_return_sequences", 1)
     alone = generate(prepared, ids[1:2], mask[1:2], max_length=24, **way)
@@ -147,7 +145,7 @@ def test_a_batch_beyond_the_largest_bucket_runs_in_pieces(monkeypatch: pytest.Mo
     prepared = checkpoint("uneven")[1]
     ids, mask = sources(B=11)
     lengths = [{"max_length": n} for n in (18, 19, 30, 18, 19, 20, 21, 18, 18, 18, 18)]
-    monkeypatch.setattr("bart_inference.devices.BATCHES", (4,))
+    monkeypatch.setattr("bart_inference.buckets.BATCHES", (4,))
     whole = generate(prepared, ids, mask, options=lengths)
     assert whole.sequences.shape == (11, whole.lengths.max())
     for i in (0, 2, 9):

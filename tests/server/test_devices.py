@@ -2,7 +2,7 @@
 
 import pytest
 
-from support import devices
+from support.process import run_on_devices
 
 PROGRAM = """
 import jax
@@ -40,5 +40,5 @@ print("equal")
 
 @pytest.mark.parametrize(("workers", "count"), [(1, 5), (3, 40)])
 def test_rows_on_two_devices_are_each_as_alone(workers, count):
-    ended = devices.run(f"WORKERS, COUNT = {workers}, {count}" + PROGRAM, 2)
+    ended = run_on_devices(f"WORKERS, COUNT = {workers}, {count}" + PROGRAM, 2)
     assert ended.stdout == "equal\n", ended.stderr

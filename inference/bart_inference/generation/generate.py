@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bart_inference.buckets import LENGTHS, TARGETS, bucket
+from bart_inference.buckets import batch_bucket, largest_batch, source_bucket, target_bucket
 from bart_inference.checkpoint import Model
-from bart_inference.devices import jit_on_rows, mesh_of, most_rows, rows_bucket
+from bart_inference.devices import device_count, jit_on_rows, mesh_of
 from bart_inference.generation.arrays import pack
 from bart_inference.generation.options import Options, resolve
 from bart_inference.generation.search import State, begin, decode, hypotheses
@@ -56,7 +56,7 @@ def generate(
     prompts = check_prompts(decoder_input_ids, rows, prepared.config)
     copies = rows[0].num_return_sequences if rows[0].num_beams == 1 else 1  # samples are rows of their own
     jobs = [(i, copy) for i in range(len(ids)) for copy in range(copies)]
-    pieces, most = [], most_rows(mesh_of(prepared.weights))
+    pieces, most = [], largest_batch(device_count(mesh_of(prepared.weights)))
     for first in range(0, len(jobs), most):
         at, copy = (list(column) for column in zip(*jobs[first : first + most], strict=True))
         of = [rows[i] for i in at]
@@ -87,9 +87,10 @@ def start(
     """A state ready to decode, in the smallest buckets that hold it; rows behind the given ones are done dummies."""
     config, n = prepared.config, len(rows)
     mesh = mesh_of(prepared.weights)
-    B, S = rows_bucket(n, mesh), bucket(ids.shape[1], LENGTHS, config.max_position_embeddings)
+    limit = config.max_position_embeddings
+    B, S = batch_bucket(n, device_count(mesh)), source_bucket(ids.shape[1], limit)
     longest = max(row.lengths(len(prompt), config)[1] for row, prompt in zip(rows, prompts, strict=True))
-    T = bucket(longest, TARGETS, config.max_position_embeddings)
+    T = target_bucket(longest, limit)
     more = B - n
     padded_ids = np.pad(ids, ((0, more), (0, S - ids.shape[1])), constant_values=-1)
     padded_mask = np.pad(mask, ((0, more), (0, S - mask.shape[1])))

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bart_inference.buckets import LENGTHS, bucket
+from bart_inference.buckets import batch_bucket, largest_batch, source_bucket
 from bart_inference.checkpoint import CheckpointError, Model
-from bart_inference.devices import jit_on_rows, mesh_of, most_rows, rows_bucket
+from bart_inference.devices import device_count, jit_on_rows, mesh_of
 from bart_inference.model import transformer
 from bart_inference.model.layout import Prepared, prepare
 from bart_oneliner import Array, Config, Params, shift_right
@@ -34,11 +34,12 @@ def with_head(model: Model | Prepared, name: str) -> Prepared:
 def in_buckets(f: Callable[..., Any], prepared: Prepared, *arrays: np.ndarray) -> list[np.ndarray]:
     """f(weights, config, …) on arrays (B,S) padded to the buckets' shapes -> its float arrays (B,…) for our rows."""
     limit, pieces, mesh = prepared.config.max_position_embeddings, [], mesh_of(prepared.weights)
-    most = most_rows(mesh)
+    devices = device_count(mesh)
+    most = largest_batch(devices)
     for first in range(0, len(arrays[0]), most):
         piece = [a[first : first + most] for a in arrays]
         n = len(piece[0])
-        more = [(rows_bucket(n, mesh) - n, bucket(a.shape[1], LENGTHS, limit) - a.shape[1]) for a in piece]
+        more = [(batch_bucket(n, devices) - n, source_bucket(a.shape[1], limit) - a.shape[1]) for a in piece]
         padded = [np.pad(a, ((0, rows), (0, columns))) for a, (rows, columns) in zip(piece, more, strict=True)]
         outputs = jit_on_rows(mesh, f)(prepared.weights, prepared.config, *padded)
         pieces.append([np.asarray(x, np.promote_types(x.dtype, np.float32))[:n] for x in outputs])
