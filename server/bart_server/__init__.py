@@ -1,16 +1,39 @@
-"""The gRPC server for BART: `python -m bart_server`.
+"""BART as a service: `python -m bart_server` over gRPC, or `Runtime(Settings())` within another program.
 
-One request's life:
+The way of one parameter, `options.num_beams` of `Summarize`, from the wire to the device and back. Each file is opened
+once; what is said of the way back is in it too.
 
-    guard      who may call; every error becomes a gRPC status
-    service    count, bytes and fields are checked; a refusal here costs nothing
-    scheduler  a place is reserved (refused at once when the house is full)
-    text       the text becomes token ids, a long one in a thread pool
-    engine     the options are checked and packed; the request gets a lane: beam width, sampling, source length
-    scheduler  admitted by padded tokens x beams, queued by deadline, encoded with others, inserted into free rows of
-               the running batch; after each chunk of steps tokens are delivered, finished and cancelled rows leave
-    text       token ids become text again
-    service    the answer, or the stream's next piece
-
-`types` says what the layers tell each other, `fake` is an engine to compute by hand, `engine` the one that runs BART.
+    transport/grpc_server.py    bytes become a SummarizeRequest, the deadline and the token's owner a Call.
+                                Back: the response becomes bytes; an error becomes a status with trailers.
+    runtime.py                  `call` hands both to the services; `observe` counts, logs and traces the call.
+    services/methods.py         the method's name leads to its function, here SummarizationService.summarize.
+    services/summarization.py   model, fields and sizes are checked, places are taken, answers are awaited.
+    services/conversion.py      `options` makes {"num_beams": 4} of the message.
+                                Back: `summary` makes the response of what the engine has found.
+    services/backend.py         `plan` tokenizes the text, and asks the engine for requests.
+    engine/engine.py            `requests` refuses a width that is not compiled, and gives the request its lane.
+                                Later the lane's programs run: encode, insert, step with 4 beams a row, results.
+    scheduling/session.py       `submit` takes the request across to the scheduler's threads.
+                                Back: the events of the worker's thread wake the function on the event loop.
+    scheduling/scheduler.py     the request waits in its lane's queue, gets a row, is decoded a chunk at a time.
+                                Back: `_harvest` delivers the hypotheses of rows that are finished.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bart_server.runtime import Runtime
+    from bart_server.scheduling.errors import RequestError
+    from bart_server.services.call import Call
+    from bart_server.settings import Settings
+
+__all__ = ["Call", "RequestError", "Runtime", "Settings"]
+MODULES = {"Call": "services.call", "RequestError": "scheduling.errors", "Runtime": "runtime", "Settings": "settings"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is asked for, so that `--help` loads nothing."""
+    if name not in MODULES:
+        raise AttributeError(f"module 'bart_server' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bart_server.{MODULES[name]}"), name)

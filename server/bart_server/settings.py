@@ -17,7 +17,7 @@ EMBEDDED = "embedded"  # the path that means the checkpoint that comes with the 
 PREFIX = "BART_SERVER_"
 
 
-class ConfigError(ValueError):
+class SettingsError(ValueError):
     """A setting that cannot be. The message names the flag, the limit and the value."""
 
 
@@ -26,7 +26,7 @@ def setting(default: Any, help: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Config:
+class Settings:
     """See each field's help."""
 
     model: tuple[str, ...] = setting(
@@ -87,25 +87,30 @@ class Config:
         return dict(entry.split("=", 1) for entry in self.model)
 
 
-def check(config: Config) -> None:
-    """Raises ConfigError for the first setting that cannot be."""
-    names = [entry.partition("=")[0] for entry in config.model]
-    for entry in config.model:
+def check(settings: Settings) -> None:
+    """Raises SettingsError for the first setting that cannot be."""
+    names = [entry.partition("=")[0] for entry in settings.model]
+    for entry in settings.model:
         name, separator, path = entry.partition("=")
         need(bool(name and separator and path), "model", entry, "NAME=PATH")
     need(bool(names) and len(set(names)) == len(names), "model", names, "at least one, all of different names")
-    need(0 <= config.port <= 65535, "port", config.port, "between 0 and 65535")
-    need(config.platform in ("cpu", "tpu", "cuda"), "platform", config.platform, "cpu, tpu or cuda")
-    need(config.dtype in ("float32", "bfloat16"), "dtype", config.dtype, "float32 or bfloat16")
-    need(config.log_level in ("debug", "info", "warning", "error"), "log_level", config.log_level, "a level")
+    need(0 <= settings.port <= 65535, "port", settings.port, "between 0 and 65535")
+    need(settings.platform in ("cpu", "tpu", "cuda"), "platform", settings.platform, "cpu, tpu or cuda")
+    need(settings.dtype in ("float32", "bfloat16"), "dtype", settings.dtype, "float32 or bfloat16")
+    need(settings.log_level in ("debug", "info", "warning", "error"), "log_level", settings.log_level, "a level")
     for name in ("beams", "sampling_beams", "rows", "sources"):
-        values = getattr(config, name)
+        values = getattr(settings, name)
         need(
             values == tuple(sorted(set(values))) and all(v > 0 for v in values), name, values, "positive and ascending"
         )
-    need(bool(config.beams) and bool(config.rows), "beams and rows", (config.beams, config.rows), "at least one each")
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+    need(
+        bool(settings.beams) and bool(settings.rows),
+        "beams and rows",
+        (settings.beams, settings.rows),
+        "at least one each",
+    )
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
         if (field.name.startswith("max_") and field.type is int) or field.name in (
             "chunk",
             "workers",
@@ -116,29 +121,34 @@ def check(config: Config) -> None:
             need(value >= 1, field.name, value, "at least 1")
         if field.type is float or field.name == "target":
             need(0 <= value < 1e6, field.name, value, "at least 0")
-    need(bool(config.tls_cert) == bool(config.tls_key), "tls_cert", config.tls_cert, "given together with --tls-key")
     need(
-        not config.tls_client_ca or bool(config.tls_cert),
+        bool(settings.tls_cert) == bool(settings.tls_key),
+        "tls_cert",
+        settings.tls_cert,
+        "given together with --tls-key",
+    )
+    need(
+        not settings.tls_client_ca or bool(settings.tls_cert),
         "tls_client_ca",
-        config.tls_client_ca,
+        settings.tls_client_ca,
         "given with --tls-cert",
     )
     for name in ("tls_cert", "tls_key", "tls_client_ca", "token_file"):
-        path = getattr(config, name)
+        path = getattr(settings, name)
         need(not path or pathlib.Path(path).is_file(), name, path, "a file")
     need(
-        config.insecure or bool(config.tls_cert) or loopback(config.host),
+        settings.insecure or bool(settings.tls_cert) or loopback(settings.host),
         "host",
-        config.host,
+        settings.host,
         "a loopback address without --tls-cert; --insecure lifts this",
     )
-    if config.metrics != "off":
-        address_of(config.metrics)
+    if settings.metrics != "off":
+        address_of(settings.metrics)
 
 
 def need(holds: bool, name: str, value: Any, limit: str) -> None:
     if not holds:
-        raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, it has to be {limit}")
+        raise SettingsError(f"--{name.replace('_', '-')} is {value!r}, it has to be {limit}")
 
 
 def loopback(host: str) -> bool:
@@ -157,11 +167,11 @@ def address_of(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Config:
-    """Raises ConfigError, or SystemExit for --help and unknown flags."""
+def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Raises SettingsError, or SystemExit for --help and unknown flags."""
     parser = argparse.ArgumentParser(prog="python -m bart_server", description="Serves BART over gRPC.")
-    kinds = typing.get_type_hints(Config)
-    for field in dataclasses.fields(Config):
+    kinds = typing.get_type_hints(Settings)
+    for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
         default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         text = f"{field.metadata['help']} [{default if default != '' else 'none'}]"
@@ -172,17 +182,17 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         else:
             parser.add_argument(flag, metavar="X", help=text)
     flags = vars(parser.parse_args(arguments))
-    known = {PREFIX + field.name.upper(): field.name for field in dataclasses.fields(Config)}
+    known = {PREFIX + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     if unknown:
-        raise ConfigError(f"{', '.join(unknown)}: no such setting")
+        raise SettingsError(f"{', '.join(unknown)}: no such setting")
     values: dict[str, Any] = {}
     for variable, name in known.items():
         if flags[name] is not None:
             values[name] = read(name, kinds[name], flags[name])
         elif variable in environment:
             values[name] = read(name, kinds[name], environment[variable])
-    return Config(**values)
+    return Settings(**values)
 
 
 def read(name: str, kind: Any, value: Any) -> Any:
@@ -199,4 +209,4 @@ def read(name: str, kind: Any, value: Any) -> Any:
         return kind(value)
     except (ValueError, KeyError):
         wanted = getattr(kind, "__name__", str(kind)) if kind in (bool, int, float, str) else "a comma-separated list"
-        raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, it has to be {wanted}") from None
+        raise SettingsError(f"--{name.replace('_', '-')} is {value!r}, it has to be {wanted}") from None

@@ -168,7 +168,7 @@ def test_a_draining_server_is_left_for_another_one(start):
             thread.start()
             stepping.wait()
             first.signal()
-            wait_until(lambda: not first.app.health.serving)
+            wait_until(lambda: not first.process.health.serving)
             assert [client.summarize(f"t{index}").text for index in range(6)] == [f"t{index}" for index in range(6)]
             stepping.open()
             thread.join(PATIENCE)

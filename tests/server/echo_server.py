@@ -7,8 +7,6 @@ import os
 import threading
 
 from bart_server.__main__ import main
-from bart_server.services.models import Served
-from bart_server.services.text import Text
 
 from support.echo import FakeEngine
 from support.tokenizer import byte_tokenizer
@@ -19,11 +17,12 @@ def hold(verb, requests):
         threading.Event().wait()
 
 
-def load(config, metrics, stop):
+def load(settings, path, stop):
     engine = FakeEngine(on_call=hold)
     engine.compile(stop)
-    return [Served("echo", engine, Text(byte_tokenizer(), 64))]
+    return engine, byte_tokenizer()
 
 
 if __name__ == "__main__":
+    os.environ["BART_SERVER_MODEL"] = "echo=echo"
     main(load)

@@ -9,14 +9,13 @@ from typing import Any
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2_grpc
-from bart_server.app import App, Exit
+from bart_server.process import Exit, Process
+from bart_server.runtime import Load
 from bart_server.scheduling.contract import Delta, Event, Failure, Finish
 from bart_server.scheduling.scheduler import Scheduler
-from bart_server.services.models import Served
-from bart_server.services.text import Text
-from bart_server.settings import Config
-from bart_server.telemetry.metrics import Metrics
+from bart_server.settings import Settings
 from bart_server.telemetry.tracing import Tracer
+from tokenizers import Tokenizer
 
 from support.echo import FakeEngine
 from support.tokenizer import byte_tokenizer
@@ -103,50 +102,50 @@ class Gate:
 
 
 class Running:
-    """An App on its own thread and event loop. load: what the App loads; the fake engine by default."""
+    """What a server's process does, on a thread and an event loop of its own. load: see Runtime; None: the engines."""
 
-    def __init__(self, *engines: FakeEngine, load: Callable[..., list[Served]] | None = None, **settings: Any) -> None:
+    def __init__(self, *engines: FakeEngine, load: Load | None = None, **settings: Any) -> None:
         self.engines = engines or (FakeEngine(),)
         tracer: Tracer | None = settings.pop("tracer", None)
-        self.config = Config(**({"host": "127.0.0.1", "port": 0, "metrics": "off", "chunk": 4} | settings))
-        self.app = App(self.config, load or self._load, tracer)
+        models = tuple(f"echo{index or ''}={index}" for index in range(len(self.engines)))
+        given = {"model": models, "host": "127.0.0.1", "port": 0, "metrics": "off", "chunk": 4} | settings
+        self.settings = Settings(**given)
+        self.process = Process(self.settings, load or self._load, tracer)
+        self.runtime = self.process.runtime
         self.exit: Exit | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="server")
         self._thread.start()
         assert self._started.wait(PATIENCE)
 
-    def _load(self, config: Config, metrics: Metrics, stop: Callable[[], bool]) -> list[Served]:
-        text = byte_tokenizer()
-        served = []
-        for index, engine in enumerate(self.engines):
-            engine.compile(stop)
-            served.append(Served(f"echo{index or ''}", engine, Text(text, engine.description.source_tokens)))
-        return served
+    def _load(self, settings: Settings, path: str, stop: Callable[[], bool]) -> tuple[FakeEngine, Tokenizer]:
+        engine = self.engines[int(path)]
+        engine.compile(stop)
+        return engine, byte_tokenizer()
 
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         try:
-            self.exit = await self.app.run(self._started.set)
+            self.exit = await self.process.run(self._started.set)
         finally:
             self._started.set()
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.app.port}"
+        return f"127.0.0.1:{self.process.port}"
 
     def channel(self, **options: Any) -> grpc.Channel:
         return grpc.insecure_channel(self.address, options=[("grpc.enable_retries", 0), *options.items()])
 
     def ready(self) -> "Running":
         """Waits until it serves."""
-        wait_until(lambda: self.app.health.serving or not self._thread.is_alive())
-        assert self.app.health.serving
+        wait_until(lambda: self.process.health.serving or not self._thread.is_alive())
+        assert self.process.health.serving
         return self
 
     def signal(self) -> None:
         """What SIGTERM does."""
-        self.loop.call_soon_threadsafe(self.app.stop)
+        self.loop.call_soon_threadsafe(self.process.stop)
 
     def join(self) -> Exit:
         self._thread.join(PATIENCE)
@@ -165,7 +164,7 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels, among others."""
-        samples = (sample for family in self.app.metrics.registry.collect() for sample in family.samples)
+        samples = (sample for family in self.process.metrics.registry.collect() for sample in family.samples)
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
 

@@ -10,7 +10,7 @@ import time
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
-from bart_server.app import Exit
+from bart_server.process import Exit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +57,7 @@ def test_1_a_cancelled_call_frees_its_row_and_leaves_its_neighbour_alone(start, 
     wait_until(lambda: server.metric("bart_requests") == 1)
     gate.release()
     assert stays.result().text == "y" * 61
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
     assert server.metric("bart_failed_total", reason="Cancelled") == 1
     wait_until(lambda: server.metric("bart_rows", model="echo", lane="beams1-64") == 0)
 
@@ -71,13 +71,13 @@ def test_1_a_cancelled_stream_frees_its_row(start, stubs):
     stream.cancel()
     wait_until(lambda: server.metric("bart_failed_total", reason="Cancelled") == 1)
     gate.release()
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
 
 
 def test_2_a_connection_that_dies_frees_its_rows(start):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
-    relay = Relay(server.app.port)
+    relay = Relay(server.process.port)
     channel = grpc.insecure_channel(f"127.0.0.1:{relay.port}")
     call = channel.unary_unary("/bart.v1.SummarizationService/Summarize").future(
         pb.SummarizeRequest(text="x" * 60).SerializeToString(), timeout=PATIENCE
@@ -85,7 +85,7 @@ def test_2_a_connection_that_dies_frees_its_rows(start):
     wait_until(lambda: server.metric("bart_requests") == 1)
     relay.reset()
     gate.allow()
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
     assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     gate.release()
     channel.close()
@@ -95,7 +95,7 @@ def test_2_a_half_open_connection_is_found_and_frees_its_rows(start):
     """The peer vanishes without a word, as when its machine loses power: nothing comes back any more."""
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate), keepalive=1.0)
-    relay = Relay(server.app.port)
+    relay = Relay(server.process.port)
     with grpc.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
         call = channel.unary_unary("/bart.v1.SummarizationService/Summarize").future(
             pb.SummarizeRequest(text="x" * 60).SerializeToString(), timeout=10 * PATIENCE
@@ -105,7 +105,7 @@ def test_2_a_half_open_connection_is_found_and_frees_its_rows(start):
         wait_until(lambda: server.metric("bart_requests") == 0)
         call.cancel()
     gate.release()
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
 
 
 def test_2_a_client_that_is_killed_frees_its_rows(start):
@@ -118,7 +118,7 @@ def test_2_a_client_that_is_killed_frees_its_rows(start):
         wait_until(lambda: server.metric("bart_requests") == 1)
         client.kill()
     gate.allow()
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
     gate.release()
 
 
@@ -165,7 +165,7 @@ def test_3_a_deadline_is_kept_while_the_device_is_busy(start, stubs):
     assert time.monotonic() - began < 2
     wait_until(lambda: server.metric("bart_requests") == 0)  # before the device is back
     gate.open()
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
 
 
 def test_5_at_ten_times_the_load_the_refused_hear_it_at_once_and_the_admitted_are_served(start, stubs):
@@ -185,7 +185,7 @@ def test_5_at_ten_times_the_load_the_refused_hear_it_at_once_and_the_admitted_ar
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert codes.count(grpc.StatusCode.OK) >= 8
     assert all(call.result().text.startswith("text ") for code, call in done if code is grpc.StatusCode.OK)
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
     assert code_of(lambda: summarization.Summarize(pb.SummarizeRequest(text="after"), timeout=PATIENCE)) is (
         grpc.StatusCode.OK
     )
@@ -225,7 +225,7 @@ def test_8_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs)
     running = summarization.Summarize.future(pb.SummarizeRequest(text="x" * 20), timeout=PATIENCE)
     wait_until(lambda: server.metric("bart_requests") == 1)
     server.signal()
-    wait_until(lambda: not server.app.health.serving)
+    wait_until(lambda: not server.process.health.serving)
     with pytest.raises(grpc.RpcError) as refused:
         summarization.Summarize(pb.SummarizeRequest(text="late"), timeout=PATIENCE)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -299,7 +299,7 @@ def test_10_a_dead_scheduler_ends_the_process_unready(start, stubs):
     code = code_of(lambda: stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=PATIENCE))
     assert code is grpc.StatusCode.UNAVAILABLE
     assert server.join() is Exit.BROKEN
-    assert not server.app.health.serving
+    assert not server.process.health.serving
 
 
 def test_11_numbers_that_are_none_are_internal(start, stubs):
@@ -365,13 +365,13 @@ def test_15_noise_on_the_port_harms_nobody(start, stubs):
     server = start()
     noise = random.Random(1)
     for size in (1, 100, 10_000):
-        with socket.create_connection(("127.0.0.1", server.app.port)) as raw:
+        with socket.create_connection(("127.0.0.1", server.process.port)) as raw:
             raw.sendall(noise.randbytes(size))
     assert stubs(server).summarization.Summarize(pb.SummarizeRequest(text="ok"), timeout=PATIENCE).text == "ok"
 
 
 def test_18_a_checkpoint_that_cannot_be_read_ends_the_process_unready(start):
-    def corrupt(config, metrics, stop):
+    def corrupt(settings, path, stop):
         raise ValueError("model.safetensors: header too large")
 
     server = start(load=corrupt, wait=False)
@@ -396,7 +396,7 @@ def test_26_nothing_leaks_in_a_soak(start, stubs, bursts):
                 calls[-1].cancel()
         for call in calls:
             call.code()
-        wait_until(server.app.scheduler.idle)
+        wait_until(server.runtime.scheduler.idle)
         server.engines[0].calls.clear()  # the fake's memory of every call is its own
 
     for _ in range(5):

@@ -83,9 +83,11 @@ def test_reflection_describes_every_service(start):
 def test_metrics_are_served_over_http(start, stubs):
     server = start(metrics="127.0.0.1:0")
     stubs(server).summarization.Summarize(pb.SummarizeRequest(text="abc"), timeout=PATIENCE)
-    wait_until(server.app.scheduler.idle)
+    wait_until(server.runtime.scheduler.idle)
     page = (
-        urllib.request.urlopen(f"http://127.0.0.1:{server.app.metrics_port}/metrics", timeout=PATIENCE).read().decode()
+        urllib.request.urlopen(f"http://127.0.0.1:{server.process.metrics_port}/metrics", timeout=PATIENCE)
+        .read()
+        .decode()
     )
     for line in (
         "bart_ready 1.0",
@@ -100,7 +102,7 @@ def test_metrics_are_served_over_http(start, stubs):
 
 
 def test_a_compilation_after_ready_is_counted(start):
-    metrics = start().app.metrics
+    metrics = start().process.metrics
     metrics.compiled()
     assert metrics.registry.get_sample_value("bart_compiles_after_ready_total") == 1
 

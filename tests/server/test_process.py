@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from bart_client import Client
 from bart_inference import CheckpointError, Model, generate, load, save
-from bart_server.engine.engine import load_models
-from bart_server.settings import Config
+from bart_server.engine import load as engine_load
+from bart_server.settings import Settings
 
 from bart_oneliner import init
 from support.tokenizer import byte_tokenizer
@@ -117,9 +117,8 @@ def test_18_a_damaged_checkpoint_is_named(damaged, damage):
         weights.unlink()
     else:
         (damaged / "config.json").write_text("{")
-    config = Config(model=(f"small={damaged}",), compile_cache="off")
     with pytest.raises(CheckpointError, match=re.escape(str(damaged))):
-        load_models(config, lambda: None, lambda: False)
+        engine_load.load(Settings(), str(damaged), lambda: False)
 
 
 def test_18_a_damaged_checkpoint_ends_the_process_with_status_3(damaged):

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from bart_server.settings import Config
+from bart_server.settings import Settings
 
 ROOM = pathlib.Path(__file__).parents[2] / "server"
 README = (ROOM / "README.md").read_text()
@@ -23,10 +23,10 @@ def test_every_promise_names_tests_that_exist():
 
 
 def test_every_setting_that_is_named_exists_and_every_limit_has_its_default():
-    names = {field.name for field in dataclasses.fields(Config)}
+    names = {field.name for field in dataclasses.fields(Settings)}
     flags = set(re.findall(r"`--([a-z-]+)`", README)) - {"help"}
     assert {flag.replace("-", "_") for flag in flags} <= names
-    config = Config()
+    config = Settings()
     for row in re.findall(r"^\| (`--.*)$", README, flags=re.M):
         [first, *_] = re.findall(r"`--([a-z-]+)`", row)
         value = getattr(config, first.replace("-", "_"))

@@ -95,18 +95,18 @@ def test_rotated_certificates_are_used_without_a_restart(start, authority):
 
 def presented(server):
     """The certificate that the server shows."""
-    return ssl.get_server_certificate(("127.0.0.1", server.app.port))
+    return ssl.get_server_certificate(("127.0.0.1", server.process.port))
 
 
 @pytest.mark.parametrize("content", [b"", b"no certificate"])
 def test_a_file_that_is_no_certificate_is_refused_at_the_start(authority, content):
-    from bart_server.settings import Config, ConfigError
+    from bart_server.settings import Settings, SettingsError
     from bart_server.transport import credentials as security
 
     settings = authority.files()
     (authority.folder / "server.pem").write_bytes(content)
-    with pytest.raises(ConfigError, match="--tls-cert names a file that is not PEM"):
-        security.credentials(Config(**settings))
+    with pytest.raises(SettingsError, match="--tls-cert names a file that is not PEM"):
+        security.credentials(Settings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_probes_need_no_token_and_reflection_does(start, tmp_path):
 
 
 def test_a_token_file_without_a_token_is_refused_at_the_start(tmp_path):
-    from bart_server.settings import Config, ConfigError
+    from bart_server.settings import Settings, SettingsError
     from bart_server.transport import credentials as security
 
     (tmp_path / "tokens").write_text("# none\n")
-    with pytest.raises(ConfigError, match="without a token"):
-        security.tokens(Config(token_file=str(tmp_path / "tokens")))
+    with pytest.raises(SettingsError, match="without a token"):
+        security.tokens(Settings(token_file=str(tmp_path / "tokens")))

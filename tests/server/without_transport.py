@@ -7,17 +7,13 @@ import contextlib
 import json
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from bart_proto.v1 import bart_pb2 as pb
-from bart_server.scheduling.admission import Budget
-from bart_server.scheduling.scheduler import Scheduler
+from bart_server.runtime import Runtime
 from bart_server.services.call import Call
-from bart_server.services.limits import Limits
-from bart_server.services.methods import METHODS, Services
-from bart_server.services.models import Models, Served
+from bart_server.services.methods import METHODS
 from bart_server.services.status import code_of
-from bart_server.services.text import Text
+from bart_server.settings import Settings
 
 from support.echo import FakeEngine
 from support.tokenizer import byte_tokenizer
@@ -68,29 +64,17 @@ class Device:
 
 
 class Host:
-    """The services over one scheduler with one worker."""
+    """A runtime over the echo engine with one worker."""
 
     def __init__(self):
         self.device = Device()
         self.engine = FakeEngine(on_call=self.device)
-        self.scheduler = Scheduler(Budget(), CHUNK)
-        self.scheduler.add("echo", self.engine)
-        models = Models()
-        models.publish({"echo": Served("echo", self.engine, Text(byte_tokenizer(), 64))})
-        self.services = Services(models, self.scheduler, ThreadPoolExecutor(1), Limits())
-        self.worker = threading.Thread(target=self.scheduler.run)
-
-    def __enter__(self):
-        self.worker.start()
-        return self
-
-    def __exit__(self, *_):
-        self.scheduler.stop()
-        self.worker.join(PATIENCE)
+        settings = Settings(model=("echo=echo",), chunk=CHUNK, workers=1)
+        self.runtime = Runtime(settings, lambda settings, path, stop: (self.engine, byte_tokenizer()))
 
     async def messages(self, name, call):
         """All messages that a call is answered with."""
-        answer = self.services.call(name, REQUESTS[name], call)
+        answer = self.runtime.call(name, REQUESTS[name], call)
         if METHODS[name].streams:
             return [message async for message in answer]
         return [await answer]
@@ -110,7 +94,7 @@ class Host:
     async def idle(self):
         """Whether every place is free, or is soon."""
         for _ in range(200):
-            if self.scheduler.idle():
+            if self.runtime.scheduler.idle():
                 return True
             await asyncio.sleep(0.01)
         return False
@@ -144,7 +128,7 @@ async def while_suspended(host, name):
     for ending in ("cancelled", "expired", "closed"):
         call = Call(timeout=0.5 if ending == "expired" else None)
         with host.device.closed(passes=1):
-            stream = host.services.call(name, REQUESTS[name], call)
+            stream = host.runtime.call(name, REQUESTS[name], call)
             outcomes[f"first piece before it is {ending}"] = (await anext(stream)).delta.text
             await host.held()
             if ending == "cancelled":
@@ -181,7 +165,8 @@ async def drive(host, name):
 async def main():
     report = {}
     for name in METHODS:
-        with Host() as host:
+        host = Host()
+        async with host.runtime:
             report[name] = await drive(host, name)
     return report
 

@@ -9,18 +9,16 @@ import dataclasses
 import hashlib
 import logging
 import os
-import pathlib
 import secrets
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from bart_inference import OptionError, Options, Prepared, load, prepare
+from bart_inference import OptionError, Options, Prepared
 from bart_inference.buckets import LENGTHS, TARGETS, bucket
 from bart_inference.devices import ROWS, data_mesh
 from bart_inference.generation.arrays import OptionArrays, pack
@@ -35,14 +33,11 @@ from bart_server.engine.packing import EncoderShape, Piece, Placed, Planned, beg
 from bart_server.engine.programs import Programs
 from bart_server.scheduling.contract import Description, Hypothesis, Lane, Request, Task
 from bart_server.scheduling.errors import InvalidArgument
-from bart_server.services.models import Served
-from bart_server.services.text import Text
-from bart_server.settings import EMBEDDED, Config, ConfigError
+from bart_server.settings import SettingsError
 
 log = logging.getLogger(__name__)
 HEAD = "classification_head"
 PLANS = 256  # kept
-COMPILATION = "/jax/core/compile/backend_compile_duration"
 EXCHANGE = threading.Lock()
 Tree = TypeVar("Tree")
 
@@ -350,15 +345,15 @@ def generating(shapes: Shapes, sizes: tuple[int, ...]) -> list[Lane]:
 def complete(shapes: Shapes, default: int, most: int) -> Shapes:
     """The shapes with what was left open chosen. default: the checkpoint's longest answer. most: its position table.
 
-    Raises ConfigError for what the position table cannot hold.
+    Raises SettingsError for what the position table cannot hold.
     """
     sources = shapes.sources or tuple(sorted({bucket(-(-most // part), LENGTHS, most) for part in (4, 1)}))
     target = shapes.target or bucket(min(default + default // 2, most), TARGETS, most)
     for name, value in (("sources", sources[-1]), ("target", target)):
         if value > most:
-            raise ConfigError(f"--{name} is {value}, it has to be at most {most}, the model's position table")
+            raise SettingsError(f"--{name} is {value}, it has to be at most {most}, the model's position table")
     if target < default:
-        raise ConfigError(f"--target is {target}, it has to be at least {default}, the checkpoint's default length")
+        raise SettingsError(f"--target is {target}, it has to be at least {default}, the checkpoint's default length")
     return shapes._replace(sources=sources, target=target)
 
 
@@ -369,44 +364,3 @@ def digest(prepared: Prepared) -> str:
         found.update(jax.tree_util.keystr(path).encode())
         found.update(np.ascontiguousarray(leaf).tobytes())
     return f"sha256:{found.hexdigest()[:16]}"
-
-
-def claim(platform: str) -> None:
-    """Makes jax use this platform. Raises RuntimeError if it is not there or somebody else holds it."""
-    jax.config.update("jax_platforms", platform)  # or jax falls back to the CPU in silence
-    try:
-        devices = jax.local_devices()
-    except Exception as error:  # of whatever kind the platform's plug-in raises
-        raise RuntimeError(f"platform {platform} is not available: {str(error) or type(error).__name__}") from error
-    log.info("devices", extra={"devices": [str(device) for device in devices]})
-
-
-def load_models(config: Config, on_compile: Callable[[], None], stop: Callable[[], bool]) -> list[Served]:
-    """Reads and compiles every model of the settings. Raises if the platform is not there, or a checkpoint is broken.
-
-    on_compile: called whenever XLA compiles a program, now or later.
-    """
-    claim(config.platform)
-    if config.compile_cache != "off":
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        # jaxlib cannot store programs that call oneDNN, and says so for each; what it can store, it does.
-        warnings.filterwarnings("ignore", "Error writing persistent compilation cache .* MemoryError: std::bad_alloc")
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if event == COMPILATION:
-            on_compile()
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    shapes = Shapes(config.beams, config.sampling_beams, config.sources, config.target, config.rows)
-    served = []
-    for name, path in config.models().items():
-        prepared = prepare(load(None if path == EMBEDDED else path, config.dtype))
-        engine = JaxEngine(prepared, digest(prepared), shapes)
-        engine.compile(stop)
-        text = Text(prepared.tokenizer, engine.description.source_tokens) if prepared.tokenizer else None
-        served.append(Served(name, engine, text))
-        if stop():
-            break
-    return served

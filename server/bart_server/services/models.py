@@ -1,6 +1,6 @@
 """The served models by name, and ModelService, which describes them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bart_proto.v1 import bart_pb2 as pb
@@ -41,8 +41,9 @@ class Models:
     def __init__(self) -> None:
         self._served: dict[str, Served] = {}
 
-    def publish(self, served: Mapping[str, Served]) -> None:
-        self._served = dict(served)
+    def publish(self, served: Iterable[Served]) -> None:
+        """From now on new calls go to these; a model of the same name is replaced and keeps its place in the order."""
+        self._served = self._served | {one.name: one for one in served}
 
     def all(self) -> list[Served]:
         """In the order of the command line. Raises Unavailable while loading."""

@@ -6,27 +6,27 @@ from typing import Any
 
 import grpc
 
-from bart_server.settings import Config, ConfigError
+from bart_server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
 
-def credentials(config: Config) -> grpc.ServerCredentials | None:
+def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """TLS, with client certificates if an authority for them is given; None without TLS.
 
     A changed certificate is read at the next handshake; while the new files are unusable the old ones stay.
     """
-    if not config.tls_cert:
+    if not settings.tls_cert:
         return None
-    current = certificates(config)
-    stamp = stamps(config)
+    current = certificates(settings)
+    stamp = stamps(settings)
 
     def fetch() -> Any:
         nonlocal stamp
         try:
-            if (now := stamps(config)) == stamp:
+            if (now := stamps(settings)) == stamp:
                 return None
-            fresh = certificates(config)
+            fresh = certificates(settings)
             stamp = now
             log.info("certificates reloaded")
             return fresh
@@ -34,30 +34,32 @@ def credentials(config: Config) -> grpc.ServerCredentials | None:
             log.warning("certificates unreadable, the old ones stay")
             return None
 
-    return grpc.dynamic_ssl_server_credentials(current, fetch, require_client_authentication=bool(config.tls_client_ca))
+    return grpc.dynamic_ssl_server_credentials(
+        current, fetch, require_client_authentication=bool(settings.tls_client_ca)
+    )
 
 
-def certificates(config: Config) -> grpc.ServerCertificateConfiguration:
-    key, chain = (pathlib.Path(path).read_bytes() for path in (config.tls_key, config.tls_cert))
-    authorities = pathlib.Path(config.tls_client_ca).read_bytes() if config.tls_client_ca else None
+def certificates(settings: Settings) -> grpc.ServerCertificateConfiguration:
+    key, chain = (pathlib.Path(path).read_bytes() for path in (settings.tls_key, settings.tls_cert))
+    authorities = pathlib.Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
     for name, pem in (("tls_key", key), ("tls_cert", chain), ("tls_client_ca", authorities)):
         if pem is not None and b"-----BEGIN" not in pem:
-            raise ConfigError(f"--{name.replace('_', '-')} names a file that is not PEM")
+            raise SettingsError(f"--{name.replace('_', '-')} names a file that is not PEM")
     return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
 
 
-def stamps(config: Config) -> tuple[int, ...]:
+def stamps(settings: Settings) -> tuple[int, ...]:
     """When the files were written."""
-    paths = filter(None, (config.tls_key, config.tls_cert, config.tls_client_ca))
+    paths = filter(None, (settings.tls_key, settings.tls_cert, settings.tls_client_ca))
     return tuple(pathlib.Path(path).stat().st_mtime_ns for path in paths)
 
 
-def tokens(config: Config) -> list[str] | None:
+def tokens(settings: Settings) -> list[str] | None:
     """The accepted bearer tokens; None if everybody may call. Blank lines and lines that begin with # are skipped."""
-    if not config.token_file:
+    if not settings.token_file:
         return None
-    lines = [line.strip() for line in pathlib.Path(config.token_file).read_text().splitlines()]
+    lines = [line.strip() for line in pathlib.Path(settings.token_file).read_text().splitlines()]
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
-        raise ConfigError("--token-file names a file without a token")
+        raise SettingsError("--token-file names a file without a token")
     return found

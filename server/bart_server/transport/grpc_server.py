@@ -13,11 +13,12 @@ from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import DeadlineExceeded, Overloaded, Unavailable
 from bart_server.services.call import Call
 from bart_server.services.methods import METHODS, SERVICES, Method
 from bart_server.services.status import status
-from bart_server.settings import Config
+from bart_server.settings import Settings
 from bart_server.transport import credentials
 from bart_server.transport.health import Health
 from bart_server.transport.interceptor import Authentication, Interceptor
@@ -31,11 +32,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class GrpcServer:
     """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it."""
 
-    def __init__(self, config: Config, runtime: Any) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self.health = Health(SERVICES)
         self._runtime = runtime
-        self._authentication = Authentication(credentials.tokens(config))
-        self._server = grpc.aio.server(interceptors=[Interceptor(self._authentication)], options=options(config))
+        self._authentication = Authentication(credentials.tokens(settings))
+        self._server = grpc.aio.server(interceptors=[Interceptor(self._authentication)], options=options(settings))
         for name in SERVICES:
             handlers = {
                 method.short_name: self._handler(method) for method in METHODS.values() if method.service == name
@@ -44,7 +45,7 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
-        address, tls = f"{config.host}:{config.port}", credentials.credentials(config)
+        address, tls = f"{settings.host}:{settings.port}", credentials.credentials(settings)
         self.port = self._server.add_secure_port(address, tls) if tls else self._server.add_insecure_port(address)
 
     async def start(self) -> None:
@@ -66,7 +67,7 @@ class GrpcServer:
             try:
                 with self._runtime.observe(method.name, call, metadata):
                     call.identity = self._authentication.identify(metadata)
-                    answer = self._runtime.call(method.name, method.parse(data), call)
+                    answer: Any = self._runtime.call(method.name, method.parse(data), call)
                     return await (write(context, answer, call) if method.streams else answer)
             except Exception as error:  # and not CancelledError: nobody is there to read a status
                 told = status(error)
@@ -107,18 +108,18 @@ def error_trailers(error: Exception, told: status_pb2.Status) -> tuple[tuple[str
     return tuple(metadata)
 
 
-def options(config: Config) -> list[tuple[str, int]]:
+def options(settings: Settings) -> list[tuple[str, int]]:
     """grpc's channel arguments."""
-    milliseconds = round(config.keepalive * 1000)
+    milliseconds = round(settings.keepalive * 1000)
     arguments = [
         ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_concurrent_streams", max(1024, 4 * config.max_requests)),  # of one connection
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # of one connection
         ("grpc.keepalive_time_ms", milliseconds),  # finds half-open connections
-        ("grpc.keepalive_timeout_ms", round(config.keepalive * 1000 / 3)),
-        ("grpc.http2.ping_timeout_ms", round(config.keepalive * 1000 / 3)),  # or it waits for 20 s all the same
+        ("grpc.keepalive_timeout_ms", round(settings.keepalive * 1000 / 3)),
+        ("grpc.http2.ping_timeout_ms", round(settings.keepalive * 1000 / 3)),  # or it waits for 20 s all the same
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
-    if config.max_connection_age:
-        arguments.append(("grpc.max_connection_age_ms", round(config.max_connection_age * 1000)))
+    if settings.max_connection_age:
+        arguments.append(("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)))
     return arguments

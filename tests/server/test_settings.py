@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from bart_server.settings import Config, ConfigError, parse
+from bart_server.settings import Settings, SettingsError, parse
 
 
 def test_no_flags_serve_the_embedded_checkpoint_on_localhost_50051():
@@ -49,7 +49,7 @@ def test_models_repeat_and_lists_are_comma_separated():
     ],
 )
 def test_what_cannot_be_is_refused_by_name(arguments, message):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(SettingsError) as error:
         parse(arguments, {})
     assert message in str(error.value)
 
@@ -64,7 +64,7 @@ def test_insecure_lifts_the_ban():
 
 
 def test_a_misspelt_variable_is_refused():
-    with pytest.raises(ConfigError, match="BART_SERVER_PROT"):
+    with pytest.raises(SettingsError, match="BART_SERVER_PROT"):
         parse([], {"BART_SERVER_PROT": "1"})
 
 
@@ -72,5 +72,5 @@ def test_every_setting_has_a_flag_with_its_default_in_the_help(capsys):
     with pytest.raises(SystemExit):
         parse(["--help"], {})
     shown = capsys.readouterr().out
-    for field in dataclasses.fields(Config):
+    for field in dataclasses.fields(Settings):
         assert "--" + field.name.replace("_", "-") in shown

@@ -1,0 +1,22 @@
+"""From a checkpoint's path to an engine whose programs are compiled."""
+
+from collections.abc import Callable
+
+import bart_inference
+from tokenizers import Tokenizer
+
+from bart_server.engine.engine import JaxEngine, Shapes, digest
+from bart_server.settings import EMBEDDED, Settings
+
+
+def load(settings: Settings, path: str, stop: Callable[[], bool]) -> tuple[JaxEngine, Tokenizer | None]:
+    """Reads a checkpoint folder or hub id, and compiles its programs; returns early when `stop` says so.
+
+    Raises bart_inference.CheckpointError, or SettingsError for shapes that the checkpoint cannot have.
+    """
+    model = bart_inference.load(None if path == EMBEDDED else path, settings.dtype)
+    prepared = bart_inference.prepare(model)
+    shapes = Shapes(settings.beams, settings.sampling_beams, settings.sources, settings.target, settings.rows)
+    engine = JaxEngine(prepared, digest(prepared), shapes)
+    engine.compile(stop)
+    return engine, prepared.tokenizer

@@ -1,0 +1,275 @@
+"""Models at work in this process, behind whatever transport: gRPC, HTTP, or the program that made the runtime.
+
+    async with Runtime(Settings()) as runtime:
+        answer = await runtime.summarize(pb.SummarizeRequest(text="A long text."))
+
+A runtime loads models, keeps their revisions, and drives the scheduler's workers, each a thread. It has no port, no
+signal handler and no exit status: those are the process's. It belongs to one event loop.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from bart_proto.v1 import bart_pb2 as pb
+from google.protobuf.message import Message
+from tokenizers import Tokenizer
+
+from bart_server.scheduling.admission import Budget
+from bart_server.scheduling.contract import Engine
+from bart_server.scheduling.scheduler import Scheduler
+from bart_server.services.call import Call
+from bart_server.services.limits import Limits
+from bart_server.services.methods import Answer, Services
+from bart_server.services.models import Models, Served
+from bart_server.services.status import code_of
+from bart_server.services.text import Text
+from bart_server.settings import Settings
+from bart_server.telemetry.metrics import Metrics
+from bart_server.telemetry.tracing import Tracer
+
+log = logging.getLogger(__name__)
+LAST_WORDS = 1.0  # seconds in which a thread may end by itself
+POLL = 0.01  # seconds between two looks at what is in flight
+Load = Callable[[Settings, str, Callable[[], bool]], tuple[Engine, Tokenizer | None]]
+Result = TypeVar("Result")
+
+
+class Runtime:
+    """See the module's docstring.
+
+    load: reads and compiles the model of a path, on a thread; it returns early when its third argument says so. None:
+    `bart_server.engine.load`, the one that imports jax. on_death: called on a worker's thread when the workers have
+    died, after which every call is Unavailable.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Load | None = None,
+        *,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
+        on_death: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.models = Models()
+        self.scheduler = Scheduler(
+            Budget(settings.max_requests, settings.max_cost),
+            settings.chunk,
+            self.metrics,
+            on_death=partial(self._died, on_death),
+            workers=settings.workers,
+        )
+        self._load = load
+        self._tracer = tracer or Tracer()
+        self._pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenizer")
+        self._services = Services(self.models, self.scheduler, self._pool, limits(settings))
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    # ── from start to end ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def __aenter__(self) -> "Runtime":
+        try:
+            await self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drain(self.settings.grace)
+        self.close()
+
+    async def start(self) -> None:
+        """Loads every model of the settings and begins to serve. Raises what `load` raises. Once."""
+        served = [await self._loaded(name, path) for name, path in self.settings.models().items()]
+        for model in served:
+            self.scheduler.add(model.name, model.engine)
+        for worker in range(self.settings.workers):
+            self._spawn(partial(self.scheduler.run, worker), f"worker-{worker}")
+        self.models.publish(served)
+        self.metrics.ready(True)
+
+    async def drain(self, grace: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Refuses what is new, and waits for what is in flight: at most `grace` seconds, or `until` says so.
+
+        Returns whether nothing is left.
+        """
+        self._stopping.set()
+        self.metrics.ready(False)
+        self.scheduler.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while not self.scheduler.idle() and not until():
+                    await asyncio.sleep(POLL)
+        return self.scheduler.idle()
+
+    def close(self) -> None:
+        """Ends at once; what is still in flight fails with Unavailable."""
+        self._stopping.set()
+        self.metrics.ready(False)
+        self.scheduler.stop()
+        for thread in self._threads:
+            thread.join(LAST_WORDS)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def busy(self) -> bool:
+        """Whether a thread is still inside the device's library, which cannot be interrupted."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def revisions(self) -> dict[str, str]:
+        """The revision that each model's new calls go to."""
+        return {served.name: served.engine.description.revision for served in self.models.all()}
+
+    # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def call(self, method: str, message: Message, call: Call) -> Answer:
+        """What every transport uses: the answer to one message, see `Services.call`."""
+        return self._services.call(method, message, call)
+
+    @contextlib.contextmanager
+    def observe(self, method: str, call: Call, headers: Mapping[str, Any]) -> Iterator[None]:
+        """The metrics, the log line and the trace of all that a transport does for one call.
+
+        headers: may hold the caller's `traceparent`.
+        """
+        began, code = time.perf_counter(), "CANCELLED"
+        self.metrics.call_began(method)
+        try:
+            with self._tracer.call(method, headers, call.facts):
+                yield
+            code = "OK"
+        except Exception as error:
+            code = code_of(error)
+            if code == "INTERNAL":
+                log.exception("call failed", extra={"request_id": call.request_id})
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            self.metrics.call_ended(method, code, seconds)
+            log.info("call", extra={**call.facts, "code": code, "seconds": round(seconds, 6)})
+
+    async def summarize(self, request: pb.SummarizeRequest, call: Call | None = None) -> pb.SummarizeResponse:
+        """The methods of the contract for the program that made the runtime; bart.proto explains the messages.
+
+        call: has the deadline, and can be cancelled. Raises a RequestError.
+        """
+        return await self._unary("/bart.v1.SummarizationService/Summarize", request, call)
+
+    def stream_summarize(
+        self, request: pb.StreamSummarizeRequest, call: Call | None = None
+    ) -> AsyncGenerator[pb.StreamSummarizeResponse, None]:
+        return self._stream("/bart.v1.SummarizationService/StreamSummarize", request, call)
+
+    async def batch_summarize(
+        self, request: pb.BatchSummarizeRequest, call: Call | None = None
+    ) -> pb.BatchSummarizeResponse:
+        return await self._unary("/bart.v1.SummarizationService/BatchSummarize", request, call)
+
+    async def generate(self, request: pb.GenerateRequest, call: Call | None = None) -> pb.GenerateResponse:
+        return await self._unary("/bart.v1.GenerationService/Generate", request, call)
+
+    def stream_generate(
+        self, request: pb.StreamGenerateRequest, call: Call | None = None
+    ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
+        return self._stream("/bart.v1.GenerationService/StreamGenerate", request, call)
+
+    async def classify_zero_shot(
+        self, request: pb.ClassifyZeroShotRequest, call: Call | None = None
+    ) -> pb.ClassifyZeroShotResponse:
+        return await self._unary("/bart.v1.ClassificationService/ClassifyZeroShot", request, call)
+
+    async def list_models(self, request: pb.ListModelsRequest, call: Call | None = None) -> pb.ListModelsResponse:
+        return await self._unary("/bart.v1.ModelService/ListModels", request, call)
+
+    async def get_model(self, request: pb.GetModelRequest, call: Call | None = None) -> pb.GetModelResponse:
+        return await self._unary("/bart.v1.ModelService/GetModel", request, call)
+
+    async def _unary(self, method: str, request: Message, call: Call | None) -> Any:
+        call = call or Call()
+        with self.observe(method, call, {}):
+            answer: Any = self.call(method, request, call)
+            return await answer
+
+    async def _stream(self, method: str, request: Message, call: Call | None) -> AsyncGenerator[Any, None]:
+        call = call or Call()
+        with self.observe(method, call, {}):
+            messages: Any = self.call(method, request, call)
+            async with contextlib.aclosing(messages):
+                async for message in messages:
+                    yield message
+
+    # ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _loaded(self, name: str, path: str) -> Served:
+        """A model, read and compiled on a thread."""
+
+        def load() -> Served:
+            read = self._load or engine_load()
+            engine, tokenizer = read(self.settings, path, self._stopping.is_set)
+            text = Text(tokenizer, engine.description.source_tokens) if tokenizer else None
+            return Served(name, engine, text)
+
+        return await self.in_thread(load, f"loader-{name}")
+
+    def in_thread(self, work: Callable[[], Result], name: str) -> "asyncio.Future[Result]":
+        """What `work` makes on a thread of its own, which the end of the process does not wait for."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+
+        def settle(result: Any, error: Exception | None) -> None:
+            if future.cancelled():
+                return
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, result, error)
+
+        self._spawn(run, name)
+        return future
+
+    def _spawn(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
+
+    def _died(self, tell: Callable[[BaseException], None], error: BaseException) -> None:
+        """On a worker's thread."""
+        log.critical("the scheduler died", exc_info=error)
+        self.metrics.ready(False)
+        tell(error)
+
+
+def engine_load() -> Load:
+    """Imports jax, and is called when a model is loaded, not before."""
+    from bart_server.engine.load import load
+
+    return load
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        text_bytes=settings.max_text_bytes,
+        windows=settings.max_windows,
+        batch_items=settings.max_batch_items,
+        labels=settings.max_labels,
+        label_bytes=settings.max_label_bytes,
+    )
