@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from bart_inference.tokenization import load_tokenizer
+from bart_inference.tokenizer_files import load_tokenizer
 from bart_oneliner import Config, Params, convert, revert
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}

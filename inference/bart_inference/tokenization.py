@@ -9,10 +9,9 @@ import bisect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Encoding, Tokenizer
 
 # After a full stop and its closing quotes, before white space; at the end of a line; after an ideographic full stop.
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(?=\s)|\n+|(?<=[。！？])")
@@ -22,37 +21,6 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # stands for the bytes of a character 
 
 class TextError(ValueError):
     """A text with more tokens than fit, where none may be left out."""
-
-
-def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """tokenizer.json, or BART's byte-level BPE from vocab.json and merges.txt; None if the folder has neither.
-
-    ValueError for a file that is damaged.
-    """
-    try:
-        return read_tokenizer(folder)
-    except Exception as error:  # the library raises Exception itself
-        raise ValueError(f"the tokenizer's files are damaged: {error}") from error
-
-
-def read_tokenizer(folder: Path) -> Tokenizer | None:
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
-        tokenizer.add_special_tokens(
-            [AddedToken("<mask>", lstrip=True)]
-        )  # it takes the space before it, as in training
-        end, start = ((token, tokenizer.token_to_id(token) or 0) for token in ("</s>", "<s>"))
-        tokenizer.post_processor = processors.RobertaProcessing(end, start, True, False)  # offsets without spaces
-    else:
-        return None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def printable(text: str) -> str:
@@ -107,7 +75,7 @@ class Window:
 class TextEncoder:
     """Texts as sources of at most so many tokens, special tokens included. Safe to call from any thread.
 
-    tokenizer: as load_tokenizer gives it, one that neither pads nor truncates by itself.
+    tokenizer: as tokenizer_files.load_tokenizer gives it, one that neither pads nor truncates by itself.
     """
 
     def __init__(self, tokenizer: Tokenizer, source_tokens: int) -> None:

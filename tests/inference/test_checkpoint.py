@@ -17,7 +17,8 @@ import pytest
 import torch
 from bart_inference import CheckpointError, Model, load, save
 from bart_inference.checkpoint import resolve
-from bart_inference.tokenization import encode_text, load_tokenizer
+from bart_inference.tokenization import encode_text
+from bart_inference.tokenizer_files import load_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import (
