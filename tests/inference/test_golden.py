@@ -1,0 +1,25 @@
+"""What the embedded checkpoint writes, against token ids that transformers generated: needs no PyTorch to compare."""
+
+import json
+
+import pytest
+from bart_inference import generate, load, prepare
+
+from tests.inference import golden
+
+TOKENS = json.loads(golden.FILE.read_text(encoding="utf-8"))
+
+
+def test_every_set_of_options_is_recorded() -> None:
+    assert list(TOKENS) == list(golden.OPTIONS)
+
+
+@pytest.mark.parametrize("name", golden.OPTIONS)
+def test_tokens_are_those_that_transformers_generated(name: str) -> None:
+    result = generate(prepare(load()), *golden.source(), **golden.OPTIONS[name])
+    assert result.sequences.tolist() == TOKENS[name]
+
+
+def test_transformers_generates_them_still() -> None:
+    """The only test here that needs PyTorch and transformers."""
+    assert dict(golden.transformers_tokens()) == TOKENS
