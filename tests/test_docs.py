@@ -1,5 +1,6 @@
 """The documentation says what the code says."""
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -56,8 +57,47 @@ def test_links_and_named_tests_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (page.parent / target).exists(), f"{page.name} links to {target}"
     for file, test in re.findall(r"`(test_\w+)(?:\.py)?::(test_\w+)", text):
-        (source,) = (ROOT / "tests").rglob(f"{file}.py")
-        assert f"def {test}(" in source.read_text(), f"{page.name} names {file}::{test}"
+        sources = [source.read_text() for source in (ROOT / "tests").rglob(f"{file}.py")]
+        assert any(f"def {test}(" in source for source in sources), f"{page.name} names {file}::{test}"
+
+
+def upstream_rows() -> list[tuple[list[str], Path]]:
+    """The rows of docs/upstream.md: what is quoted in the first column, and the folder of the second."""
+    rows = []
+    for line in (ROOT / "docs/upstream.md").read_text().splitlines():
+        cells = line.split(" | ")
+        if folder := re.search(r"\]\(\.\./([^)]+)\)", cells[1]) if len(cells) > 1 else None:
+            rows.append((re.findall(r"`([^`]+)`", cells[0]), ROOT / folder[1]))
+    return rows
+
+
+def test_private_interfaces_are_used_where_the_page_says() -> None:
+    rows = upstream_rows()
+    assert len(rows) > 10
+    for names, folder in rows:
+        code = "\n".join(file.read_text() for file in folder.rglob("*.py"))
+        missing = [name for name in names if name not in code]
+        assert not missing, f"docs/upstream.md says that {folder.relative_to(ROOT)} uses {missing}"
+
+
+def test_every_private_name_of_another_project_is_on_the_page() -> None:
+    """An attribute that begins with an underscore and is defined nowhere in this project belongs to another one."""
+    ours, used = {"_replace", "_asdict", "_fields", "_exit"}, {}  # the first four are documented by Python
+    folders = ("inference", "server", "training", "clients/python/bart_client", "support", "tests", "benchmarks")
+    for file in [ROOT / "bart_oneliner.py", *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                ours.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                ours.add(node.id)
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+                if isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self":
+                    ours.add(node.attr)
+                else:
+                    used.setdefault(node.attr, file.relative_to(ROOT))
+    listed = {name for names, _ in upstream_rows() for name in names}
+    unlisted = {name: str(file) for name, file in used.items() if name not in ours | listed}
+    assert "_cache_size" in used and not unlisted, f"not in docs/upstream.md: {unlisted}"
 
 
 def test_installed_versions_are_those_promised() -> None:

@@ -295,6 +295,8 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
         house.scheduler.turn()
     house.work()
     assert compiled == []
+    jax.jit(lambda x: x + len(compiled))(1.0)  # the listener does hear a compilation
+    assert compiled
 
 
 def test_11_nan_weights_are_a_fault_and_no_answer(engine):
