@@ -54,7 +54,8 @@ def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, 
     if "d,df->" in source or "vd->" in source or (opcode == "custom-call" and (panels or by_heads)):
         return "output embedding" if columns >= V else "layers' products"
     if (
-        "bhtn,bhnm" in source
+        "bhtk,bhks" in source
+        or "bhts,bhsk" in source
         or (len(shape) >= 3 and H in shape[:-1])
         or (opcode in ("custom-call", "dot") and H in shape)
     ):

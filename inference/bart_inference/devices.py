@@ -25,10 +25,10 @@ def data_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("data",))
 
 
-def place(weights: Params) -> Params:
-    """The weights on every device of this process."""
+def place(array: jax.Array) -> jax.Array:
+    """An array on every device of this process."""
     mesh = data_mesh()
-    return jax.device_put(weights, NamedSharding(mesh, PartitionSpec())) if mesh.size > 1 else weights
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec())) if mesh.size > 1 else array
 
 
 def mesh_of(weights: Params) -> Mesh | None:

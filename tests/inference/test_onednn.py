@@ -10,6 +10,7 @@ import pytest
 from bart_inference import prepare
 from bart_inference.generation.generate import jit_prefill
 from bart_inference.model import onednn
+from bart_inference.model.weights import Dense, Panels
 
 from support.oracle import compare, report
 from tests.inference.cases import checkpoint, combined
@@ -58,8 +59,8 @@ def test_projections_to_heads_are_those_of_the_matrix(H: int, K: int) -> None:
 def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     twin, _ = checkpoint(name)
     prepared = prepare(twin.model, "onednn")
-    monkeypatch.setattr(onednn, "WORTH", 0)  # attention too, however small, and source by source
-    monkeypatch.setattr(onednn, "MUCH", 0)
+    monkeypatch.setattr(onednn, "MIN_ATTENTION_MULTIPLY_ADDS", 0)  # attention too, however small, and source by source
+    monkeypatch.setattr(onednn, "MIN_SCORES_BY_SOURCE", 0)
     ids = np.full((1, 16), 5, np.int32)
     assert onednn.TARGET in jit_prefill.lower(prepared.weights, prepared.config, ids, ids > 0).as_text()
     print(report([compare(case, twin.torch, prepared) for case in combined(name, 12, beams=(1, 3))]))
@@ -68,16 +69,15 @@ def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPat
 def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = checkpoint("uneven")[0].model
     layer = lambda model: prepare(model).weights["decoder"]["layers"][0]["fc1"]["weight"]
-    assert layer(model).ndim == 2, "a small model"
-    monkeypatch.setattr("bart_inference.model.layout.CACHED", 0)
-    assert layer(model).ndim == 3
+    assert isinstance(layer(model), Dense), "a small model"
+    monkeypatch.setattr("bart_inference.model.layout.MIN_BYTES_FOR_ONEDNN", 0)
+    assert isinstance(layer(model), Panels)
     narrow = model._replace(params=jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params))
-    assert layer(narrow).ndim == 2, "bfloat16"
-    assert layer(narrow).dtype == jnp.bfloat16
+    assert layer(narrow).matrix.dtype == jnp.bfloat16
     with pytest.raises(ValueError, match=r"'onednn' needs float32 weights .* these are bfloat16"):
         prepare(narrow, "onednn")
     monkeypatch.setattr(onednn, "available", lambda: False)
-    assert layer(model).ndim == 2, "no oneDNN"
+    assert isinstance(layer(model), Dense), "no oneDNN"
 
 
 def test_a_missing_call_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from bart_inference import prepare
 from bart_inference.generation.generate import jit_prefill, start
 from bart_inference.generation.options import resolve
 from bart_inference.generation.search import decode
+from bart_inference.model.weights import Dense
 from bart_inference.tasks.fill_mask import run_blanks
 from bart_inference.tasks.question_answering import run_spans
 
@@ -25,7 +26,7 @@ def programs() -> dict[str, Any]:
     prepared = prepare(twin.model, layout="gpu")
     ids = np.full((2, 16), 5, np.int32)
     model = (prepared.weights, prepared.config, ids, ids > 0)
-    head = {"qa_outputs": {"weight": jnp.ones((48, 2)), "bias": jnp.ones(2)}}
+    head = {"qa_outputs": {"weight": Dense(jnp.ones((48, 2))), "bias": jnp.ones(2)}}
     found = {
         "prefill": jit_prefill.trace(*model),
         "spans": run_spans.trace(prepared.weights | head, *model[1:]),

@@ -1,4 +1,4 @@
-"""Products by oneDNN, the kernel library that jaxlib's CPU backend carries: XLA's custom call, reached by its name.
+"""Products and attention by oneDNN, the kernel library of jaxlib's CPU backend: XLA's custom call, reached by its name.
 
 XLA:CPU itself multiplies the few rows of a decoding step with a large matrix at a third of the speed at which memory
 delivers the matrix. oneDNN keeps up if the matrix lies in panels of 64 columns, each of which a core reads from front
@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bart_inference.model import attention
 from bart_oneliner import Array
 
-PANEL = 64
-WORTH = 2**21  # multiply-adds of attention below which waking the other cores costs more than they save
-MUCH = 2**25  # scores of attention that are not computed at once
-MANY = 16  # positions from which a source's product with all heads' panels is a product of its own
+PANEL = 64  # columns
+MIN_ATTENTION_MULTIPLY_ADDS = 2**21  # with fewer, waking the other cores costs more than they save
+MIN_SCORES_BY_SOURCE = 2**25  # B·H·T·S; so many outgrow every cache unless they are computed source by source
+MIN_POSITIONS_TO_HEADS = 16  # with fewer positions T, a product for each head's panel is slower than one for all
 TARGET = "__onednn$matmul"
 Settings = dict[str, Any]  # of XLA's OneDnnMatMulConfig
 # The order in which a result's dimensions lie in memory, counted from 1.
@@ -68,23 +69,45 @@ def scores(q: Array, keys: Array) -> Array:
     Many queries come with keys that were transposed just for them (encode); transposed back, XLA drops both.
     """
     shape = (*q.shape[:3], keys.shape[3])
-    if q.shape[2] >= MANY:
+    if q.shape[2] >= MIN_POSITIONS_TO_HEADS:
         return call({"transpose_b": True}, shape, q, keys.mT)
     return call({}, shape, q, keys)
 
 
-def mix(attention: Array, values: Array) -> Array:
-    """attention (B,H,T,S) with values (B,H,S,K) -> (B,T,H,K)."""
-    B, H, T, _ = attention.shape
-    return call(HEADS_LAST, (B, T, H, values.shape[3]), attention, values)
+def mix(weights: Array, values: Array) -> Array:
+    """Attention weights (B,H,T,S) with values (B,H,S,K) -> (B,T,H,K)."""
+    B, H, T, _ = weights.shape
+    return call(HEADS_LAST, (B, T, H, values.shape[3]), weights, values)
+
+
+def attend(q: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """attention.attend by oneDNN's products where they are the faster ones."""
+    (B, H, T, _), S = q.shape, keys.shape[3]
+    if T * keys.size < MIN_ATTENTION_MULTIPLY_ADDS:
+        return attention.attend(q, keys, values, mask)
+    if B * H * T * S >= MIN_SCORES_BY_SOURCE:
+        return attend_by_source(q, keys, values, mask)
+    # XLA reads the keys of a single query at twice oneDNN's speed.
+    return attention.attend(q, keys, values, mask, scores if T > 1 else attention.scores, mix)
+
+
+def attend_by_source(q: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """attention.attend, one source after the other, so that the scores of one stay in the caches."""
+
+    def attend_one(source: tuple[Array, Array, Array, Array]) -> Array:
+        q, keys, values, mask = (x[None] for x in source)
+        return attention.attend(q, keys.mT, values, mask, scores, mix)[0]
+
+    # The keys enter the loop untransposed: XLA cancels a double transpose inside the loop, not across its boundary.
+    return jax.lax.map(attend_one, (q, keys.mT, values, jnp.broadcast_to(mask, (len(q), *mask.shape[1:]))))
 
 
 @functools.cache
 def available() -> bool:
     """Whether the CPU backend here has the call and it does what is asked: tried once, on products of whole numbers."""
-    chance = np.random.default_rng(0)
-    x, weight = (chance.integers(-9, 9, shape).astype(np.float32) for shape in ((2, MANY, 3), (3, 100)))
-    q, keys = (chance.integers(-9, 9, shape).astype(np.float32) for shape in ((1, 2, MANY, 3), (1, 2, 3, 5)))
+    chance, T = np.random.default_rng(0), MIN_POSITIONS_TO_HEADS
+    x, weight = (chance.integers(-9, 9, shape).astype(np.float32) for shape in ((2, T, 3), (3, 100)))
+    q, keys = (chance.integers(-9, 9, shape).astype(np.float32) for shape in ((1, 2, T, 3), (1, 2, 3, 5)))
     panels = pack(weight, 50)
     tried = (
         (functools.partial(multiply, F=100), (x, panels), x @ weight),

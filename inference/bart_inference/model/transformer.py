@@ -1,24 +1,29 @@
-"""The model on derived weights: prefill (a whole source at once), step (one target token, cached), decode (a known
-target at once).
+"""The model on derived weights: prefill (a whole source at once), step (the next target tokens, with a cache), decode
+(a known target at once).
 
-Letters as in bart_oneliner; in addition N is a source's beams. `bart_oneliner.forward` is the specification; both share
-layer_norm and the activation. Attention is written again, for keys that lie transposed.
+Letters as in bart_oneliner; in addition N is a source's beams, and Q the query positions that a row's decoder computes
+at once: its beams, its target's length, or several positions of each beam. `bart_oneliner.forward` is the
+specification; both share layer_norm and the activation.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bart_inference.model import onednn
+from bart_inference.model import attention, onednn
+from bart_inference.model.weights import Attention, linear, matmul, to_heads
 from bart_oneliner import ACTIVATIONS, Array, Config, Params, einsum, layer_norm
 
-# Per layer, keys and values. Keys lie transposed: a few queries then multiply with rows that are long and whole.
-Pairs = list[tuple[Array, Array]]
+Pair = tuple[Array, Array]  # a layer's keys, transposed as in attention, and values
+Pairs = list[Pair]  # of every decoder layer
+Attend = Callable[[Array, Array, Array, Array], Array]  # attention.attend or what computes the same
 
 
 class Cache(NamedTuple):
@@ -39,63 +44,13 @@ class Source(NamedTuple):
     cross: Pairs  # per decoder layer, keys (B,H,K,S), values (B,H,S,K)
 
 
-def linear(x: Array, weight: Array, bias: Array) -> Array:
-    """x (…,D), bias (F,) -> (…,F); weight (D,F), or its panels where the layout is oneDNN's."""
-    return multiply(x, weight, len(bias), x.dtype) + bias
+class Past(NamedTuple):
+    """One layer's part of a cache, and where a call writes into it."""
 
-
-def multiply(x: Array, weight: Array, F: int, dtype: jnp.dtype) -> Array:
-    """x (…,D) with weight (D,F) or its panels -> (…,F), in dtype; panels are always float32."""
-    if weight.ndim == 3:
-        return onednn.multiply(x, weight, F)
-    return einsum("...d,df->...f", x, weight, preferred_element_type=dtype)
-
-
-def heads(x: Array, H: int) -> Array:
-    """(B,T,D) -> (B,H,T,K)."""
-    return x.reshape(*x.shape[:2], H, -1).swapaxes(1, 2)
-
-
-def to_heads(x: Array, p: Params, H: int) -> list[Array]:
-    """x (B,T,D) by the projections that are fused in p -> (B,H,T,K) of each."""
-    (_, T, D), weight, bias = x.shape, p["weight"], p["bias"]
-    if weight.ndim == 3 and T >= onednn.MANY:
-        return jnp.split(onednn.to_heads(x, weight) + bias.reshape(-1, 1, D // H), len(bias) // D, axis=1)
-    return [heads(y, H) for y in jnp.split(linear(x, weight, bias), len(bias) // D, axis=-1)]
-
-
-def attend(p: Params, q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """bart_oneliner.attend with the keys transposed: q (B,H,T,K), keys (B,H,K,S), values (B,H,S,K) -> (B,T,D).
-
-    Its products are oneDNN's if layer p is in that layout and they are worth it (XLA reads the keys of one query at
-    twice the speed); scores that outgrow every cache are then computed source by source.
-    """
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    (B, H, T, _), S = q.shape, keys.shape[3]
-    by_onednn = p["out"]["weight"].ndim == 3 and T * keys.size >= onednn.WORTH
-    by_xla = functools.partial(einsum, "bhtn,bhnm->bhtm", preferred_element_type=wide)
-    score = onednn.scores if by_onednn and T > 1 else by_xla
-    mix = onednn.mix if by_onednn else lambda attention, values: by_xla(attention, values).swapaxes(1, 2)
-
-    def attended(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-        scores = jnp.where(mask, score(q, keys) * q.shape[3] ** -0.5, jnp.finfo(wide).min)
-        return mix(jax.nn.softmax(scores).astype(values.dtype), values).astype(values.dtype)
-
-    if not by_onednn or B * H * T * S < onednn.MUCH:
-        return attended(q, keys, values, mask).reshape(B, T, -1)
-
-    def alone(source: tuple[Array, Array, Array, Array]) -> Array:
-        q, keys, values, mask = (x[None] for x in source)
-        return attended(q, keys.mT, values, mask)[0]
-
-    # The keys enter the loop as a projection made them: XLA drops transposing twice on one side of its border only.
-    mask = jnp.broadcast_to(mask, (B, *mask.shape[1:]))
-    return jax.lax.map(alone, (q, keys.mT, values, mask)).reshape(B, T, -1)
-
-
-def feed_forward(x: Array, p: Params, config: Config) -> Array:
-    hidden = ACTIVATIONS[config.activation_function](linear(x, **p["fc1"]))
-    return layer_norm(x + linear(hidden, **p["fc2"]), **p["final_norm"])
+    keys: Array  # (B,H,K,T·N)
+    values: Array  # (B,H,T·N,K)
+    position: Array  # (B,) int32: the first position that is written
+    N: int  # entries of a position
 
 
 def embed(side: Params, shared: Array, ids: Array, positions: Array, config: Config) -> Array:
@@ -104,18 +59,47 @@ def embed(side: Params, shared: Array, ids: Array, positions: Array, config: Con
     return layer_norm(shared[ids] * scale + side["embed_positions"][positions + 2], **side["layernorm_embedding"])
 
 
+def layer(
+    x: Array, seen: Array, p: Params, config: Config, H: int, attend: Attend,
+    cross: tuple[Array, Array, Array] | None = None, past: Past | None = None,
+) -> tuple[Array, Pair]:  # fmt: skip
+    """An encoder's or a decoder's layer: x (B,Q,D) -> (B,Q,D), and the keys and values that its Q positions looked at.
+
+    These are the Q positions' own or, with a past, its entries with theirs among them. seen is bool and broadcast to
+    (B,1,Q,entries). cross is the source's keys and values and their mask, for a decoder's layer that looks at a source.
+    """
+    q, k, v = to_heads(x, p["qkv"], H)
+    keys, values = k.mT, v
+    if past is not None:
+        keys = write(past.keys, keys, past.position, past.N, 3)
+        values = write(past.values, values, past.position, past.N, 2)
+    x = residual(x, attend(q, keys, values, seen), p["out"], p["norm"])
+    if cross is not None:
+        [q] = to_heads(x, p["cross_q"], H)
+        x = residual(x, attend(q, *cross), p["cross_out"], p["cross_norm"])
+    hidden = ACTIVATIONS[config.activation_function](linear(x, **p["fc1"]))
+    return residual(x, hidden, p["fc2"], p["final_norm"]), (keys, values)
+
+
+def residual(x: Array, y: Array, projection: Params, norm: Params) -> Array:
+    """x plus the projection of y, normed: how every part of a layer ends."""
+    return layer_norm(x + linear(y, **projection), **norm)
+
+
+def attention_of(weights: Params) -> Attend:
+    return onednn.attend if weights["attention"] is Attention.ONEDNN else attention.attend
+
+
 def encode(weights: Params, config: Config, input_ids: Array, positions: Array, visible: Array) -> Array:
     """input_ids (B,S) at positions (B,S) or (S,) -> the encoder's last hidden states (B,S,D).
 
     visible: bool, (B,S) for the keys that every query sees, or (B,S,S) for those that each query sees.
     """
-    side, H = weights["encoder"], config.encoder_attention_heads
+    side, H, attend = weights["encoder"], config.encoder_attention_heads, attention_of(weights)
     x = embed(side, weights["shared"], input_ids, positions, config)
     seen = visible.reshape(visible.shape[0], 1, -1, visible.shape[-1])
     for p in side["layers"]:
-        q, k, v = to_heads(x, p["qkv"], H)
-        attended = attend(p, q, k.mT, v, seen)
-        x = feed_forward(layer_norm(x + linear(attended, **p["out"]), **p["norm"]), p, config)
+        x, _ = layer(x, seen, p, config, H, attend)
     return x
 
 
@@ -169,19 +153,24 @@ def decode(
     mask (B,T) and cross_mask (B,S) bool, true for keys that may be looked at; cross is project's result. Without it
     the decoder is a language model by itself and its cross-attention is skipped.
     """
-    side, H, T = weights["decoder"], config.decoder_attention_heads, ids.shape[1]
-    x = embed(side, weights["shared"], ids, jnp.arange(T), config)
+    T = ids.shape[1]
     causal = jnp.tril(jnp.ones((T, T), bool)) & mask[:, None, None, :]
+    return decoder(weights, config, ids, jnp.arange(T), causal, cross, cross_mask)[0]
+
+
+def decoder(
+    weights: Params, config: Config, ids: Array, positions: Array, seen: Array,
+    cross: Pairs | None, cross_mask: Array | None, pasts: list[Past] | None = None,
+) -> tuple[Array, Pairs]:  # fmt: skip
+    """All layers over ids (B,Q) at positions (B,Q) or (Q,) -> the last hidden states (B,Q,D); see `layer`."""
+    side, H, attend = weights["decoder"], config.decoder_attention_heads, attention_of(weights)
+    x = embed(side, weights["shared"], ids, positions, config)
+    own: Pairs = []
     for i, p in enumerate(side["layers"]):
-        q, k, v = to_heads(x, p["qkv"], H)
-        x = layer_norm(x + linear(attend(p, q, k.mT, v, causal), **p["out"]), **p["norm"])
-        if cross is not None and cross_mask is not None:
-            keys, values = cross[i]
-            [q] = to_heads(x, p["cross_q"], H)
-            attended = attend(p, q, keys, values, cross_mask[:, None, None, :])
-            x = layer_norm(x + linear(attended, **p["cross_out"]), **p["cross_norm"])
-        x = feed_forward(x, p, config)
-    return x
+        source = None if cross is None or cross_mask is None else (*cross[i], cross_mask[:, None, None, :])
+        x, pair = layer(x, seen, p, config, H, attend, source, None if pasts is None else pasts[i])
+        own.append(pair)
+    return x, own
 
 
 def empty_cache(config: Config, B: int, N: int, T: int, dtype: jnp.dtype) -> Cache:
@@ -197,55 +186,71 @@ def empty_cache(config: Config, B: int, N: int, T: int, dtype: jnp.dtype) -> Cac
 def step(
     weights: Params, config: Config, source: Source, cache: Cache, tokens: Array, position: Array
 ) -> tuple[Array, Cache]:
-    """One decoder position for every beam.
+    """The next decoder positions of every beam: one with Q = N tokens, n with Q = n·N.
 
-    tokens (B,N) at position (B,), which is each source's own; the cache holds the positions before.
-    -> logits (B,N,V), at least float32, and the cache with this position written.
+    tokens (B,Q), of which t·N + n is beam n's at position + t; position (B,) is each source's own. The cache holds the
+    positions before and nothing behind them; of the new ones it keeps those for which it has room.
+    -> logits (B,Q,V), at least float32, and the cache with these positions written.
     """
-    (B, N), T, H = tokens.shape, cache.lineage.shape[2], config.decoder_attention_heads
-    side = weights["decoder"]
-    x = embed(side, weights["shared"], tokens, jnp.broadcast_to(position[:, None], (B, N)), config)  # (B,N,D)
-    here = (jnp.arange(T) == position[:, None])[:, None]  # (B,1,T)
-    lineage = jnp.where(here, jnp.arange(N)[:, None], cache.lineage)
-    seen = (lineage[..., None] == jnp.arange(N)).reshape(B, 1, N, T * N)
-    own: Pairs = []
-    for p, (keys, values), (cross_k, cross_v) in zip(side["layers"], cache.own, source.cross, strict=True):
-        # A source's beams are queries side by side, (B,H,N,K), of its pool and of the source alike.
-        q, k, v = to_heads(x, p["qkv"], H)
-        keys, values = write(keys, k.mT, position, 3), write(values, v, position, 2)
-        own.append((keys, values))
-        x = layer_norm(x + linear(attend(p, q, keys, values, seen), **p["out"]), **p["norm"])
-        [q] = to_heads(x, p["cross_q"], H)
-        attended = attend(p, q, cross_k, cross_v, source.mask[:, None, None, :])
-        x = layer_norm(x + linear(attended, **p["cross_out"]), **p["cross_norm"])
-        x = feed_forward(x, p, config)
+    (B, Q), (N, T) = tokens.shape, cache.lineage.shape[1:]
+    positions = position[:, None] + np.arange(Q) // N  # (B,Q)
+    lineage, lineages = cache.lineage, []
+    for n in range(Q // N):  # each position sees what is written up to its own
+        here = (jnp.arange(T) == position[:, None] + n)[:, None]  # (B,1,T)
+        lineage = jnp.where(here, jnp.arange(N)[:, None], lineage)
+        lineages.append(lineage)
+    # A source's beams are queries side by side, (B,H,Q,K), of its one pool of entries.
+    seen = jnp.concatenate(lineages, axis=1)[..., None] == jnp.arange(N)  # (B,Q,T,N)
+    pasts = [Past(keys, values, position, N) for keys, values in cache.own]
+    x, own = decoder(weights, config, tokens, positions, seen.reshape(B, 1, Q, T * N), source.cross, source.mask, pasts)
     return lm_head(weights, x), Cache(own, lineage)
 
 
-def write(pool: Array, new: Array, position: Array, axis: int) -> Array:
-    """Keys (B,H,K,T·N) or values (B,H,T·N,K), N new entries of each source, position (B,) -> the pool with them there.
+def write(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
+    """A pool of keys (B,H,K,T·N) or values (B,H,T·N,K) with new entries of the positions from position (B,) on.
 
-    axis: the one of the entries, 3 for keys and 2 for values.
+    axis: the one of the entries, 3 for keys and 2 for values. New are at most as many as the pool has, N for each
+    position. Those behind the last position are dropped.
     """
-    N, entries = new.shape[axis], pool.shape[axis]
-
-    def update(pool: Array, new: Array, position: Array) -> Array:
-        at = lambda row, entry, t: jax.lax.dynamic_update_slice_in_dim(row, entry, t * N, axis - 1)
-        return jax.vmap(at)(pool, new, position)
-
-    def select(pool: Array, new: Array, position: Array) -> Array:
-        here = jnp.expand_dims(jnp.arange(entries) // N == position[:, None], {2: (1, 3), 3: (1, 2)}[axis])
-        return jnp.where(here, jnp.concatenate([new] * (entries // N), axis), pool)
-
+    new = new.astype(pool.dtype)
     # XLA:TPU turns the update into a loop over rows, and its pool into a layout that pads K to 128.
-    return jax.lax.platform_dependent(pool, new.astype(pool.dtype), position, tpu=select, default=update)
+    tpu, default = (functools.partial(f, N=N, axis=axis) for f in (write_everywhere, write_slices))
+    return jax.lax.platform_dependent(pool, new, position, tpu=tpu, default=default)
+
+
+def write_slices(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
+    """`write`, entry by entry."""
+    Q, entries = new.shape[axis], pool.shape[axis]
+
+    def write_row(pool: Array, new: Array, position: Array) -> Array:
+        start = position * N
+        if Q > N:  # one position always fits; where several do not, dynamic_update_slice would begin further left
+            left = jnp.minimum(start, entries - Q)
+            old = jax.lax.dynamic_slice_in_dim(pool, left, Q, axis - 1)
+            kept = (jnp.arange(Q) < start - left).reshape([Q if i == axis else 1 for i in (1, 2, 3)])
+            new = jnp.where(kept, old, jnp.roll(new, start - left, axis - 1))
+        return jax.lax.dynamic_update_slice_in_dim(pool, new, start, axis - 1)
+
+    return jax.vmap(write_row)(pool, new, position)
+
+
+def write_everywhere(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
+    """`write`, as a choice between old and new for every entry of the pool."""
+    Q, entries = new.shape[axis], pool.shape[axis]
+    entry, start = jnp.arange(entries), position[:, None] * N
+    here = (entry >= start) & (entry < start + Q)
+    here = here.reshape([-1, *(entries if i == axis else 1 for i in (1, 2, 3))])
+    if Q > N:  # the repeated entries below begin at a multiple of N, but not of Q
+        new = jax.vmap(functools.partial(jnp.roll, axis=axis - 1))(new, position * N % Q)
+    repeated = jax.lax.slice_in_dim(jnp.concatenate([new] * -(-entries // Q), axis), 0, entries, axis=axis)
+    return jnp.where(here, repeated, pool)
 
 
 def lm_head(weights: Params, x: Array) -> Array:
     """(B,T,D) -> (B,T,V), accumulated and returned in at least float32."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     if "head" in weights:
-        logits = multiply(x, weights["head"], len(weights["final_logits_bias"]), dtype)
+        logits = matmul(x, weights["head"], dtype)
     else:
         logits = einsum("btd,vd->btv", x, weights["shared"], preferred_element_type=dtype)
     return logits + weights["final_logits_bias"]

@@ -11,8 +11,8 @@ import numpy as np
 
 from bart_inference.checkpoint import Model
 from bart_inference.inputs import check_source
-from bart_inference.model import transformer
 from bart_inference.model.layout import Prepared
+from bart_inference.model.weights import linear
 from bart_inference.tasks.common import at_positions, in_buckets, reread, with_head
 from bart_oneliner import Array, Config, Params
 
@@ -38,4 +38,4 @@ def run_classifier(weights: Params, config: Config, ids: Array, mask: Array, las
     """Logits (B,C) from the states at the positions last (B,n), of which the first counts."""
     sentence = at_positions(reread(weights, config, ids, mask), last)[:, 0]
     head = weights["classification_head"]
-    return (transformer.linear(jnp.tanh(transformer.linear(sentence, **head["dense"])), **head["out_proj"]),)
+    return (linear(jnp.tanh(linear(sentence, **head["dense"])), **head["out_proj"]),)

@@ -10,8 +10,8 @@ import numpy as np
 
 from bart_inference.checkpoint import Model
 from bart_inference.inputs import check_source
-from bart_inference.model import transformer
 from bart_inference.model.layout import Prepared
+from bart_inference.model.weights import linear
 from bart_inference.tasks.common import in_buckets, reread, with_head
 from bart_oneliner import Array, Config, Params
 
@@ -33,4 +33,4 @@ def question_answering(model: Model | Prepared, input_ids: Any, attention_mask: 
 
 @functools.partial(jax.jit, static_argnames="config")
 def run_spans(weights: Params, config: Config, ids: Array, mask: Array) -> tuple[Array]:
-    return (transformer.linear(reread(weights, config, ids, mask), **weights["qa_outputs"]),)
+    return (linear(reread(weights, config, ids, mask), **weights["qa_outputs"]),)
