@@ -12,8 +12,6 @@ percent. Beside it: what the machine would need, from the shapes and from what i
 
 from __future__ import annotations
 
-import argparse
-import json
 import pathlib
 import re
 import tempfile
@@ -24,9 +22,10 @@ from typing import Any
 from bart_inference.model import onednn
 
 from benchmarks.cells import CELLS, NEW, Cell, measures_of, work_of
-from benchmarks.checkpoints import TINY, fields_of, folder_of
+from benchmarks.checkpoints import TINY, cache_of, fields_of, folder_of
 from benchmarks.counts import Machine, prefill_seconds, step_seconds
 from benchmarks.machine import bandwidth, circumstances, throughput
+from support.records import Command
 
 STEPS = 12
 KINDS = ("layers' products", "output embedding", "attention", "choice of tokens", "rest", "in no operation")
@@ -144,23 +143,16 @@ def report(cells: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="+", metavar="cell", help="names, as benchmarks.generation has them")
-    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
-    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
-    given = parser.parse_args()
     cells = {cell.name: cell for cell in CELLS}
-    if unknown := set(given.cells) - set(cells):
-        parser.error(f"no such cell: {', '.join(sorted(unknown))}")
-    path = given.record / "results.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    given.record.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in given.cells:
-            folder = folder_of(given.cache or pathlib.Path(temporary), cells[name].model)
-            found[name] = {**profile(cells[name], folder), "circumstances": circumstances()}
-            path.write_text(json.dumps(found, indent=1) + "\n")
-    print(report(found))
+    command = Command(__doc__, list(cells), "cell")
+    command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    given = command.parse()
+    with cache_of(given.cache) as cache:
+        for name in command.missing():
+            about = circumstances()
+            figures = profile(cells[name], folder_of(cache, cells[name].model))
+            command.record.add(name, {**figures, "circumstances": about})
+    print(report(command.figures()))
 
 
 if __name__ == "__main__":

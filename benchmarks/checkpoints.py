@@ -10,11 +10,14 @@ noise, what it costs is not. `tiny` is the checkpoint that ships with the projec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 SEED = 0
@@ -53,6 +56,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 TINY = pathlib.Path(__file__).resolve().parents[1] / "models" / "debian-tiny"
 FORMATS = {"ctranslate2": None, "ctranslate2-int8": "int8"}  # suffix -> quantization
+
+
+@contextlib.contextmanager
+def cache_of(folder: pathlib.Path | None) -> Iterator[pathlib.Path]:
+    """The folder that model folders are kept in: the one given, or a temporary one."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield folder or pathlib.Path(temporary)
 
 
 def folder_of(cache: pathlib.Path, name: str) -> pathlib.Path:

@@ -16,24 +16,22 @@ its figures, and the table marks a cell where that was more than a tenth of one.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.cells import CELLS, Cell, limit_of, measures_of, work_of
-from benchmarks.checkpoints import TINY, folder_of
+from benchmarks.checkpoints import TINY, cache_of, folder_of
 from benchmarks.counts import Machine
 from benchmarks.machine import busy_seconds, circumstances
 from benchmarks.report import table
 from benchmarks.rivals import RIVALS, RivalFailed, Tokens, Work, Worker
+from support.records import Command
 
 PATIENCE = 180.0  # seconds for a rival's first run, compilation included
 LEAST_ROUNDS = 3
@@ -117,73 +115,43 @@ def difference(folder: pathlib.Path, work: Work) -> dict[str, Any]:
     return json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr[-500:]}
 
 
-class Record:
-    """results.json in a folder: {"cells": {name: figures}}, written whole after every cell."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.path = folder / "results.json"
-        self.cells: dict[str, Any] = json.loads(self.path.read_text())["cells"] if self.path.exists() else {}
-
-    def add(self, name: str, figures: Mapping[str, Any]) -> None:
-        self.cells[name] = figures
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        order = [cell.name for cell in CELLS]
-        cells = {name: self.cells[name] for name in sorted(self.cells, key=order.index)}
-        unfinished = self.path.with_suffix(".part")
-        unfinished.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
-        os.replace(unfinished, self.path)
-
-
-def chosen(wanted: Sequence[str]) -> list[Cell]:
-    """The cells whose names contain one of the strings; all without any."""
-    cells = [cell for cell in CELLS if not wanted or any(part in cell.name for part in wanted)]
-    if not cells:
-        raise SystemExit(f"no cell's name contains any of {wanted}; the cells: {', '.join(c.name for c in CELLS)}")
-    return cells
-
-
-def run(cells: Sequence[Cell], record: Record, cache: pathlib.Path, given: argparse.Namespace) -> None:
-    workers: dict[str, Worker] = {}
-    model = ""
+def run(command: Command, cache: pathlib.Path) -> None:
+    """Measures the cells that are missing; rivals live as long as the cells are of their model."""
+    given, workers, model = command.given, dict[str, Worker](), ""
+    cells = {cell.name: cell for cell in CELLS}
     try:
-        for cell in cells:
+        for name in command.missing():
+            cell = cells[name]
             folder = folder_of(cache, cell.model)
             if cell.model != model:
                 for worker in workers.values():
                     worker.close()
                 workers, model = {}, cell.model
-            for name in given.rivals.split(","):  # also those that failed in the cell before
-                if name not in workers:
-                    workers[name] = Worker(name, folder)
+            for rival in given.rivals.split(","):  # also those that failed in the cell before
+                if rival not in workers:
+                    workers[rival] = Worker(rival, folder)
             work = work_of(cell, given.corpus)
             about = circumstances()
             figures = judged(cell, work, measure(cell, workers, work, given.rounds, given.seconds), folder)
-            record.add(cell.name, {**figures, "circumstances": about})
-            print(table({cell.name: figures}).splitlines()[2], flush=True)
+            command.record.add(name, {**figures, "circumstances": about})
+            print(table({name: figures}).splitlines()[2], flush=True)
     finally:
         for worker in workers.values():
             worker.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="*", help="parts of cells' names")
-    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
-    parser.add_argument("--report", action="store_true", help="print what the record holds, measure nothing")
-    parser.add_argument("--again", action="store_true", help="measure cells that the record has already")
-    parser.add_argument("--rounds", type=int, default=7, help="at most, per cell")
-    parser.add_argument("--seconds", type=float, default=40, help="after which a cell gets no more than 3 rounds")
-    parser.add_argument("--rivals", default=",".join(RIVALS), help="who takes part; ours always must")
-    parser.add_argument("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="the real documents")
-    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
-    given = parser.parse_args()
-    record = Record(given.record)
-    cells = chosen(given.cells)
-    if not given.report:
-        left = [cell for cell in cells if given.again or cell.name not in record.cells]
-        with tempfile.TemporaryDirectory() as temporary:
-            run(left, record, given.cache or pathlib.Path(temporary), given)
-    print(table({cell.name: record.cells[cell.name] for cell in cells if cell.name in record.cells}))
+    command = Command(__doc__, [cell.name for cell in CELLS], "cell")
+    add = command.parser.add_argument
+    add("--rounds", type=int, default=7, help="at most, per cell")
+    add("--seconds", type=float, default=40, help="after which a cell gets no more than 3 rounds")
+    add("--rivals", default=",".join(RIVALS), help="who takes part; ours always must")
+    add("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="the real documents")
+    add("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    given = command.parse()
+    with cache_of(given.cache) as cache:
+        run(command, cache)
+    print(table(command.figures()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How the cost of generation grows: with the batch, the source's length, the beams and the new tokens.
 
     python -m benchmarks.growth --record benchmarks/records/<date>_growth         # every axis
-    python -m benchmarks.growth batch source --record …                           # these, anew
+    python -m benchmarks.growth batch source --again --record …                   # these, anew
     python -m benchmarks.growth --report --record …                               # plot and table again
 
 The shape is bart-base's, and every axis leaves the point CENTRE in one direction. The theoretical slope is the analytic
@@ -11,19 +11,17 @@ a slow minute falls on all of them; figures are medians. Saved are results.json 
 
 from __future__ import annotations
 
-import argparse
-import json
 import pathlib
 import statistics
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.cells import Cell, measures_of, random_batch
-from benchmarks.checkpoints import fields_of, folder_of
+from benchmarks.checkpoints import cache_of, fields_of, folder_of
 from benchmarks.counts import Machine, limit_seconds
 from benchmarks.machine import circumstances
 from benchmarks.rivals import Work, Worker
+from support.records import Command
 
 MODEL = "base"
 CENTRE = {"batch": 1, "beams": 4, "source": 256, "new": 64}
@@ -122,27 +120,15 @@ def plot(axes: Mapping[str, Any], path: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("axes", nargs="*", metavar="axis", help=", ".join(AXES))
-    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json and growth.png")
-    parser.add_argument("--report", action="store_true", help="plot and print what the record holds, measure nothing")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folder; else a temporary one")
-    given = parser.parse_args()
-    if unknown := set(given.axes) - set(AXES):
-        parser.error(f"no such axis: {', '.join(sorted(unknown))}")
-    path = given.record / "results.json"
-    axes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if not given.report:
-        given.record.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = folder_of(given.cache or pathlib.Path(temporary), MODEL)
-            for axis in given.axes or AXES:
-                axes[axis] = measure(axis, folder, given.rounds)
-                axes = {name: axes[name] for name in AXES if name in axes}
-                path.write_text(json.dumps(axes, indent=1) + "\n")
-    plot(axes, given.record / "growth.png")
-    print(report(axes))
+    command = Command(__doc__, list(AXES), "axis")
+    command.parser.add_argument("--rounds", type=int, default=3)
+    command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folder; else a temporary one")
+    given = command.parse()
+    with cache_of(given.cache) as cache:
+        for axis in command.missing():
+            command.record.add(axis, measure(axis, folder_of(cache, MODEL), given.rounds))
+    plot(command.figures(), given.record / "growth.png")
+    print(report(command.figures()))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,11 @@ are medians over rounds. GB/s counts the matrix alone.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import pathlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ import numpy as np
 from bart_inference.model import onednn
 
 from benchmarks.machine import circumstances
+from support.records import Command
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768), (768, 50265))
 ROWS = (1, 4, 32, 512)
@@ -62,30 +61,30 @@ def measure(rows: int, D: int, F: int) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def report(found: list[dict[str, float]]) -> str:
+def report(matrices: Mapping[str, Any]) -> str:
     lines = ["| rows | matrix | XLA, ms | oneDNN, ms | ratio | oneDNN, GB/s |", "|---:|---|---:|---:|---:|---:|"]
-    for at in found:
-        size = f"{at['D']:.0f} × {at['F']:.0f}"
-        speed = 4e-9 * at["D"] * at["F"] / at["onednn"]
-        lines.append(
-            f"| {at['rows']:.0f} | {size} | {at['xla'] * 1e3:.2f} | {at['onednn'] * 1e3:.2f} "
-            f"| {at['xla'] / at['onednn']:.2f}× | {speed:.0f} |"
-        )
+    for name, found in matrices.items():
+        for at in found["products"]:
+            speed = 4e-9 * found["D"] * found["F"] / at["onednn"]
+            lines.append(
+                f"| {at['rows']} | {name} | {at['xla'] * 1e3:.2f} | {at['onednn'] * 1e3:.2f} "
+                f"| {at['xla'] / at['onednn']:.2f}× | {speed:.0f} |"
+            )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=pathlib.Path, help="folder of results.json")
-    given = parser.parse_args()
-    if not onednn.available():
+    matrices = {f"{D} × {F}": (D, F) for D, F in SHAPES}
+    command = Command(__doc__, list(matrices), "matrix")
+    command.parse()
+    if command.missing() and not onednn.available():
         raise SystemExit("this processor or jaxlib has no oneDNN")
-    found = [{"rows": rows, "D": D, "F": F, **measure(rows, D, F)} for D, F in SHAPES for rows in ROWS]
-    if given.record:
-        given.record.mkdir(parents=True, exist_ok=True)
-        result = {"circumstances": circumstances(), "products": found}
-        (given.record / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(report(found))
+    for name in command.missing():
+        D, F = matrices[name]
+        about = circumstances()
+        products = [{"rows": rows, **measure(rows, D, F)} for rows in ROWS]
+        command.record.add(name, {"D": D, "F": F, "products": products, "circumstances": about})
+    print(report(command.figures()))
 
 
 if __name__ == "__main__":

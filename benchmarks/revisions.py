@@ -17,14 +17,13 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
-from benchmarks.cells import Cell, work_of
-from benchmarks.checkpoints import TINY, folder_of
-from benchmarks.generation import chosen
+from benchmarks.cells import CELLS, Cell, work_of
+from benchmarks.checkpoints import TINY, cache_of, folder_of
 from benchmarks.machine import circumstances
 from benchmarks.rivals import Worker
+from support.records import chosen
 
 PATIENCE = 300.0  # seconds for a first run, compilation included
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -68,9 +67,10 @@ def main() -> int:
     about = circumstances(("jax", "jaxlib", "numpy"))
     record: dict[str, Any] = {"revisions": {name: revision(folder) for name, (folder, _) in sides.items()}}
     record |= {"circumstances": about, "cells": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        for cell in chosen(arguments.cells):
-            folder = folder_of(arguments.cache or pathlib.Path(temporary), cell.model).resolve()
+    cells = {cell.name: cell for cell in CELLS}
+    with cache_of(arguments.cache) as cache:
+        for cell in (cells[name] for name in chosen(list(cells), arguments.cells)):
+            folder = folder_of(cache, cell.model).resolve()
             workers = {
                 name: Worker("ours", folder, checkout=checkout, python=python)
                 for name, (checkout, python) in sides.items()
@@ -84,8 +84,8 @@ def main() -> int:
             print(f"{cell.name:28} {figures['ratio']:.3f}  tokens equal: {figures['tokens_equal']}", flush=True)
             arguments.record.mkdir(parents=True, exist_ok=True)
             (arguments.record / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-    cells = record["cells"].values()
-    return int(any(cell["ratio"] < arguments.least or not cell["tokens_equal"] for cell in cells))
+    measured = record["cells"].values()
+    return int(any(cell["ratio"] < arguments.least or not cell["tokens_equal"] for cell in measured))
 
 
 if __name__ == "__main__":

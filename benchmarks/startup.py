@@ -1,6 +1,6 @@
 """Start-up and memory: from the start of a process to its first summary, beside PyTorch and CTranslate2.
 
-    python -m benchmarks.startup --record benchmarks/records/<date>_startup            # both models
+    python -m benchmarks.startup --record benchmarks/records/<date>_startup            # both models, and buckets
     python -m benchmarks.startup --report --record …                                   # the table again
 
 Every run is a new process that imports, loads the model, generates once and ends; the rivals take turns, and figures
@@ -13,7 +13,6 @@ cache, and the count and the seconds are JAX's own events.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -27,9 +26,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.cells import real_rows
-from benchmarks.checkpoints import TINY, folder_of
+from benchmarks.checkpoints import TINY, cache_of, folder_of
 from benchmarks.machine import THREADS, circumstances
 from benchmarks.rivals import RIVALS, Ours, Worker
+from support.records import Command
 
 MODELS: dict[str, dict[str, Any]] = {  # what is asked of each: one source
     "tiny": {},  # a real document, the checkpoint's own generation defaults
@@ -129,19 +129,22 @@ def compilation(folder: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def report(result: Mapping[str, Any]) -> str:
+def report(parts: Mapping[str, Any]) -> str:
     lines = []
-    for model, contenders in result["models"].items():
+    for model in MODELS:
+        if model not in parts:
+            continue
         lines += [
             f"| {model} | first summary, s | peak memory, MB | CPU, s | tokens equal |",
             "|---|---:|---:|---:|---|",
         ]
-        for name, f in contenders.items():
+        for name, f in parts[model]["contenders"].items():
             equal = "yes" if f["tokens_equal"] else "no"
             lines.append(f"| {name} | {f['seconds']:.2f} | {f['peak_mb']:.0f} | {f['cpu_seconds']:.1f} | {equal} |")
         lines.append("")
-    lines += ["| bucket of base | compiled in, s |", "|---|---:|"]
-    lines += [f"| {name} | {seconds:.2f} |" for name, seconds in result["compilation"].items()]
+    if "compilation" in parts:
+        lines += ["| bucket of base | compiled in, s |", "|---|---:|"]
+        lines += [f"| {name} | {seconds:.2f} |" for name, seconds in parts["compilation"]["seconds"].items()]
     return "\n".join(lines)
 
 
@@ -149,25 +152,20 @@ def main() -> None:
     if sys.argv[1:2] == ["--once"]:
         once(sys.argv[2], pathlib.Path(sys.argv[3]), json.loads(sys.argv[4]))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
-    parser.add_argument("--report", action="store_true", help="print what the record holds, measure nothing")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
-    given = parser.parse_args()
-    path = given.record / "results.json"
-    if not given.report:
-        given.record.mkdir(parents=True, exist_ok=True)
-        result: dict[str, Any] = {"circumstances": circumstances(), "models": {}, "compilation": {}}
-        with tempfile.TemporaryDirectory() as temporary:
-            cache = given.cache or pathlib.Path(temporary)
-            programs = pathlib.Path(temporary) / "programs"
-            for name in MODELS:
-                result["models"][name] = start_up(name, folder_of(cache, name), given.rounds, programs)
-                path.write_text(json.dumps(result, indent=1) + "\n")
-            result["compilation"] = compilation(folder_of(cache, "base"))
-        path.write_text(json.dumps(result, indent=1) + "\n")
-    print(report(json.loads(path.read_text())))
+    command = Command(__doc__, [*MODELS, "compilation"], "part")
+    command.parser.add_argument("--rounds", type=int, default=3)
+    command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    given = command.parse()
+    with cache_of(given.cache) as cache, tempfile.TemporaryDirectory() as programs:
+        for name in command.missing():
+            about = circumstances()
+            if name == "compilation":
+                figures: dict[str, Any] = {"seconds": compilation(folder_of(cache, "base"))}
+            else:
+                folder = folder_of(cache, name)
+                figures = {"contenders": start_up(name, folder, given.rounds, pathlib.Path(programs) / "cache")}
+            command.record.add(name, {**figures, "circumstances": about})
+    print(report(command.figures()))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def command(monkeypatch, tmp_path):
         FakeWorker.asked.clear()
         monkeypatch.setattr(sys, "argv", ["generation.py", *arguments, "--record", str(tmp_path)])
         generation.main()
-        return json.loads((tmp_path / "results.json").read_text())["cells"]
+        return json.loads((tmp_path / "results.json").read_text())
 
     return run
 

@@ -31,8 +31,8 @@ def test_the_command_measures_saves_and_reports(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(startup, "Worker", FakeWorker)
     monkeypatch.setattr(sys, "argv", ["startup.py", "--record", str(tmp_path)])
     startup.main()
-    models = json.loads((tmp_path / "results.json").read_text())["models"]
-    assert models["base"]["pytorch"]["all_seconds"] == [2, 3, 4] and models["base"]["pytorch"]["seconds"] == 3
+    base = json.loads((tmp_path / "results.json").read_text())["base"]["contenders"]
+    assert base["pytorch"]["all_seconds"] == [2, 3, 4] and base["pytorch"]["seconds"] == 3
     cold, warm = asked.index(("tiny", "ours-xla")), asked.index(("tiny", "ours-xla, warm cache"))
     assert cold + 1 == warm, "the one fills the cache"
     shown = capsys.readouterr().out
