@@ -1,6 +1,6 @@
 """Folders keep their promises: imports point down, the page stays a page, README says what is so.
 
-The rules of the server's folders are in tests/server/test_arrows.py, what starts without jax in tests/test_start.py.
+The rules of the server's folders are in tests/server/test_layout.py, what starts without jax in tests/test_start.py.
 """
 
 import ast
@@ -28,8 +28,7 @@ MAY_IMPORT = {  # folder -> which of ours its modules may import besides their o
 }
 TEST_BENCHMARKS = ("tests/benchmarks", "tests/tpu")  # the only tests that import benchmarks
 LAYERS = (  # of bart_inference, the lowest first: a module imports from the layers below and from its own folder
-    ("buckets", "tokenization", "generation.options", "generation.arrays"),
-    ("formats",),
+    ("buckets", "tokenization", "tokenizer_files", "generation.options", "generation.arrays"),
     ("checkpoint", "devices"),
     ("model",),
     ("inputs",),

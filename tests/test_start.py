@@ -9,7 +9,7 @@ from support.process import run
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("jax", "jaxlib", "torch", "transformers", "optax")
-WITHOUT_JAX = ("", ".buckets", ".tokenization", ".generation.options", ".generation.arrays", ".cli")
+WITHOUT_JAX = ("", ".buckets", ".tokenization", ".tokenizer_files", ".generation.options", ".generation.arrays", ".cli")
 
 
 def commands() -> dict[str, str]:
