@@ -60,14 +60,14 @@ def random_batch(batch: int, source: int, vocabulary: int) -> list[list[int]]:
 
 def real_rows(corpus: pathlib.Path, count: int) -> list[list[int]]:
     """Token ids of a corpus's documents (JSON lines with "document"), from the beginning again if it has too few."""
-    from tokenizers import Tokenizer
+    from bart_inference.tokenization import encode_text, truncate
+    from bart_inference.tokenizer_files import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
-    tokenizer.no_truncation()
+    tokenizer = load_tokenizer(TINY)
+    assert tokenizer
     texts = [json.loads(line)["document"] for line in corpus.read_text().splitlines()]
     limit = fields_of("tiny")["max_position_embeddings"]
-    rows = [tokenizer.encode(texts[i % len(texts)]).ids for i in range(count)]
-    return [[*row[: limit - 1], row[-1]] if len(row) > limit else row for row in rows]
+    return [truncate(encode_text(tokenizer, texts[i % len(texts)]), limit) for i in range(count)]
 
 
 def measures_of(cell: Cell, work: Work) -> Work:
