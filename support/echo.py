@@ -3,17 +3,21 @@
 The answer to a source t1 … tn (special tokens 0, 1, 2 left out) is t1 … tn and then the end token 2, one token a step:
 after s steps a row has s tokens, after n + 1 steps it is finished. Its score is -n. With beams, hypothesis j (from 0)
 is the same without its last j tokens and scores j less, and while the row runs, the last beams - 1 tokens are not
-final. `max_new_tokens` cuts the answer, which then did not stop by itself. A classification's logits are (0, n).
+final. `max_new_tokens` cuts the answer, which then did not stop by itself. A classification's values are (0, n).
 
-`on_call(verb, requests)` runs before encode, insert, step and classify: a test blocks there, moves its clock or raises.
+All shapes are open from the beginning, unless `priority` is given: then they are compiled in that order and open as
+they are. `on_call(verb, requests)` runs before compile, encode, insert, step and run: a test blocks there, moves its
+clock or raises.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bart_server.scheduling.contract import Description, Hypothesis, Lane, Request, Task
+from bart_server.engine.store import Program, Shape, Store
+from bart_server.scheduling.contract import Bucket, Description, Hypothesis, Kind, Open, Request, best
 from bart_server.scheduling.errors import InvalidArgument
+from bart_server.scheduling.tasks import Classify, Generate, Input, Task
 
 END = 2
 SPECIAL = frozenset({0, 1, END})
@@ -27,7 +31,7 @@ class Row:
     steps: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeEngine:
     """See the module's docstring. calls: every verb and its row count, in order."""
 
@@ -35,19 +39,19 @@ class FakeEngine:
     sizes: tuple[int, ...] = (1, 2, 4)
     beams: tuple[int, ...] = (1, 3)
     target_tokens: int = 64
-    tasks: tuple[Task, ...] = (Task.GENERATE, Task.CLASSIFY)
+    tasks: tuple[Task, ...] = (Generate, Classify)
     on_call: Callable[[str, Sequence[Request]], None] = lambda verb, requests: None
+    priority: Callable[[Bucket, int], int] | None = None
+    revision: str = "fake:echo"
     calls: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lanes = [
-            Lane(Task.GENERATE, source, self.target_tokens, self.sizes, beams, sample)
-            for source in self.sources
-            for beams in self.beams
-            for sample in (False, True)
-        ] + [Lane(Task.CLASSIFY, source, 0, self.sizes) for source in self.sources]
+        self.buckets = [
+            self._generating(s, beams, sample) for s in self.sources for beams in self.beams for sample in (False, True)
+        ]
+        self.buckets += [Bucket(Kind.ONCE, Classify, f"classify-{s}", self.sizes, s, s) for s in self.sources]
         self.description = Description(
-            revision="fake:echo",
+            revision=self.revision,
             tasks=self.tasks,
             dtype="int",
             platform="none",
@@ -55,44 +59,78 @@ class FakeEngine:
             source_tokens=max(self.sources),
             target_tokens=self.target_tokens,
         )
+        self.store = Store()
+        if self.priority is None:
+            self.store.open = {bucket: bucket.sizes for bucket in self.buckets}
+        else:
+            self.store.want([self._shape(bucket, size) for bucket in self.buckets for size in bucket.sizes])
 
-    def compile(self, stop: Callable[[], bool]) -> None:
-        self._call("compile", ())
+    def _generating(self, source: int, beams: int, sample: bool) -> Bucket:
+        name = f"beams{beams}{'-sample' if sample else ''}-{source}"
+        cost = (source + self.target_tokens) * beams
+        return Bucket(Kind.DECODE, Generate, name, self.sizes, cost, source, self.target_tokens, beams, sample)
 
-    def requests(
-        self, source: Sequence[int], options: Mapping[str, Any], task: Task = Task.GENERATE, stream: bool = False
-    ) -> list[Request]:
+    def _shape(self, bucket: Bucket, size: int) -> Shape:
+        program = Program((bucket, size), lambda: self._call("compile", ()))
+        return Shape(bucket, size, [program], lambda: None, self.priority(bucket, size) if self.priority else 0)
+
+    @property
+    def open(self) -> Open:
+        return self.store.open
+
+    def compile(self, stop: Callable[[], bool], behind: bool = False) -> None:
+        if self.priority is None and not behind:
+            self._call("compile", ())
+        self.store.compile(stop, behind)
+
+    def work(self, bucket: Bucket) -> "FakeEngine":
+        return self
+
+    def requests(self, task_input: Input) -> list[Request]:
+        source = tuple(task_input.source)
+        if isinstance(task_input, Generate):
+            return self._generations(source, task_input.options, task_input.stream)
+        buckets = self._fitting(source, type(task_input), 1, False)
+        return [Request(source, buckets, buckets[0].source)]
+
+    def _generations(self, source: tuple[int, ...], options: Mapping[str, Any], stream: bool) -> list[Request]:
         beams, sample = options.get("num_beams", 1), options.get("do_sample", False)
-        new_tokens = min(options.get("max_new_tokens", self.target_tokens - 1), self.target_tokens - 1)
-        if task is Task.CLASSIFY:
-            beams, sample, new_tokens = 1, False, 0
         if beams not in self.beams:
             raise InvalidArgument("options.num_beams", f"{beams} is not one of the compiled widths {list(self.beams)}")
-        lanes = [
-            lane
-            for lane in self.lanes
-            if (lane.task, lane.beams, lane.sample) == (task, beams, sample) and lane.source >= len(source)
-        ]
-        if not lanes:
-            raise InvalidArgument("token_ids", f"{len(source)} tokens, at most {max(self.sources)} fit")
-        options = {"num_return_sequences": 1, **options, "max_new_tokens": new_tokens}
-        copies = options["num_return_sequences"] if beams == 1 else 1
-        options |= {"num_return_sequences": options["num_return_sequences"] if beams > 1 else 1}
-        return [Request(tuple(source), lanes[0], (lanes[0].source + new_tokens) * beams, options, stream)] * copies
+        new_tokens = min(options.get("max_new_tokens", self.target_tokens - 1), self.target_tokens - 1)
+        returned = options.get("num_return_sequences", 1)
+        own = {"max_new_tokens": new_tokens, "num_return_sequences": returned if beams > 1 else 1}
+        payload = {**options, **own}
+        buckets = self._fitting(source, Generate, beams, sample)
+        cost = ((best(buckets, self.open) or buckets[0]).source + new_tokens) * beams
+        return [Request(source, buckets, cost, payload, stream)] * (returned if beams == 1 else 1)
 
-    def classify(self, lane: Lane, requests: Sequence[Request]) -> Sequence[tuple[float, float]]:
-        self._call("classify", requests)
+    def _fitting(self, source: tuple[int, ...], task: Task, beams: int, sample: bool) -> tuple[Bucket, ...]:
+        kind = (task, beams, sample)
+        family = [bucket for bucket in self.buckets if (bucket.task, bucket.beams, bucket.sample) == kind]
+        buckets = tuple(bucket for bucket in family if bucket.source >= len(source))
+        if not buckets:
+            raise InvalidArgument("token_ids", f"{len(source)} tokens, at most {max(self.sources)} fit")
+        return buckets
+
+    def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Sequence[tuple[float, ...]]:
+        self._call("run", requests)
+        assert len(requests) <= size
         return [(0.0, float(len(content(request)))) for request in requests]
 
-    def blank(self, lane: Lane, size: int) -> list[Row | None]:
-        assert size in lane.sizes
+    def init(self, bucket: Bucket, size: int) -> list[Row | None]:
+        assert size in bucket.sizes
         return [None] * size
 
-    def encode(self, lane: Lane, requests: Sequence[Request]) -> list[Row]:
+    def encode(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> list[Row]:
         self._call("encode", requests)
+        assert len(requests) <= size
+        assert all(len(request.source) <= bucket.source for request in requests)
         return [Row(request) for request in requests]
 
-    def insert(self, lane: Lane, state: list[Row | None], encoded: list[Row], rows: Sequence[int]) -> list[Row | None]:
+    def insert(
+        self, bucket: Bucket, state: list[Row | None], encoded: list[Row], rows: Sequence[int]
+    ) -> list[Row | None]:
         self._call("insert", [row.request for row in encoded])
         assert all(state[row] is None for row in rows)
         state = list(state)
@@ -100,23 +138,23 @@ class FakeEngine:
             state[row] = taken
         return state
 
-    def step(self, lane: Lane, state: list[Row | None], steps: int) -> tuple[list[Row | None], list[int]]:
+    def step(self, bucket: Bucket, state: list[Row | None], steps: int) -> tuple[list[Row | None], list[int]]:
         self._call("step", [row.request for row in state if row])
         after = [row and Row(row.request, min(row.steps + steps, length(row.request))) for row in state]
         return after, [index for index, row in enumerate(after) if row and row.steps == length(row.request)]
 
-    def prefix(self, lane: Lane, state: list[Row | None], rows: Sequence[int]) -> list[tuple[int, ...]]:
+    def prefix(self, bucket: Bucket, state: list[Row | None], rows: Sequence[int]) -> list[tuple[int, ...]]:
         taken = [row for index in rows if (row := state[index])]
-        return [answer(row.request)[: max(0, row.steps - lane.beams + 1)] for row in taken]
+        return [answer(row.request)[: max(0, row.steps - bucket.beams + 1)] for row in taken]
 
-    def results(self, lane: Lane, state: list[Row | None], rows: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
+    def results(self, bucket: Bucket, state: list[Row | None], rows: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
         return [hypotheses(row.request) for index in rows if (row := state[index])]
 
-    def free(self, lane: Lane, state: list[Row | None], rows: Sequence[int]) -> list[Row | None]:
+    def free(self, bucket: Bucket, state: list[Row | None], rows: Sequence[int]) -> list[Row | None]:
         return [None if index in rows else row for index, row in enumerate(state)]
 
-    def resize(self, lane: Lane, state: list[Row | None], rows: Sequence[int], size: int) -> list[Row | None]:
-        assert size in lane.sizes and len(rows) <= size
+    def resize(self, bucket: Bucket, state: list[Row | None], rows: Sequence[int], size: int) -> list[Row | None]:
+        assert size in bucket.sizes and len(rows) <= size
         return [state[row] for row in rows] + [None] * (size - len(rows))
 
     def _call(self, verb: str, requests: Sequence[Request]) -> None:
@@ -131,7 +169,7 @@ def content(request: Request) -> tuple[int, ...]:
 
 def answer(request: Request) -> tuple[int, ...]:
     """What a request is answered with."""
-    return (*content(request), END)[: request.options["max_new_tokens"]]
+    return (*content(request), END)[: request.payload["max_new_tokens"]]
 
 
 def length(request: Request) -> int:
@@ -145,5 +183,5 @@ def hypotheses(request: Request) -> tuple[Hypothesis, ...]:
     body = tokens[:-1] if stopped else tokens
     return tuple(
         Hypothesis((*body[: len(body) - j], *((END,) if stopped else ())), float(-len(body) - j), stopped)
-        for j in range(request.options["num_return_sequences"])
+        for j in range(request.payload["num_return_sequences"])
     )

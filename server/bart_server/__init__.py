@@ -11,11 +11,12 @@ once; what is said of the way back is in it too.
     services/conversion.py      `options` makes {"num_beams": 4} of the message.
                                 Back: `summary` makes the response of what the engine has found.
     services/backend.py         `plan` tokenizes the text, and asks the engine for requests.
-    engine/engine.py            `requests` refuses a width that is not compiled, and gives the request its lane.
-                                Later the lane's programs run: encode, insert, step with 4 beams a row, results.
+    engine/engine.py            `requests` checks the ids and asks the task.
+    engine/tasks/generate.py    `requests` refuses a width that is not compiled, and names the buckets that can hold it.
+                                Later its programs run: encode, insert, step with 4 beams a row, results.
     scheduling/session.py       `submit` takes the request across to the scheduler's threads.
                                 Back: the events of the worker's thread wake the function on the event loop.
-    scheduling/scheduler.py     the request waits in its lane's queue, gets a row, is decoded a chunk at a time.
+    scheduling/scheduler.py     the request waits in its bucket's queue, gets a row, is decoded a chunk at a time.
                                 Back: `_harvest` delivers the hypotheses of rows that are finished.
 """
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -98,6 +98,7 @@ class Runtime:
             self._spawn(partial(self.scheduler.run, worker), f"worker-{worker}")
         self.models.publish(served)
         self.metrics.ready(True)
+        self._spawn(partial(self._compile_behind, [model.engine for model in served]), "compiler")
 
     async def drain(self, grace: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Refuses what is new, and waits for what is in flight: at most `grace` seconds, or `until` says so.
@@ -245,6 +246,11 @@ class Runtime:
 
         self._spawn(run, name)
         return future
+
+    def _compile_behind(self, engines: Sequence[Engine]) -> None:
+        """Compiles what the engines were not made to wait for, one program at a time."""
+        for engine in engines:
+            engine.compile(self._stopping.is_set, behind=True)
 
     def _spawn(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)

@@ -7,14 +7,15 @@ from support.process import run_on_devices
 PROGRAM = """
 import jax
 from bart_inference import generate
-from bart_server.engine.engine import JaxEngine, Shapes
+from bart_server.engine.engine import JaxEngine
+from bart_server.engine.shapes import Shapes
 from tests.server.harness import working
 from tests.server.test_engine import House, answers, model, source
 
 assert len(jax.devices()) == 2
 prepared = model()
 engine = JaxEngine(prepared, "sha256:test", Shapes((3,), (), (24,), 24, (1, 2)))
-assert engine.lanes[0].sizes == (2, 4) and engine.description.devices == 2
+assert engine.buckets[0].sizes == (2, 4) and engine.description.devices == 2
 engine.compile(lambda: False)
 asked = [source(17 + index % 8, index) for index in range(COUNT)]
 boxes = []
@@ -22,7 +23,7 @@ if WORKERS == 1:
     house = House(engine)
     for ids in asked:
         boxes.append(house.ask(ids, num_beams=3))
-        house.scheduler.turn()
+        house.scheduler.iterate()
     house.work()
 else:
     house = House(engine, workers=WORKERS)

@@ -2,17 +2,21 @@
 
 import math
 import random
+import threading
 
 import jax
 import numpy as np
 import pytest
 from bart_inference import Model, Prepared, classify, generate, prepare
-from bart_server.engine.engine import JaxEngine, Shapes
+from bart_server.engine.engine import JaxEngine
 from bart_server.engine.packing import EncoderShape, encoder_shapes, pieces
+from bart_server.engine.platform import COMPILATION
+from bart_server.engine.shapes import Shapes
 from bart_server.scheduling.admission import Budget
-from bart_server.scheduling.contract import Task
 from bart_server.scheduling.errors import DeviceFault, InvalidArgument
 from bart_server.scheduling.scheduler import Scheduler
+from bart_server.scheduling.tasks import Classify, Generate
+from bart_server.telemetry.metrics import Metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,23 +66,28 @@ def engine(prepared):
 
 
 class House:
-    """A scheduler over the engine whose turns the test takes."""
+    """A scheduler over the engine whose iterations the test makes."""
 
-    def __init__(self, engine, chunk=3, workers=1):
+    def __init__(self, engine, chunk=3, workers=1, observer=None):
         self.engine = engine
-        self.scheduler = Scheduler(Budget(), chunk, workers=workers)
+        self.scheduler = Scheduler(Budget(), chunk, observer, workers=workers)
         self.scheduler.add("bart", engine)
 
-    def ask(self, source, stream=False, task=Task.GENERATE, **options):
-        boxes = []
-        for request in self.engine.requests(source, options, task, stream):
-            box = Mailbox()
-            box.job = self.scheduler.submit(self.scheduler.reserve(), "bart", request, box)
-            boxes.append(box)
+    def ask(self, source, stream=False, **options):
+        boxes = self.put(Generate(source, options, stream))
         return boxes[0] if len(boxes) == 1 else boxes
 
+    def put(self, task_input):
+        boxes = []
+        for request in self.engine.requests(task_input):
+            box = Mailbox()
+            with self.scheduler.reserve(self.engine) as reservation:
+                box.job = self.scheduler.submit(reservation, request, box)
+            boxes.append(box)
+        return boxes
+
     def work(self):
-        while self.scheduler.turn():
+        while self.scheduler.iterate():
             pass
 
 
@@ -126,16 +135,16 @@ def test_13_mixed_beams_lengths_and_options_together_are_each_as_alone(engine, p
     boxes = []
     for ids, options in asked:  # some arrive while others decode
         boxes.append(house.ask(ids, **options))
-        house.scheduler.turn()
+        house.scheduler.iterate()
     house.work()
     for (ids, options), box in zip(asked, boxes, strict=True):
         same(answers(box), alone(prepared, ids, **options))
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 8), (7, 8), (8, 8), (9, 24), (23, 24), (24, 24)])
-def test_12_a_source_goes_to_the_shortest_lane_that_holds_it(prepared, length, expected):
-    [request] = JaxEngine(prepared, "sha256:test", SHAPES._replace(sources=(8, 24))).requests([3] * length, {})
-    assert request.lane.source == expected
+def test_12_a_source_goes_to_the_shortest_bucket_that_holds_it(prepared, length, expected):
+    [request] = JaxEngine(prepared, "sha256:test", SHAPES._replace(sources=(8, 24))).requests(Generate([3] * length))
+    assert request.buckets[0].source == expected
 
 
 @pytest.mark.parametrize("length", [1, 2, 23, 24])
@@ -162,10 +171,10 @@ def test_neighbours_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
         house = House(engine, chunk=2)
         stays = house.ask(source(20, 50), num_beams=beams, min_length=24, max_length=24)
         box = house.ask(source(20, 1), num_beams=beams, max_length=24)
-        house.scheduler.turn()
+        house.scheduler.iterate()
         if neighbours:
             gone = house.ask(source(15, 60), num_beams=beams, min_length=16)
-            house.scheduler.turn()
+            house.scheduler.iterate()
             house.scheduler.cancel(gone.job)
             house.ask(source(18, 70), num_beams=beams, temperature=2.0, no_repeat_ngram_size=2)
         house.work()
@@ -292,16 +301,57 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
         house.ask(source(2 + index % 23, index), stream=index % 2 == 0, **MIXED[index % len(MIXED)])
         if index % 3 == 0:
             house.scheduler.cancel(house.ask(source(9, index)).job)
-        house.scheduler.turn()
+        house.scheduler.iterate()
     house.work()
     assert compiled == []
     jax.jit(lambda x: x + len(compiled))(1.0)  # the listener does hear a compilation
     assert compiled
 
 
+def test_served_with_a_few_programs_and_the_rest_behind_the_answers_are_the_same_and_nobody_waits(prepared):
+    def priority(bucket, size):
+        return int((bucket.source, size) != (24, 2))
+
+    shapes = Shapes(beams=(1,), sampling_beams=(), sources=(20, 24), target=24, rows=(1, 2))
+    engine = JaxEngine(prepared, "sha256:subset", shapes, priority)
+    engine.compile(lambda: False)
+    assert {(bucket.source, sizes) for bucket, sizes in engine.open.items()} == {(24, (2,))}
+    metrics = Metrics()
+    metrics.ready(True)
+
+    def listen(event, duration, **_):
+        if event == COMPILATION:
+            metrics.compiled()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    compiling = threading.Thread(target=engine.compile, args=(lambda: False, True))
+    house, boxes, sources = House(engine, workers=2, observer=metrics), [], set()
+    with working(house.scheduler, 2):
+        compiling.start()
+        while compiling.is_alive() or len(boxes) < 16:
+            pair = [
+                house.ask(source(17 + index % 4, index), max_length=24) for index in range(len(boxes), len(boxes) + 2)
+            ]
+            assert all(box.ended.wait(PATIENCE) for box in pair)
+            boxes += pair
+            sources |= {box.job.bucket.source for box in pair}
+        last = house.ask(source(17, 0), max_length=24)
+        assert last.ended.wait(PATIENCE)
+    assert sources == {20, 24} and last.job.bucket.source == 20, "the better bucket was used when it had opened"
+    assert all(engine.open[bucket] == (1, 2) for bucket in engine.buckets)
+    for box in [*boxes[:8], *boxes[-8:]]:
+        same(answers(box), alone(prepared, list(box.job.request.source), max_length=24))
+    count = metrics.registry.get_sample_value
+    assert count("bart_compiles_after_ready_total") > 0
+    assert count("bart_requests_waited_for_compilation_total") == 0
+
+
 def test_11_nan_weights_are_a_fault_and_no_answer(engine):
     spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
-    spoiled._programs = engine._programs  # the programs are the same, the weights not
+    renamed = dict(zip(engine.buckets, spoiled.buckets, strict=True))
+    for (kind, *key), executable in engine.store._executables.items():  # the programs are the same, the weights not
+        spoiled.store._executables[kind, *(renamed.get(part, part) for part in key)] = executable
+    spoiled.store.open = {bucket: bucket.sizes for bucket in spoiled.buckets}
     house = House(spoiled)
     boxes = [house.ask(source(9, 1)), house.ask(source(9, 1), num_beams=3), house.ask(source(9, 1), do_sample=True)]
     house.work()
@@ -311,16 +361,17 @@ def test_11_nan_weights_are_a_fault_and_no_answer(engine):
 def test_9_a_fault_in_the_device_spares_those_who_come_after(engine, prepared):
     house = House(engine)
     doomed = house.ask(source(20, 1))
-    program = engine._programs.step[doomed.job.request.lane, 1]
+    key = ("step", doomed.job.bucket, 1)
+    program = engine.store[key]
 
     def lost(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    engine._programs.step[doomed.job.request.lane, 1] = lost
+    engine.store._executables[key] = lost
     try:
         house.work()
     finally:
-        engine._programs.step[doomed.job.request.lane, 1] = program
+        engine.store._executables[key] = program
     assert isinstance(doomed.error, DeviceFault)
     after = house.ask(source(20, 1))
     house.work()
@@ -352,7 +403,7 @@ def test_9_a_fault_in_the_device_spares_those_who_come_after(engine, prepared):
 )
 def test_bad_input_is_refused_before_the_device_by_name(engine, ids, options, field, description):
     with pytest.raises(InvalidArgument) as error:
-        engine.requests(ids, options)
+        engine.requests(Generate(ids, options))
     assert error.value.field == field
     assert description in error.value.description
 
@@ -422,11 +473,11 @@ def classifier():
 def test_classifications_in_batches_are_those_of_classify_alone(classifier):
     engine = JaxEngine(classifier, "sha256:nli", SHAPES)
     engine.compile(lambda: False)
-    assert engine.description.tasks == (Task.CLASSIFY,)
+    assert engine.description.tasks == (Classify,)
     house = House(engine)
     sources = [source(17 + index, index) for index in range(5)]
-    boxes = [house.ask(ids, task=Task.CLASSIFY) for ids in sources]
+    boxes = [box for ids in sources for box in house.put(Classify(ids))]
     house.work()
     for ids, box in zip(sources, boxes, strict=True):
         contradiction, _, entailment = classify(classifier, [ids])[0]
-        assert box.finish.logits == pytest.approx((contradiction, entailment), abs=1e-4)
+        assert box.finish.values == pytest.approx((contradiction, entailment), abs=1e-4)

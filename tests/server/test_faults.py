@@ -292,7 +292,7 @@ def test_9_a_device_error_fails_its_batch_and_the_next_one_works(start, stubs):
 
 def test_10_a_dead_scheduler_ends_the_process_unready(start, stubs):
     class Deadly(FakeEngine):
-        def step(self, lane, state, steps):
+        def step(self, bucket, state, steps):
             raise SystemExit("not even an Exception")
 
     server = start(Deadly())
@@ -304,8 +304,8 @@ def test_10_a_dead_scheduler_ends_the_process_unready(start, stubs):
 
 def test_11_numbers_that_are_none_are_internal(start, stubs):
     class Spoiled(FakeEngine):
-        def results(self, lane, state, rows):
-            answers = super().results(lane, state, rows)
+        def results(self, bucket, state, rows):
+            answers = super().results(bucket, state, rows)
             return [tuple(type(h)(h.tokens, float("nan"), h.stopped) for h in answer) for answer in answers]
 
     server = start(Spoiled())

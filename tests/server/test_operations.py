@@ -97,6 +97,7 @@ def test_metrics_are_served_over_http(start, stubs):
         'bart_stage_seconds_count{model="echo",stage="queue"} 1.0',
         "bart_requests 0.0",
         "bart_compiles_after_ready_total 0.0",
+        "bart_requests_waited_for_compilation_total 0.0",
     ):
         assert line in page
 
@@ -105,6 +106,21 @@ def test_a_compilation_after_ready_is_counted(start):
     metrics = start().process.metrics
     metrics.compiled()
     assert metrics.registry.get_sample_value("bart_compiles_after_ready_total") == 1
+
+
+def test_requests_that_a_compilation_holds_up_are_counted_and_one_that_goes_on_behind_is_not(start, stubs):
+    here = []
+
+    def compile_in_a_step(verb, requests):
+        if verb == "step" and here:
+            here.pop().compiled()
+
+    server = start(FakeEngine(on_call=compile_in_a_step))
+    server.process.metrics.compiled()  # on this thread, for which no request waits
+    assert server.metric("bart_requests_waited_for_compilation_total") == 0
+    here.append(server.process.metrics)
+    stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=PATIENCE)
+    assert server.metric("bart_requests_waited_for_compilation_total") == 1
 
 
 def test_logs_are_json_with_facts_and_without_texts(start, stubs, caplog):

@@ -2,16 +2,16 @@
 
 import pytest
 from bart_server.scheduling.admission import Budget
-from bart_server.scheduling.contract import Task
 from bart_server.scheduling.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
 from bart_server.scheduling.scheduler import FAULTS, Scheduler
+from bart_server.scheduling.tasks import Classify, Generate
 
 from support.echo import END, FakeEngine
 from tests.server.harness import Clock, Mailbox
 
 
 class House:
-    """A scheduler whose turns the test takes."""
+    """A scheduler whose iterations the test makes."""
 
     def __init__(self, engine=None, budget=None, chunk=4, **settings):
         self.clock = Clock()
@@ -19,15 +19,22 @@ class House:
         self.scheduler = Scheduler(budget or Budget(), chunk, clock=self.clock, **settings)
         self.scheduler.add("echo", self.engine)
 
-    def ask(self, source, deadline=None, stream=False, task=Task.GENERATE, **options):
-        box = Mailbox()
-        [request] = self.engine.requests(source, options, task, stream)
-        box.job = self.scheduler.submit(self.scheduler.reserve(), "echo", request, box, deadline)
+    def ask(self, source, deadline=None, stream=False, engine=None, **options):
+        return self.put(Generate(source, options, stream), deadline, engine)
+
+    def classify(self, source):
+        return self.put(Classify(source))
+
+    def put(self, task_input, deadline=None, engine=None, place=None):
+        box, engine = Mailbox(), engine or self.engine
+        [request] = engine.requests(task_input)
+        box.place = place or self.scheduler.reserve(engine)
+        box.job = self.scheduler.submit(box.place, request, box, deadline)
         return box
 
-    def turns(self, count, worker=0):
+    def iterate(self, count=1, worker=0):
         for _ in range(count):
-            self.scheduler.turn(worker)
+            self.scheduler.iterate(worker)
 
     def batch(self, worker=0):
         """The worker's batch that holds rows."""
@@ -42,16 +49,16 @@ class House:
 def test_an_answer_is_the_echo():
     house = House()
     box = house.ask([10, 11, 12])
-    house.turns(1)
+    house.iterate(1)
     [answer] = box.finish.hypotheses
     assert (answer.tokens, answer.score, answer.stopped) == ((10, 11, 12, END), -3.0, True)
-    assert house.scheduler.turn() is False
+    assert house.scheduler.iterate() is False
 
 
 def test_a_length_limit_is_told_from_an_end():
     house = House()
     box = house.ask([10, 11, 12], max_new_tokens=2)
-    house.turns(1)
+    house.iterate(1)
     [answer] = box.finish.hypotheses
     assert (answer.tokens, answer.stopped) == ((10, 11), False)
 
@@ -59,7 +66,7 @@ def test_a_length_limit_is_told_from_an_end():
 def test_a_stream_gets_each_chunk_once_and_then_the_end():
     house = House(chunk=2)
     box = house.ask([10, 11, 12], stream=True)
-    house.turns(2)
+    house.iterate(2)
     assert box.deltas == [(10, 11), (12, END)]
     assert box.finish.hypotheses[0].tokens == (10, 11, 12, END)
 
@@ -67,7 +74,7 @@ def test_a_stream_gets_each_chunk_once_and_then_the_end():
 def test_a_beam_stream_sends_only_what_all_beams_agree_on():
     house = House(chunk=2)
     box = house.ask([10, 11, 12, 13, 14], stream=True, num_beams=3)
-    house.turns(3)
+    house.iterate(3)
     assert box.deltas == [(10, 11), (12, 13, 14, END)]  # after 2, 4 and 6 steps; the last two tokens may change
 
 
@@ -75,19 +82,19 @@ def test_those_who_wait_together_are_encoded_together():
     house = House()
     for token in (10, 20, 30):
         house.ask([token])
-    house.turns(1)
+    house.iterate(1)
     assert house.calls() == [("encode", 3), ("insert", 3), ("step", 3)]
 
 
 def test_a_newcomer_joins_the_running_batch_within_one_chunk():
     house = House()
     first = house.ask([10] * 8)
-    house.turns(1)
+    house.iterate(1)
     second = house.ask([20])
-    house.turns(1)
+    house.iterate(1)
     assert second.finish.hypotheses[0].tokens == (20, END)
     assert not first.events
-    house.turns(1)
+    house.iterate(1)
     assert first.finish.hypotheses[0].tokens == (*[10] * 8, END)
 
 
@@ -95,19 +102,19 @@ def test_finished_rows_leave_at_once_and_the_batch_shrinks():
     house = House()
     for source in ([10] * 8, [20], [30]):
         house.ask(source)
-    house.turns(1)
+    house.iterate(1)
     batch = house.batch()
     assert len(batch.jobs) == 1  # 3 rows ran in the shape of 4; one is left
-    house.turns(2)
+    house.iterate(2)
     assert batch.state is None and batch.jobs == []
 
 
 def test_more_than_the_rows_wait_their_turn():
     house = House()
     boxes = [house.ask([10 + index]) for index in range(6)]
-    house.turns(1)
+    house.iterate(1)
     assert [bool(box.events) for box in boxes] == [True] * 4 + [False] * 2
-    house.turns(1)
+    house.iterate(1)
     assert all(box.finish for box in boxes)
 
 
@@ -116,7 +123,7 @@ def test_an_empty_batch_is_replaced_and_not_filled(cancelled):
     house = House(FakeEngine(sizes=(1,)))
     boxes = [house.ask([10] * (8 if cancelled else 1)) for _ in range(3)]
     for box in boxes:
-        house.turns(1)
+        house.iterate(1)
         if cancelled:
             house.scheduler.cancel(box.job)
     assert house.calls() == [("encode", 1), ("insert", 1), ("step", 1)] * 3
@@ -125,7 +132,7 @@ def test_an_empty_batch_is_replaced_and_not_filled(cancelled):
 def test_the_earliest_deadline_goes_first():
     house = House()
     boxes = [house.ask([10], deadline=house.clock() + seconds) for seconds in (50, 40, 30, 20, 10)]
-    house.turns(1)
+    house.iterate(1)
     assert [bool(box.events) for box in boxes] == [False, True, True, True, True]
 
 
@@ -134,21 +141,21 @@ def test_without_a_deadline_one_is_due_a_minute_after_arrival():
     patient = house.ask([10])
     house.clock.time += 31
     urgent = [house.ask([20], deadline=house.clock() + 30) for _ in range(2)]
-    house.turns(1)
+    house.iterate(1)
     assert patient.events and not any(box.events for box in urgent)
 
 
 def test_different_beams_and_sampling_run_side_by_side():
     house = House()
     boxes = [house.ask([10, 11]), house.ask([20, 21], num_beams=3), house.ask([30, 31], do_sample=True)]
-    house.turns(1)
+    house.iterate(1)
     assert [box.finish.hypotheses[0].tokens for box in boxes] == [(10, 11, END), (20, 21, END), (30, 31, END)]
 
 
 def test_hypotheses_come_best_first():
     house = House()
     box = house.ask([10, 11, 12], num_beams=3, num_return_sequences=3)
-    house.turns(1)
+    house.iterate(1)
     assert [h.score for h in box.finish.hypotheses] == [-3.0, -4.0, -5.0]
 
 
@@ -156,7 +163,7 @@ def test_cancel_while_queued_costs_the_device_nothing():
     house = House()
     box = house.ask([10])
     house.scheduler.cancel(box.job)
-    house.turns(1)
+    house.iterate(1)
     assert house.calls() == [] and box.events == []
 
 
@@ -170,7 +177,7 @@ def test_cancel_while_encoding_frees_the_row_before_the_first_step():
 
     house.engine.on_call = cancel_the_first
     boxes += [house.ask([10]), house.ask([20])]
-    house.turns(1)
+    house.iterate(1)
     assert house.calls() == [("encode", 2), ("insert", 2), ("step", 1)]
     assert boxes[0].events == [] and boxes[1].finish.hypotheses[0].tokens == (20, END)
 
@@ -178,9 +185,9 @@ def test_cancel_while_encoding_frees_the_row_before_the_first_step():
 def test_cancel_while_decoding_frees_the_row_within_one_chunk_and_leaves_neighbours_alone():
     house = House()
     gone, stays = house.ask([10] * 8), house.ask([20] * 7)
-    house.turns(1)
+    house.iterate(1)
     house.scheduler.cancel(gone.job)
-    house.turns(1)
+    house.iterate(1)
     assert house.calls() == [("encode", 2), ("insert", 2), ("step", 2), ("step", 1)]
     assert gone.events == [] and stays.finish.hypotheses[0].tokens == (*[20] * 7, END)
 
@@ -189,9 +196,9 @@ def test_a_deadline_that_passes_in_the_queue_is_answered():
     house = House(FakeEngine(sizes=(1,)))
     house.ask([10] * 8, deadline=house.clock() + 1)
     late = house.ask([20], deadline=house.clock() + 2)
-    house.turns(1)
+    house.iterate(1)
     house.clock.time += 3
-    house.turns(1)
+    house.iterate(1)
     assert isinstance(late.error, DeadlineExceeded)
     assert house.calls() == [("encode", 1), ("insert", 1), ("step", 1)]
 
@@ -199,9 +206,9 @@ def test_a_deadline_that_passes_in_the_queue_is_answered():
 def test_a_deadline_that_passes_while_decoding_frees_the_row():
     house = House()
     late = house.ask([10] * 8, deadline=house.clock() + 1)
-    house.turns(1)
+    house.iterate(1)
     house.clock.time += 2
-    house.turns(1)
+    house.iterate(1)
     assert isinstance(late.error, DeadlineExceeded)
     assert house.batch() is None
 
@@ -224,17 +231,17 @@ def test_a_full_house_refuses_at_once_by_padded_tokens_times_beams():
 
 def test_room_is_given_back_however_a_request_ends():
     house = House(budget=Budget(requests=3))
-    place = house.scheduler.reserve(3)
+    place = house.scheduler.reserve(house.engine, 3)
     place.release()
     place.release()
-    with house.scheduler.reserve() as reservation:
-        [request] = house.engine.requests([10], {})
-        job = house.scheduler.submit(reservation, "echo", request, Mailbox())
+    with house.scheduler.reserve(house.engine) as reservation:
+        [request] = house.engine.requests(Generate([10]))
+        job = house.scheduler.submit(reservation, request, Mailbox())
         house.scheduler.cancel(job)
         house.scheduler.cancel(job)
-        house.scheduler.submit(reservation, "echo", request, Mailbox(), house.clock() - 1)
-        house.scheduler.submit(reservation, "echo", request, Mailbox())
-        house.turns(1)
+        house.scheduler.submit(reservation, request, Mailbox(), house.clock() - 1)
+        house.scheduler.submit(reservation, request, Mailbox())
+        house.iterate(1)
     assert house.scheduler.idle()
     assert house.scheduler._admission.cost == 0
 
@@ -248,7 +255,7 @@ def work_at_one_second_a_step(house):
     house.engine.on_call = tick
     for _ in range(10):
         house.ask([10], max_new_tokens=1)
-        house.turns(1)
+        house.iterate(1)
 
 
 def test_what_cannot_meet_its_deadline_is_refused_at_once():
@@ -269,9 +276,9 @@ def test_a_deadline_is_believed_possible_until_the_speed_is_known():
 
 def test_the_retry_hint_is_a_second_until_the_speed_is_known():
     house = House(FakeEngine(sources=(8,), sizes=(1,)), Budget(requests=4))
-    house.scheduler.reserve(4)
+    house.scheduler.reserve(house.engine, 4)
     with pytest.raises(Overloaded) as unknown:
-        house.scheduler.reserve()
+        house.scheduler.reserve(house.engine)
     assert unknown.value.retry_after == 1.0
 
 
@@ -279,25 +286,25 @@ def test_a_fault_in_a_step_fails_its_batch_and_nothing_else():
     house = House()
     doomed, other = house.ask([10] * 6), house.ask([20] * 6, num_beams=3)
 
-    def break_the_greedy_lane(verb, requests):
-        if verb == "step" and requests[0].lane.beams == 1:
+    def break_the_greedy_bucket(verb, requests):
+        if verb == "step" and "num_beams" not in requests[0].payload:
             raise RuntimeError("XLA:RESOURCE_EXHAUSTED")
 
-    house.engine.on_call = break_the_greedy_lane
-    house.turns(1)
+    house.engine.on_call = break_the_greedy_bucket
+    house.iterate(1)
     house.engine.on_call = lambda verb, requests: None
-    house.turns(1)
+    house.iterate(1)
     assert isinstance(doomed.error, DeviceFault)
     assert other.finish.hypotheses[0].tokens == (*[20] * 6, END)
     after = house.ask([30])
-    house.turns(1)
+    house.iterate(1)
     assert after.finish
 
 
 def test_a_fault_in_the_encoder_spares_the_running_batch():
     house = House()
     running = house.ask([10] * 6)
-    house.turns(1)
+    house.iterate(1)
 
     def break_the_encoder(verb, requests):
         if verb == "encode":
@@ -305,7 +312,7 @@ def test_a_fault_in_the_encoder_spares_the_running_batch():
 
     house.engine.on_call = break_the_encoder
     doomed = house.ask([20])
-    house.turns(1)
+    house.iterate(1)
     assert isinstance(doomed.error, DeviceFault)
     assert running.finish.hypotheses[0].tokens == (*[10] * 6, END)
 
@@ -329,41 +336,41 @@ def test_a_device_that_always_fails_ends_the_scheduler():
 
 def test_numbers_that_are_none_are_a_fault_and_no_answer():
     class Broken(FakeEngine):
-        def results(self, lane, state, rows):
-            spoiled = super().results(lane, state, rows)
+        def results(self, bucket, state, rows):
+            spoiled = super().results(bucket, state, rows)
             return [tuple(type(h)(h.tokens, float("nan"), h.stopped) for h in answer) for answer in spoiled]
 
-        def classify(self, lane, requests):
+        def run(self, bucket, size, requests):
             return [(0.0, float("nan")) for _ in requests]
 
     house = House(Broken())
-    boxes = [house.ask([10]), house.ask([10], task=Task.CLASSIFY)]
-    house.turns(1)
+    boxes = [house.ask([10]), house.classify([10])]
+    house.iterate(1)
     assert all(isinstance(box.error, DeviceFault) for box in boxes)
 
 
 def test_classifications_run_in_batches_beside_generation():
     house = House()
     generating = house.ask([10, 11])
-    boxes = [house.ask([10] * (1 + index), task=Task.CLASSIFY) for index in range(3)]
-    house.turns(1)
+    boxes = [house.classify([10] * (1 + index)) for index in range(3)]
+    house.iterate(1)
     assert generating.finish
-    assert [box.finish.logits for box in boxes] == [(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]
-    assert ("classify", 3) in house.calls()
+    assert [box.finish.values for box in boxes] == [(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]
+    assert ("run", 3) in house.calls()
 
 
 def test_draining_refuses_the_new_and_finishes_the_old():
     house = House()
     box = house.ask([10] * 6)
-    house.turns(1)
-    tokenising = house.scheduler.reserve()
+    house.iterate(1)
+    tokenising = house.scheduler.reserve(house.engine)
     house.scheduler.drain()
     with pytest.raises(Unavailable, match="shutting down"):
         house.ask([20])
     late = Mailbox()
-    house.scheduler.submit(tokenising, "echo", house.engine.requests([30], {})[0], late)
+    house.scheduler.submit(tokenising, house.engine.requests(Generate([30]))[0], late)
     assert not house.scheduler.idle()
-    house.turns(1)
+    house.iterate(1)
     assert box.finish and late.finish
 
 
@@ -384,11 +391,11 @@ def test_timings_are_those_of_the_clock():
     house.engine.on_call = tick
     box = house.ask([10, 11])
     house.clock.time += 3.0
-    house.turns(3)
+    house.iterate(3)
     assert (box.finish.queued, box.finish.computed) == (3.0, 2.0 + 0.25 + 3 * 0.5)
 
 
-def test_a_lane_that_no_budget_could_hold_is_refused_at_the_start():
+def test_a_bucket_that_no_budget_could_hold_is_refused_at_the_start():
     with pytest.raises(ValueError, match="needs a budget of"):
         House(budget=Budget(cost=10))
 
@@ -396,7 +403,7 @@ def test_a_lane_that_no_budget_could_hold_is_refused_at_the_start():
 def test_memory_does_not_grow_under_cancellation():
     house = House(FakeEngine(sizes=(1,)))
     house.ask([10] * 8)
-    house.turns(1)
+    house.iterate(1)
     for _ in range(200):
         house.scheduler.cancel(house.ask([20]).job)
     batch = house.batch()

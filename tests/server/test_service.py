@@ -5,7 +5,7 @@ import threading
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
-from bart_server.scheduling.contract import Task
+from bart_server.scheduling.tasks import Generate
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -119,7 +119,7 @@ def test_zero_shot_scores_are_those_of_the_entailment_logits(start, stubs, multi
 
 
 def test_model_service_tells_limits_and_digest(start, stubs):
-    models = stubs(start(FakeEngine(), FakeEngine(tasks=(Task.GENERATE,)), max_labels=7)).models
+    models = stubs(start(FakeEngine(), FakeEngine(tasks=(Generate,)), max_labels=7)).models
     first, second = models.ListModels(pb.ListModelsRequest(), timeout=PATIENCE).models
     assert (first.name, second.name) == ("echo", "echo1")
     assert list(first.tasks) == [pb.TASK_GENERATION, pb.TASK_CLASSIFICATION]
@@ -132,7 +132,7 @@ def test_model_service_tells_limits_and_digest(start, stubs):
 
 def test_every_option_reaches_the_engine_under_its_hugging_face_name(start, stubs):
     seen = []
-    server = start(FakeEngine(on_call=lambda verb, requests: seen.extend(r.options for r in requests)))
+    server = start(FakeEngine(on_call=lambda verb, requests: seen.extend(r.payload for r in requests)))
     options = pb.GenerationOptions(
         length_penalty=0.6,
         early_stopping=pb.EARLY_STOPPING_NEVER,
@@ -322,7 +322,7 @@ def test_an_unknown_model_is_not_found_by_name(start, stubs):
 
 
 def test_a_model_that_cannot_classify_says_so(start, stubs):
-    server = start(FakeEngine(tasks=(Task.GENERATE,)))
+    server = start(FakeEngine(tasks=(Generate,)))
     request = pb.ClassifyZeroShotRequest(text="a", labels=["b"])
     error = failure(stubs(server).classification.ClassifyZeroShot, request)
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION

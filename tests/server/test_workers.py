@@ -1,4 +1,4 @@
-"""Several workers take turns at once: on the fake engine, so that all can be computed by hand."""
+"""Several workers iterate at once: on the fake engine, so that all can be computed by hand."""
 
 import threading
 
@@ -19,11 +19,11 @@ def awaited(box):
 def test_all_take_from_one_queue_and_each_has_rows_of_its_own():
     house = House(FakeEngine(sizes=(1,)), workers=2)
     boxes = [house.ask([10 + index] * 8) for index in range(3)]
-    house.turns(1, worker=0)
-    house.turns(1, worker=1)
+    house.iterate(1, worker=0)
+    house.iterate(1, worker=1)
     assert [house.batch(worker).jobs for worker in (0, 1)] == [[boxes[0].job], [boxes[1].job]]
-    house.turns(1, worker=1)  # the eighth of nine tokens
-    house.turns(2, worker=1)
+    house.iterate(1, worker=1)  # the eighth of nine tokens
+    house.iterate(2, worker=1)
     assert boxes[1].finish and house.batch(1).jobs == [boxes[2].job] and not boxes[0].events
 
 
@@ -48,16 +48,16 @@ def test_a_request_is_answered_while_another_worker_waits_for_the_device():
 def test_a_fault_in_one_workers_step_spares_the_others_rows():
     house = House(FakeEngine(sizes=(1,)), workers=2)
     stays, doomed = house.ask([10] * 6), house.ask([20] * 6)
-    house.turns(1, worker=0)
+    house.iterate(1, worker=0)
 
     def break_the_step(verb, requests):
         if verb == "step":
             raise RuntimeError("lost")
 
     house.engine.on_call = break_the_step
-    house.turns(1, worker=1)
+    house.iterate(1, worker=1)
     house.engine.on_call = lambda verb, requests: None
-    house.turns(1, worker=0)
+    house.iterate(1, worker=0)
     assert isinstance(doomed.error, DeviceFault)
     assert stays.finish.hypotheses[0].tokens == (*[10] * 6, END)
 
@@ -88,13 +88,13 @@ def test_seconds_in_which_several_work_count_once():
         if verb == "step":
             house.clock.time += 1
             if requests[0].source[0] == 10:
-                house.turns(1, worker=1)  # begins and ends within worker 0's
+                house.iterate(1, worker=1)  # begins and ends within worker 0's
                 house.clock.time += 1
 
     house.engine.on_call = tick
     for token in (10, 20):
         house.ask([token], max_new_tokens=1)  # cost 9
-    house.turns(1, worker=0)
+    house.iterate(1, worker=0)
     assert house.scheduler._admission.speed.seconds(18) == pytest.approx(3, rel=0.01)
 
 

@@ -1,11 +1,16 @@
 """From a checkpoint's path to an engine whose programs are compiled."""
 
+import hashlib
 from collections.abc import Callable
 
 import bart_inference
+import jax
+import numpy as np
+from bart_inference import Prepared
 from tokenizers import Tokenizer
 
-from bart_server.engine.engine import JaxEngine, Shapes, digest
+from bart_server.engine.engine import JaxEngine
+from bart_server.engine.shapes import Shapes
 from bart_server.settings import EMBEDDED, Settings
 
 
@@ -20,3 +25,12 @@ def load(settings: Settings, path: str, stop: Callable[[], bool]) -> tuple[JaxEn
     engine = JaxEngine(prepared, digest(prepared), shapes)
     engine.compile(stop)
     return engine, prepared.tokenizer
+
+
+def digest(prepared: Prepared) -> str:
+    """A name for the weights that changes when one of them does."""
+    sha = hashlib.sha256(repr(prepared.config).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(prepared.weights):
+        sha.update(jax.tree_util.keystr(path).encode())
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return f"sha256:{sha.hexdigest()[:16]}"

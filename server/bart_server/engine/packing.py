@@ -13,7 +13,7 @@ from bart_inference.generation.search import State, begin
 from bart_inference.model.transformer import Pairs, Source, unpack
 
 from bart_oneliner import Array, Config
-from bart_server.scheduling.contract import Request
+from bart_server.scheduling.contract import Bucket, Request
 
 Tree = TypeVar("Tree")
 LENGTHS = (32, 64, 96, 112, 128, 192, 256, 384, 512, 768, 1024)  # positions of an encoded row
@@ -111,10 +111,10 @@ def pieces(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int 
     return found
 
 
-def beginning(request: Request) -> tuple[np.ndarray, OptionArrays]:
-    """A request's prompt (T,) and its options, as put_beginnings wants them."""
-    planned: Planned = request.options
-    prompt = np.full(request.lane.target, planned.options.pad_id, np.int32)
+def beginning(request: Request, bucket: Bucket) -> tuple[np.ndarray, OptionArrays]:
+    """A request's prompt (T,) and its options, as put_beginnings wants them in this bucket."""
+    planned: Planned = request.payload
+    prompt = np.full(bucket.target, planned.options.pad_id, np.int32)
     prompt[0] = planned.options.start_id
     return prompt, jax.tree.map(lambda column: column[0], planned.packed)
 

@@ -1,55 +1,62 @@
-"""What the scheduler, the engines and the service tell each other. Imports neither jax nor grpc."""
+"""What the scheduler, the engines and the services tell each other. Imports neither jax nor grpc."""
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-
-class Task(enum.Enum):
-    """What a lane computes."""
-
-    GENERATE = "generate"
-    CLASSIFY = "classify"
+from bart_server.scheduling.tasks import Input, Task
 
 
-@dataclass(frozen=True)
-class Lane:
-    """One family of compiled shapes. Requests of one lane can run in one batch.
+class Kind(enum.Enum):
+    """How a request runs on the device."""
 
-    source: the length that sources are padded to. target: room for the answer, start token included. sizes: the row
-    counts that are compiled, ascending; a row is one source with all of its beams.
+    ONCE = "once"  # in one call with the others of its batch
+    DECODE = "decode"  # as a row of a running batch, a chunk of steps at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """A shape bucket: one family of compiled shapes, which differ in their row count. Its requests can share a batch.
+
+    name: in metrics and messages, such as "beams4-128". sizes: the row counts that are wanted, ascending; a row is one
+    source with all of its beams. cost: of the most expensive request that it holds. source: the length that sources are
+    padded to. target: room for the answer, start token included; 0 for a task that has none. Two buckets are equal only
+    if they are the same object.
     """
 
+    kind: Kind
     task: Task
-    source: int
-    target: int
+    name: str
     sizes: tuple[int, ...]
+    cost: int
+    source: int
+    target: int = 0
     beams: int = 1
     sample: bool = False
 
-    @property
-    def rows(self) -> int:
-        return self.sizes[-1]
 
-    @property
-    def name(self) -> str:
-        kind = "classify" if self.task is Task.CLASSIFY else f"beams{self.beams}" + ("-sample" if self.sample else "")
-        return f"{kind}-{self.source}"
+Open = Mapping[Bucket, tuple[int, ...]]  # the row counts of each open bucket that are open, ascending
+
+
+def best(buckets: Iterable[Bucket], available: Open) -> Bucket | None:
+    """The first of the buckets that is open."""
+    return next((bucket for bucket in buckets if bucket in available), None)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One source, checked and placed by `Engine.requests`.
+    """One row's work, checked by `Engine.requests`.
 
-    source: token ids, special tokens included. options: what the engine made of the caller's options, opaque to others.
-    cost: estimated padded tokens x beams. stream: whether the caller wants tokens before the end.
+    source: token ids, special tokens included. buckets: all that can hold it, the best first. payload: what the task
+    made of the rest of its input, opaque to others. cost: estimated padded tokens x beams. stream: whether the caller
+    wants tokens before the end.
     """
 
     source: tuple[int, ...]
-    lane: Lane
+    buckets: tuple[Bucket, ...]
     cost: int
-    options: Any = None
+    payload: Any = None
     stream: bool = False
 
 
@@ -71,13 +78,13 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finish:
-    """The answer. Either hypotheses, best first, or for a classification the logits (contradiction, entailment).
+    """The answer: hypotheses, best first, from work of the kind DECODE, values from work of the kind ONCE.
 
     queued, computed: seconds from arrival to the encoder, and from there to here.
     """
 
     hypotheses: tuple[Hypothesis, ...]
-    logits: tuple[float, float] | None
+    values: tuple[float, ...]
     queued: float
     computed: float
 
@@ -109,55 +116,77 @@ class Description:
     target_tokens: int
 
 
-class Engine(Protocol):
-    """A model on a device. State is opaque; a row is an index into it, and holds a request or is free.
+class Once(Protocol):
+    """A task of the kind ONCE."""
 
-    `requests` is called from any thread, everything else from the workers' threads; a state belongs to one of them. A
-    method that raises fails the requests it was called for and loses the state it was given.
+    def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Sequence[tuple[float, ...]]:
+        """The values of each of up to `size` requests; how many there are and what they mean is the task's."""
+
+
+class Decode(Protocol):
+    """A task of the kind DECODE. A state is opaque; a row is an index into it, and holds a request or is free.
+
+    A method that raises loses the state that it was given.
+    """
+
+    def init(self, bucket: Bucket, size: int) -> Any:
+        """A state of `size` free rows."""
+
+    def encode(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Any:
+        """Runs the encoder on up to `size` sources; the result is for `insert` into a state of so many rows."""
+
+    def insert(self, bucket: Bucket, state: Any, encoded: Any, rows: Sequence[int]) -> Any:
+        """Puts the requests of a call of `encode`, in order, into free rows of a state, ready for their first step."""
+
+    def step(self, bucket: Bucket, state: Any, steps: int) -> tuple[Any, Sequence[int]]:
+        """Decodes up to `steps` steps in every live row; returns the state and the rows that are finished."""
+
+    def prefix(self, bucket: Bucket, state: Any, rows: Sequence[int]) -> Sequence[tuple[int, ...]]:
+        """The generated tokens of each row that no further step can change."""
+
+    def results(self, bucket: Bucket, state: Any, rows: Sequence[int]) -> Sequence[tuple[Hypothesis, ...]]:
+        """The answers in finished rows, best first."""
+
+    def free(self, bucket: Bucket, state: Any, rows: Sequence[int]) -> Any:
+        """Makes rows free, whatever runs in them."""
+
+    def resize(self, bucket: Bucket, state: Any, rows: Sequence[int], size: int) -> Any:
+        """A state of `size` rows that holds the given rows, in order, at its beginning."""
+
+
+class Engine(Protocol):
+    """One revision of a model on a device, and the tasks that it does.
+
+    `requests` is called from any thread, `compile` from threads that serve nobody, and the tasks' methods from the
+    workers' threads, where a state belongs to one of them.
     """
 
     description: Description
 
     @property
-    def lanes(self) -> Sequence[Lane]:
-        """Every lane, compiled before anything runs."""
+    def buckets(self) -> Sequence[Bucket]:
+        """Every shape bucket that is wanted, open or not."""
 
-    def compile(self, stop: Callable[[], bool]) -> None:
-        """Compiles every lane and runs each program once. Returns early when `stop` says so."""
+    @property
+    def open(self) -> Open:
+        """The buckets that can be used now. Another object after every change, so that a change is seen by `is`.
 
-    def requests(
-        self, source: Sequence[int], options: Mapping[str, Any], task: Task = Task.GENERATE, stream: bool = False
-    ) -> Sequence[Request]:
+        A state keeps its bucket and row count until it is given up, whether they are still open or not. A state can be
+        resized between two row counts of its bucket that are open.
+        """
+
+    def compile(self, stop: Callable[[], bool], behind: bool = False) -> None:
+        """Compiles what has to be there before the model is served, on as many threads as there are cores.
+
+        behind: compiles everything else, the most wanted first, on the calling thread, which gets a low priority. Opens
+        each row count as soon as its programs are there and have run. Returns early when `stop` says so.
+        """
+
+    def requests(self, task_input: Input) -> Sequence[Request]:
         """One request, or one for each of several samples of the source.
-
-        Checks ids and options (Hugging Face's names; absent: the checkpoint's default) and picks the lane.
 
         Raises InvalidArgument with the field, the limit and the value.
         """
 
-    def classify(self, lane: Lane, requests: Sequence[Request]) -> Sequence[tuple[float, float]]:
-        """The logits (contradiction, entailment) of each request."""
-
-    def blank(self, lane: Lane, size: int) -> Any:
-        """A state of `size` free rows."""
-
-    def encode(self, lane: Lane, requests: Sequence[Request]) -> Any:
-        """Runs the encoder on up to `lane.rows` sources; what comes out is for `insert`."""
-
-    def insert(self, lane: Lane, state: Any, encoded: Any, rows: Sequence[int]) -> Any:
-        """Puts the requests of a call of `encode`, in order, into free rows of a state, ready for their first step."""
-
-    def step(self, lane: Lane, state: Any, steps: int) -> tuple[Any, Sequence[int]]:
-        """Decodes up to `steps` steps in every live row; returns the state and the rows that are finished."""
-
-    def prefix(self, lane: Lane, state: Any, rows: Sequence[int]) -> Sequence[tuple[int, ...]]:
-        """The generated tokens of each row that no further step can change."""
-
-    def results(self, lane: Lane, state: Any, rows: Sequence[int]) -> Sequence[tuple[Hypothesis, ...]]:
-        """The answers in finished rows, best first."""
-
-    def free(self, lane: Lane, state: Any, rows: Sequence[int]) -> Any:
-        """Makes rows free, whatever runs in them."""
-
-    def resize(self, lane: Lane, state: Any, rows: Sequence[int], size: int) -> Any:
-        """A state of `size` rows that holds the given rows, in order, at its beginning."""
+    def work(self, bucket: Bucket) -> Once | Decode:
+        """What runs the bucket's task."""

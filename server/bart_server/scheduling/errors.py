@@ -59,4 +59,4 @@ class Cancelled(RequestError):
 
 
 class DeviceFault(RequestError):
-    """The device failed, or returned numbers that are none."""
+    """The device failed, or computed NaN."""

@@ -1,18 +1,22 @@
 """Continuous batching: who runs when. Pure Python; it is given engines and imports neither jax nor grpc.
 
-Workers, each a thread, call `turn` again and again: while one waits for the device, another prepares work for it or
-delivers what it computed, so that the device has no gaps. A worker has a batch of its own in every lane, and all take
-from the same queues. A turn of a worker
+Workers, each a thread, call `iterate` again and again: while one waits for the device, another prepares work for it or
+delivers what it computed, so that the device has no gaps. A worker has a batch of its own in every shape bucket, and
+all take from the same queues. An iteration of a worker
 
     1. drops what was cancelled or is past its deadline, in the queue and in running rows,
-    2. fills free rows of every lane with waiting requests, earliest deadline first, encoded together; the batch grows
-       to the next compiled row count where needed,
-    3. decodes one chunk of steps in every lane that has live rows: tokens are delivered, finished rows leave, and the
-       batch shrinks to a smaller compiled row count when that is enough,
-    4. runs the waiting classifications, one batch a lane.
+    2. fills free rows of every bucket with waiting requests, earliest deadline first, encoded together; the batch grows
+       to the next open row count where needed,
+    3. decodes one chunk of steps in every bucket that has live rows: tokens are delivered, finished rows leave, and the
+       batch shrinks to a smaller open row count when that is enough,
+    4. runs the waiting requests of the kind ONCE, one batch a bucket.
 
 So a request waits for at most one chunk when rows are free, and a cancelled one holds its rows for at most one chunk.
 Requests without a deadline are due `PATIENCE` after their arrival, so nobody waits for ever.
+
+Engines come and go while workers run, two revisions of one model side by side if need be, and so do their buckets. A
+request waits in the queue of the best bucket that is open; when buckets open or close, those that wait are queued anew.
+What has begun to run ends where it is.
 
 A method of an engine that raises fails the requests it was called for, and nothing else; after `FAULTS` such calls in
 succession, or any error of the scheduler's own, the workers end, every request fails, `on_death` is called.
@@ -30,6 +34,7 @@ from typing import Any
 
 from bart_server.scheduling.admission import Admission, Budget
 from bart_server.scheduling.contract import (
+    Bucket,
     Deliver,
     Delta,
     Engine,
@@ -37,24 +42,45 @@ from bart_server.scheduling.contract import (
     Failure,
     Finish,
     Hypothesis,
-    Lane,
+    Kind,
+    Open,
     Request,
-    Task,
+    best,
 )
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, DeviceFault, RequestError, Unavailable
 from bart_server.scheduling.observer import Observer
 
 PATIENCE = 60.0  # seconds
 FAULTS = 3
-ELSEWHERE = 1.0  # seconds after which a draining or broken server's callers may find another one
+ELSEWHERE = 1.0  # seconds after which callers may find another server, another revision or the program they need
+
+
+@dataclass(eq=False)
+class Revision:
+    """An engine at work. queues: a heap for each bucket. open: the engine's buckets when last looked at.
+
+    places: reserved and not yet released. jobs: waiting and running. removed: takes no new reservations.
+    """
+
+    model: str
+    engine: Engine
+    open: Open
+    queues: dict[Bucket, list["Job"]]
+    places: int = 0
+    jobs: int = 0
+    removed: bool = False
 
 
 @dataclass(eq=False)
 class Job:
-    """A request in the house. sent: tokens delivered so far. over: it has ended. Times are of the scheduler's clock."""
+    """An admitted request. bucket: where it waits or runs. sent: tokens delivered so far. over: it has ended.
 
-    model: str
+    Times are of the scheduler's clock.
+    """
+
+    revision: Revision
     request: Request
+    bucket: Bucket
     deliver: Deliver
     arrived: float
     deadline: float | None
@@ -70,31 +96,49 @@ class Job:
 
 @dataclass(eq=False)
 class Batch:
-    """A lane of one model, at work on a worker. waiting: a heap, all workers'. jobs: one entry a row of the state."""
+    """A shape bucket at work on a worker. work: the engine's Once or Decode, as the bucket's kind is.
 
-    model: str
-    engine: Engine
-    lane: Lane
+    waiting: the bucket's queue, shared with the other workers. jobs: one entry for each row of the state.
+    """
+
+    revision: Revision
+    bucket: Bucket
     worker: int
+    work: Any
     waiting: list[Job]
     state: Any = None
     jobs: list[Job | None] = field(default_factory=list)
 
     def live(self) -> list[int]:
-        """The rows in use; a job that ended early holds its row until the next turn."""
+        """The rows in use; a job that ended early holds its row until the next iteration."""
         return [row for row, job in enumerate(self.jobs) if job]
 
-    def fit(self, rows: int) -> int:
-        """The smallest compiled row count for so many rows."""
-        return next(size for size in self.lane.sizes if size >= rows)
+    def sizes(self) -> tuple[int, ...]:
+        """The row counts that are open now."""
+        return self.revision.engine.open.get(self.bucket, ())
+
+
+def make_batches(revision: Revision, worker: int) -> list[Batch]:
+    """A worker's batches of an engine, empty."""
+    engine = revision.engine
+    return [Batch(revision, bucket, worker, engine.work(bucket), queue) for bucket, queue in revision.queues.items()]
+
+
+def fit(rows: int, sizes: Sequence[int]) -> int:
+    """The smallest row count that holds so many rows."""
+    return next(size for size in sizes if size >= rows)
 
 
 class Reservation:
-    """Places for `count` requests, from before they are tokenised until `release` (or the end of its with block)."""
+    """Places for requests to one engine, from before they are tokenised until `release` (or the end of its with block).
 
-    def __init__(self, release: Callable[[], None], arrived: float) -> None:
-        self._release: Callable[[], None] | None = release
+    arrived: when they were taken, of the scheduler's clock.
+    """
+
+    def __init__(self, revision: Revision, arrived: float, release: Callable[[], None]) -> None:
+        self.revision = revision
         self.arrived = arrived
+        self._release: Callable[[], None] | None = release
 
     def release(self) -> None:
         release, self._release = self._release, None
@@ -109,7 +153,7 @@ class Reservation:
 
 
 class Scheduler:
-    """See the module's docstring. Public methods may be called from any thread, `turn` and `run` from the worker's."""
+    """See the module's docstring. `iterate` and `run` are for a worker's thread, the other methods for any."""
 
     def __init__(
         self,
@@ -120,8 +164,10 @@ class Scheduler:
         on_death: Callable[[BaseException], None] = lambda error: None,
         workers: int = 1,
     ) -> None:
-        self._waiting: dict[tuple[str, Lane], list[Job]] = {}
-        self._batches: list[list[Batch]] = [[] for _ in range(workers)]  # of each worker
+        # These are replaced and never changed, so that a worker can go through its batches without the lock.
+        self._revisions: dict[Engine, Revision] = {}
+        self._queues: tuple[list[Job], ...] = ()
+        self._batches: tuple[tuple[Batch, ...], ...] = ((),) * workers  # of each worker
         self._chunk = chunk
         self._observer = observer or Observer()
         self._clock = clock
@@ -129,36 +175,57 @@ class Scheduler:
         self._admission = Admission(budget)
         self._changed = threading.Condition()
         self._orders = itertools.count()
-        self._jobs: set[Job] = set()  # queued and running
+        self._jobs: set[Job] = set()  # waiting and running
         self._draining = False
         self._stopped = False
         self._death: BaseException | None = None
-        self._faults = 0  # engine calls that raised since the last step or classification that did not
-
-    def add(self, model: str, engine: Engine) -> None:
-        """Gives it an engine, before it runs. Raises ValueError if a request could never be admitted."""
-        for lane in engine.lanes:
-            most = (lane.source + lane.target) * lane.beams
-            if most > self._admission.budget.cost:
-                raise ValueError(f"lane {lane.name} needs a budget of {most}, it is {self._admission.budget.cost}")
-            queue = self._waiting[model, lane] = []
-            for worker, batches in enumerate(self._batches):
-                batches.append(Batch(model, engine, lane, worker, queue))
+        self._faults = 0  # engine calls that raised since the last step or call of `run` that did not
 
     # ── from any thread ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def reserve(self, count: int = 1) -> Reservation:
+    def add(self, model: str, engine: Engine) -> None:
+        """Serves an engine. Another one of the same model goes on beside it.
+
+        Raises ValueError if a request could never be admitted.
+        """
+        for bucket in engine.buckets:
+            if bucket.cost > self._admission.budget.cost:
+                limit = self._admission.budget.cost
+                raise ValueError(f"bucket {bucket.name} needs a budget of {bucket.cost}, it is {limit}")
+        revision = Revision(model, engine, engine.open, {bucket: [] for bucket in engine.buckets})
+        with self._changed:
+            self._set({**self._revisions, engine: revision})
+            self._batches = tuple(
+                (*batches, *make_batches(revision, worker)) for worker, batches in enumerate(self._batches)
+            )
+
+    def remove(self, engine: Engine) -> None:
+        """Refuses new reservations for an engine; what has a place is served to its end, then the engine is let go."""
+        with self._changed:
+            revision = self._revisions[engine]
+            revision.removed = True
+            self._let_go(revision)
+
+    def serves(self, engine: Engine) -> bool:
+        """Whether the engine is known: from `add` until all that was in flight at `remove` has ended."""
+        return engine in self._revisions
+
+    def reserve(self, engine: Engine, count: int = 1) -> Reservation:
         """Takes places for requests that are about to be tokenised. Raises Overloaded or Unavailable."""
         with self._changed, self._counted():
             self._check_alive()
             if self._draining:
                 raise Unavailable("the server is shutting down", ELSEWHERE)
+            revision = self._revisions.get(engine)
+            if revision is None or revision.removed:
+                raise Unavailable("this revision of the model is not served any more", ELSEWHERE)
             self._admission.enter(count)
+            revision.places += count
             self._report()
-        return Reservation(lambda: self._leave(count), self._clock())
+        return Reservation(revision, self._clock(), lambda: self._leave(revision, count))
 
     def submit(
-        self, reservation: Reservation, model: str, request: Request, deliver: Deliver, deadline: float | None = None
+        self, reservation: Reservation, request: Request, deliver: Deliver, deadline: float | None = None
     ) -> Job:
         """Admits a request that has its place, while draining too. Raises Overloaded or Unavailable.
 
@@ -167,13 +234,20 @@ class Scheduler:
         """
         now = self._clock()
         due = reservation.arrived + PATIENCE if deadline is None else deadline
+        revision = reservation.revision
         with self._changed, self._counted():
             self._check_alive()
+            self._refresh(revision)
+            bucket = best(request.buckets, revision.open)
+            if bucket is None:
+                raise Unavailable("no program that can hold this request is compiled yet", ELSEWHERE)
             ahead = sum(job.request.cost for job in self._jobs if job.due <= due)
             self._admission.admit(request.cost, ahead, None if deadline is None else deadline - now)
-            job = Job(model, request, deliver, reservation.arrived, deadline, due, next(self._orders))
+            order = next(self._orders)
+            job = Job(revision, request, bucket, deliver, reservation.arrived, deadline, due, order)
             self._jobs.add(job)
-            heapq.heappush(self._waiting[model, request.lane], job)
+            revision.jobs += 1
+            heapq.heappush(revision.queues[bucket], job)
             self._report()
             self._changed.notify()
         return job
@@ -183,21 +257,21 @@ class Scheduler:
         with self._changed:
             if not job.over:
                 self._end(job)
-                self._observer.failed(job.model, job.request.lane, Cancelled.__name__)
+                self._observer.failed(job.revision.model, job.bucket, Cancelled.__name__)
 
     def drain(self) -> None:
-        """From now on everything new is refused; what is in the house goes on."""
+        """From now on everything new is refused; what is in flight goes on."""
         with self._changed:
             self._draining = True
 
     def stop(self) -> None:
-        """Ends `run` after the turns in progress; what is still in the house fails."""
+        """Ends `run` after the iterations in progress; what is still in flight fails."""
         with self._changed:
             self._draining = self._stopped = True
             self._changed.notify_all()
 
     def idle(self) -> bool:
-        """Whether the house is empty."""
+        """Whether nothing is in flight."""
         with self._changed:
             return self._admission.requests == 0 and not self._jobs
 
@@ -207,10 +281,10 @@ class Scheduler:
     # ── on a worker's thread ──────────────────────────────────────────────────────────────────────────────────────────
 
     def run(self, worker: int = 0) -> None:
-        """Takes turns until `stop`, or until a worker dies."""
+        """Iterates until `stop`, or until a worker dies."""
         try:
             while self._wait(worker):
-                self.turn(worker)
+                self.iterate(worker)
         except BaseException as error:
             with self._changed:
                 first, self._death = self._death is None, self._death or error
@@ -220,16 +294,20 @@ class Scheduler:
         finally:
             why = "the server is broken and about to end" if self._death else "the server is shutting down"
             with self._changed:
-                left = list(self._jobs)
-            self._fail(left, Unavailable(why, ELSEWHERE))
+                unfinished = list(self._jobs)
+            self._fail(unfinished, Unavailable(why, ELSEWHERE))
 
-    def turn(self, worker: int = 0) -> bool:
-        """One turn; False when there was nothing to do."""
+    def iterate(self, worker: int = 0) -> bool:
+        """One iteration; False when there was nothing to do."""
         with self._changed:
             self._admission.speed.began(self._clock())
+            for revision in self._revisions.values():
+                self._refresh(revision)
         self._expire()
-        lanes = [self._advance(batch) for batch in self._batches[worker]]
-        worked = any(lanes)
+        worked = False
+        for batch in self._batches[worker]:
+            if batch.jobs or batch.waiting:
+                worked |= self._advance(batch)
         with self._changed:
             self._admission.speed.ended(self._clock(), worked)
         if self._faults >= FAULTS:
@@ -240,10 +318,26 @@ class Scheduler:
         """Sleeps until there is work for this worker or the end comes; False at the end."""
         with self._changed:
             while not (self._stopped or self._death):
-                if any(self._waiting.values()) or any(batch.live() for batch in self._batches[worker]):
+                if any(batch.waiting or batch.jobs for batch in self._batches[worker]):
                     return True
                 self._changed.wait()
             return False
+
+    def _refresh(self, revision: Revision) -> None:
+        """Queues anew what waits, if the engine's buckets have opened or closed. Under the lock."""
+        if revision.open is revision.engine.open:
+            return
+        revision.open = revision.engine.open
+        waiting = [job for queue in revision.queues.values() for job in queue]
+        for queue in revision.queues.values():
+            queue.clear()
+        for job in waiting:
+            bucket = best(job.request.buckets, revision.open)
+            if bucket is None:
+                self._fail([job], Unavailable("no program that can hold this request is left", ELSEWHERE))
+            else:
+                job.bucket = bucket
+                heapq.heappush(revision.queues[bucket], job)
 
     def _expire(self) -> None:
         now = self._clock()
@@ -252,24 +346,47 @@ class Scheduler:
         self._fail(late, DeadlineExceeded("the deadline passed"))
 
     def _advance(self, batch: Batch) -> bool:
-        """A lane's part of a turn; False when there was nothing to do."""
+        """A bucket's part of an iteration; False when there was nothing to do."""
         try:
-            return self._score(batch) if batch.lane.task is Task.CLASSIFY else self._decode(batch)
+            return self._run(batch) if batch.bucket.kind is Kind.ONCE else self._decode(batch)
         except DeviceFault as fault:
             self._lose(batch, fault)
             return True
 
+    def _run(self, batch: Batch) -> bool:
+        """Runs one batch of requests of the kind ONCE; False when none waits."""
+        sizes = batch.sizes()
+        jobs = self._take(batch, sizes[-1]) if sizes else []
+        if not jobs:
+            return False
+        try:
+            began = self._clock()
+            with self._device(len(jobs), computes=True):
+                size = fit(len(jobs), sizes)
+                answers = batch.work.run(batch.bucket, size, [job.request for job in jobs])
+            self._observer.encoded(batch.revision.model, batch.bucket, len(jobs), self._clock() - began)
+        except DeviceFault as fault:
+            self._fail(jobs, fault)
+            raise
+        for job, values in zip(jobs, answers, strict=True):
+            if all(map(math.isfinite, values)):
+                self._finish(job, values=values)
+            else:
+                self._fail([job], DeviceFault("the model computed NaN"))
+        return True
+
     def _decode(self, batch: Batch) -> bool:
-        """Frees, fills, steps and harvests one lane; False when it is empty."""
+        """Frees, fills, steps and harvests the rows of one bucket; False when it is empty."""
         self._drop(batch)
         self._fill(batch)
         live = batch.live()
         if live:
             began = self._clock()
-            with self._device(computes=True):
-                batch.state, finished = batch.engine.step(batch.lane, batch.state, self._chunk)
+            with self._device(len(live), computes=True):
+                batch.state, finished = batch.work.step(batch.bucket, batch.state, self._chunk)
+            seconds = self._clock() - began
             self._observer.stepped(
-                batch.model, batch.lane, batch.worker, len(live), len(batch.jobs), self._clock() - began
+                batch.revision.model, batch.bucket, batch.worker, len(live), len(batch.jobs), seconds
             )
             self._stream(batch, [row for row in live if row not in finished])
             self._harvest(batch, finished)
@@ -281,43 +398,46 @@ class Scheduler:
         rows = [row for row, job in enumerate(batch.jobs) if job and job.over]
         if rows:
             with self._device():
-                batch.state = batch.engine.free(batch.lane, batch.state, rows)
+                batch.state = batch.work.free(batch.bucket, batch.state, rows)
             for row in rows:
                 batch.jobs[row] = None
 
     def _fill(self, batch: Batch) -> None:
-        """Encodes waiting requests and inserts them into free rows."""
-        jobs = self._take(batch, batch.lane.rows - len(batch.live()))
+        """Encodes waiting requests and inserts them into free rows. A row count that has closed takes none."""
+        sizes, live = batch.sizes(), len(batch.live())
+        if not batch.waiting or not sizes or (live and len(batch.jobs) not in sizes):
+            return
+        jobs = self._take(batch, sizes[-1] - live)
         if not jobs:
             return
+        size = fit(live + len(jobs), sizes)
         began = self._clock()
         try:
-            with self._device():
-                encoded = batch.engine.encode(batch.lane, [job.request for job in jobs])
+            with self._device(len(jobs)):
+                encoded = batch.work.encode(batch.bucket, size, [job.request for job in jobs])
         except DeviceFault as fault:  # the running rows were not touched
             self._fail(jobs, fault)
             return
-        self._observer.encoded(batch.model, batch.lane, len(jobs), self._clock() - began)
+        self._observer.encoded(batch.revision.model, batch.bucket, len(jobs), self._clock() - began)
         try:
-            self._insert(batch, encoded, jobs)
+            self._insert(batch, size, encoded, jobs)
         except DeviceFault as fault:
             self._fail(jobs, fault)
             raise
         self._drop(batch)  # those that were cancelled while the encoder ran
 
-    def _insert(self, batch: Batch, encoded: Any, jobs: Sequence[Job]) -> None:
-        """Puts encoded jobs into the running batch, which grows if it has to, or into a new one."""
+    def _insert(self, batch: Batch, size: int, encoded: Any, jobs: Sequence[Job]) -> None:
+        """Puts encoded jobs into the running batch, which grows to `size` if it has to, or into a new one."""
         live = batch.live()
-        size = batch.fit(len(live) + len(jobs))
         if not live:
-            with self._device():
-                batch.state = batch.engine.blank(batch.lane, size)
+            with self._device(len(jobs)):
+                batch.state = batch.work.init(batch.bucket, size)
             batch.jobs = [None] * size
         elif size > len(batch.jobs):
             self._resize(batch, live, size)
         rows = [row for row, job in enumerate(batch.jobs) if job is None][: len(jobs)]
-        with self._device():
-            batch.state = batch.engine.insert(batch.lane, batch.state, encoded, rows)
+        with self._device(len(jobs)):
+            batch.state = batch.work.insert(batch.bucket, batch.state, encoded, rows)
         for row, job in zip(rows, jobs, strict=True):
             batch.jobs[row] = job
 
@@ -338,8 +458,8 @@ class Scheduler:
         streams = [(row, job) for row in rows if (job := batch.jobs[row]) and job.request.stream]
         if not streams:
             return
-        with self._device():
-            prefixes = batch.engine.prefix(batch.lane, batch.state, [row for row, _ in streams])
+        with self._device(len(streams)):
+            prefixes = batch.work.prefix(batch.bucket, batch.state, [row for row, _ in streams])
         for (_, job), tokens in zip(streams, prefixes, strict=True):
             self._send(job, tokens)
 
@@ -347,15 +467,15 @@ class Scheduler:
         """Answers finished jobs and frees their rows."""
         if not rows:
             return
-        with self._device():
-            results = batch.engine.results(batch.lane, batch.state, rows)
-            batch.state = batch.engine.free(batch.lane, batch.state, rows)
+        with self._device(len(rows)):
+            results = batch.work.results(batch.bucket, batch.state, rows)
+            batch.state = batch.work.free(batch.bucket, batch.state, rows)
         for row, hypotheses in zip(rows, results, strict=True):
             job, batch.jobs[row] = batch.jobs[row], None
             if job is None:
                 continue
             if any(math.isnan(hypothesis.score) for hypothesis in hypotheses):
-                self._fail([job], DeviceFault("the model computed numbers that are none"))
+                self._fail([job], DeviceFault("the model computed NaN"))
             else:
                 self._send(job, hypotheses[0].tokens)
                 self._finish(job, hypotheses=hypotheses)
@@ -364,42 +484,31 @@ class Scheduler:
         """Moves the live rows to a smaller state when nobody waits for the larger one's; gives up an empty one."""
         live = batch.live()
         if not live:
-            if batch.jobs:
-                batch.state, batch.jobs = None, []
-                self._observer.stepped(batch.model, batch.lane, batch.worker, 0, 0, 0.0)
-        elif not batch.waiting and (size := batch.fit(len(live))) < len(batch.jobs):
-            self._resize(batch, live, size)
+            self._give_up(batch)
+        elif not batch.waiting and len(batch.jobs) in (sizes := batch.sizes()):
+            size = fit(len(live), sizes)
+            if size < len(batch.jobs):
+                self._resize(batch, live, size)
 
     def _resize(self, batch: Batch, live: list[int], size: int) -> None:
-        with self._device():
-            batch.state = batch.engine.resize(batch.lane, batch.state, live, size)
+        with self._device(len(live)):
+            batch.state = batch.work.resize(batch.bucket, batch.state, live, size)
         batch.jobs = [batch.jobs[row] for row in live] + [None] * (size - len(live))
-
-    def _score(self, batch: Batch) -> bool:
-        """Runs one batch of classifications; False when none waits."""
-        jobs = self._take(batch, batch.lane.rows)
-        if not jobs:
-            return False
-        try:
-            began = self._clock()
-            with self._device(computes=True):
-                logits = batch.engine.classify(batch.lane, [job.request for job in jobs])
-            self._observer.encoded(batch.model, batch.lane, len(jobs), self._clock() - began)
-        except DeviceFault as fault:
-            self._fail(jobs, fault)
-            raise
-        for job, pair in zip(jobs, logits, strict=True):
-            if all(map(math.isfinite, pair)):
-                self._finish(job, logits=pair)
-            else:
-                self._fail([job], DeviceFault("the model computed numbers that are none"))
-        return True
 
     def _lose(self, batch: Batch, fault: DeviceFault) -> None:
         """Fails a batch's running jobs; its state is gone."""
         jobs = [job for job in batch.jobs if job]
-        batch.state, batch.jobs = None, []
+        self._give_up(batch)
         self._fail(jobs, fault)
+
+    def _give_up(self, batch: Batch) -> None:
+        """Forgets a batch's state."""
+        if batch.jobs:
+            batch.state, batch.jobs = None, []
+            self._observer.stepped(batch.revision.model, batch.bucket, batch.worker, 0, 0, 0.0)
+            if batch.revision.removed:
+                with self._changed:
+                    self._let_go(batch.revision)
 
     # ── bookkeeping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -410,44 +519,60 @@ class Scheduler:
                     new, job.sent = tuple(tokens[job.sent :]), len(tokens)
                     job.deliver(Delta(new))
 
-    def _finish(
-        self, job: Job, hypotheses: tuple[Hypothesis, ...] = (), logits: tuple[float, float] | None = None
-    ) -> None:
+    def _finish(self, job: Job, hypotheses: tuple[Hypothesis, ...] = (), values: tuple[float, ...] = ()) -> None:
         queued, computed = job.started - job.arrived, self._clock() - job.started
-        if self._end(job, Finish(hypotheses, logits, queued, computed), served=True):
+        if self._end(job, Finish(hypotheses, values, queued, computed), served=True):
             tokens = sum(len(hypothesis.tokens) for hypothesis in hypotheses)
-            self._observer.finished(job.model, job.request.lane, tokens, queued, computed)
+            self._observer.finished(job.revision.model, job.bucket, tokens, queued, computed)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
             if self._end(job, Failure(error)):
-                self._observer.failed(job.model, job.request.lane, type(error).__name__)
+                self._observer.failed(job.revision.model, job.bucket, type(error).__name__)
 
     def _end(self, job: Job, event: Event | None = None, served: bool = False) -> bool:
-        """Takes a job out of the house, once, and delivers its last event. False if it had ended before."""
+        """Ends a job, once, and delivers its last event. False if it had ended before."""
         with self._changed:
             if job.over:
                 return False
             job.over = True
             self._jobs.discard(job)
             self._admission.retire(job.request.cost, served)
-            waiting = self._waiting[job.model, job.request.lane]
-            if job in waiting:
-                waiting.remove(job)
-                heapq.heapify(waiting)
+            queue = job.revision.queues[job.bucket]
+            if job in queue:
+                queue.remove(job)
+                heapq.heapify(queue)
+            job.revision.jobs -= 1
+            self._let_go(job.revision)
             self._report()
         if event:
             job.deliver(event)
         return True
 
-    def _leave(self, count: int) -> None:
+    def _leave(self, revision: Revision, count: int) -> None:
         with self._changed:
             self._admission.leave(count)
+            revision.places -= count
+            self._let_go(revision)
             self._report()
 
+    def _let_go(self, revision: Revision) -> None:
+        """Forgets a removed engine of which nothing is in flight any more. Under the lock."""
+        if not revision.removed or revision.places or revision.jobs:
+            return
+        self._batches = tuple(
+            tuple(batch for batch in batches if batch.revision is not revision or batch.jobs)
+            for batches in self._batches
+        )
+        if not any(batch.revision is revision for batches in self._batches for batch in batches):
+            self._set({engine: other for engine, other in self._revisions.items() if other is not revision})
+
+    def _set(self, revisions: dict[Engine, Revision]) -> None:
+        self._revisions = revisions
+        self._queues = tuple(queue for revision in revisions.values() for queue in revision.queues.values())
+
     def _report(self) -> None:
-        waiting = sum(map(len, self._waiting.values()))
-        self._observer.queued(self._admission.requests, self._admission.cost, waiting)
+        self._observer.queued(self._admission.requests, self._admission.cost, sum(map(len, self._queues)))
 
     def _check_alive(self) -> None:
         if self._death:
@@ -464,8 +589,12 @@ class Scheduler:
             raise
 
     @contextlib.contextmanager
-    def _device(self, computes: bool = False) -> Iterator[None]:
-        """Whatever an engine raises becomes a DeviceFault; the cause stays attached for the log."""
+    def _device(self, requests: int = 0, computes: bool = False) -> Iterator[None]:
+        """Whatever an engine raises becomes a DeviceFault; the cause stays attached for the log.
+
+        requests: how many wait for the call.
+        """
+        self._observer.calling(requests)
         try:
             yield
         except Exception as error:
@@ -473,5 +602,7 @@ class Scheduler:
                 self._faults += 1
             self._observer.faulted(error)
             raise DeviceFault("the device failed") from error
+        finally:
+            self._observer.calling(0)
         if computes:
             self._faults = 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from bart_server.scheduling.contract import Delta, Event, Failure, Finish, Request
+from bart_server.scheduling.contract import Delta, Engine, Event, Failure, Finish, Request
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
 from bart_server.scheduling.scheduler import Job, Reservation, Scheduler
 
@@ -82,12 +82,12 @@ class Session:
         self._answers: list[Answer] = []
         self._jobs: list[Job] = []
 
-    def submit(self, model: str, request: Request) -> Answer:
+    def submit(self, request: Request) -> Answer:
         """Admits a request. Raises Overloaded or Unavailable, or what the session ended with."""
         if self._error:
             raise self._error
         answer = Answer()
-        self._jobs.append(self._scheduler.submit(self._reservation, model, request, answer.deliver, self._deadline))
+        self._jobs.append(self._scheduler.submit(self._reservation, request, answer.deliver, self._deadline))
         self._answers.append(answer)
         return answer
 
@@ -119,12 +119,12 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(scheduler: Scheduler, count: int, remaining: float | None) -> Iterator[Session]:
-    """Places for `count` requests, for at most `remaining` seconds. Whatever is unfinished at the end is cancelled.
+def session(scheduler: Scheduler, engine: Engine, count: int, remaining: float | None) -> Iterator[Session]:
+    """Places for `count` requests to an engine, for at most `remaining` seconds. What is unfinished then is cancelled.
 
     Raises Overloaded or Unavailable when there are no places.
     """
-    with scheduler.reserve(count) as reservation:
+    with scheduler.reserve(engine, count) as reservation:
         opened = Session(scheduler, reservation, remaining)
         try:
             yield opened

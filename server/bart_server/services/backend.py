@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from bart_inference.tokenization import Detokenizer, Window
 from bart_proto.v1 import bart_pb2 as pb
 
-from bart_server.scheduling.contract import Delta, Finish, Request, Task
+from bart_server.scheduling.contract import Delta, Finish, Request
 from bart_server.scheduling.scheduler import Scheduler
 from bart_server.scheduling.session import Answer, Session, session
+from bart_server.scheduling.tasks import Generate, Task
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.models import Models, Served
@@ -36,9 +37,9 @@ class Backend:
         return served
 
     @contextlib.contextmanager
-    def session(self, count: int, call: Call) -> Iterator[Session]:
-        """Places for `count` requests of the call; they are cancelled when the call or the block ends."""
-        with session(self._scheduler, count, call.remaining()) as opened:
+    def session(self, served: Served, count: int, call: Call) -> Iterator[Session]:
+        """Places for `count` requests of the call to a model; they are cancelled when the call or the block ends."""
+        with session(self._scheduler, served.engine, count, call.remaining()) as opened:
             call.on_cancel(opened.end)
             yield opened
 
@@ -66,7 +67,7 @@ class Backend:
             parts = windows()
             requests: list[Request] = []
             for part in parts:
-                requests += served.engine.requests(part.ids, options, stream=stream)
+                requests += served.engine.requests(Generate(part.ids, options, stream))
             return parts, requests
 
         return await self.tokenize(opened, work, characters)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from bart_inference.tokenization import Window
 from bart_proto.v1 import bart_pb2 as pb
 
-from bart_server.scheduling.contract import Request, Task
+from bart_server.scheduling.contract import Request
 from bart_server.scheduling.errors import InvalidArgument
+from bart_server.scheduling.tasks import Classify
 from bart_server.services import conversion
 from bart_server.services.backend import Backend
 from bart_server.services.call import Call
@@ -21,7 +22,7 @@ class ClassificationService:
         self._backend = backend
 
     async def classify_zero_shot(self, request: pb.ClassifyZeroShotRequest, call: Call) -> pb.ClassifyZeroShotResponse:
-        served = self._backend.find(request.model, Task.CLASSIFY, call)
+        served = self._backend.find(request.model, Classify, call)
         template = request.hypothesis_template or TEMPLATE
         self._check(request, template)
         truncate = request.long_input == pb.LONG_INPUT_TRUNCATE
@@ -32,15 +33,15 @@ class ClassificationService:
             windows = [fit(request.text, template.replace("{}", label)) for label in request.labels]
             requests: list[Request] = []
             for window in windows:
-                requests += served.engine.requests(window.ids, {}, Task.CLASSIFY)
+                requests += served.engine.requests(Classify(window.ids))
             return windows, requests
 
         characters = sum(len(request.text) + len(template) + len(label) for label in request.labels)
-        with self._backend.session(len(request.labels), call) as session:
+        with self._backend.session(served, len(request.labels), call) as session:
             windows, requests = await self._backend.tokenize(session, plan, characters)
-            answers = [session.submit(served.name, planned) for planned in requests]
+            answers = [session.submit(planned) for planned in requests]
             finishes = [await answer.finish() for answer in answers]
-        scores = probabilities([finish.logits or (0.0, 0.0) for finish in finishes], request.multi_label)
+        scores = probabilities([(finish.values[0], finish.values[1]) for finish in finishes], request.multi_label)
         ranked = sorted(zip(request.labels, scores, strict=True), key=lambda pair: -pair[1])
         usage = conversion.usage(served, windows, finishes)
         call.note(**conversion.usage_facts(usage))

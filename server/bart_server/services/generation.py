@@ -6,9 +6,10 @@ from typing import Any
 from bart_inference.tokenization import Window
 from bart_proto.v1 import bart_pb2 as pb
 
-from bart_server.scheduling.contract import Finish, Task
+from bart_server.scheduling.contract import Finish
 from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.session import Answer, Session
+from bart_server.scheduling.tasks import Generate
 from bart_server.services import conversion
 from bart_server.services.backend import Backend, pieces
 from bart_server.services.call import Call
@@ -23,7 +24,7 @@ class GenerationService:
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         served = self._check(request, call)
         options = conversion.options(request.options)
-        with self._backend.session(1, call) as session:
+        with self._backend.session(served, 1, call) as session:
             window, answers = await self._submit(session, served, request, options)
             finishes = [await answer.finish() for answer in answers]
             return generated(call, served, window, finishes)
@@ -33,7 +34,7 @@ class GenerationService:
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         served = self._check(request, call)
         options = one_sequence(conversion.options(request.options))
-        with self._backend.session(1, call) as session:
+        with self._backend.session(served, 1, call) as session:
             window, [answer] = await self._submit(session, served, request, options, stream=True)
             async for text, ids, finish in pieces(served, answer):
                 if text or ids:
@@ -42,7 +43,7 @@ class GenerationService:
                     yield pb.StreamGenerateResponse(result=generated(call, served, window, [finish]))
 
     def _check(self, request: Any, call: Call) -> Served:
-        served = self._backend.find(request.model, Task.GENERATE, call)
+        served = self._backend.find(request.model, Generate, call)
         check_policy(request.long_input, chunk=False)
         if request.WhichOneof("input") is None:
             raise InvalidArgument("input", "unset, either text or token_ids is needed")
@@ -63,7 +64,7 @@ class GenerationService:
             return [Window(0, 0, ids)]
 
         [window], requests = await backend.plan(session, served, windows, len(request.text), options, stream)
-        return window, [session.submit(served.name, planned) for planned in requests]
+        return window, [session.submit(planned) for planned in requests]
 
 
 def generated(call: Call, served: Served, window: Window, finishes: Sequence[Finish]) -> pb.GenerateResponse:

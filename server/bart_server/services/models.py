@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from bart_proto.v1 import bart_pb2 as pb
 
-from bart_server.scheduling.contract import Engine, Task
+from bart_server.scheduling.contract import Engine
 from bart_server.scheduling.errors import InvalidArgument, Unavailable, UnknownModel, WrongTask
+from bart_server.scheduling.tasks import Classify, Generate, Task, task_name
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.text import Text
 
 LOADING = 2.0  # seconds after which a caller may look again
-TASKS = {Task.GENERATE: pb.TASK_GENERATION, Task.CLASSIFY: pb.TASK_CLASSIFICATION}
+TASKS: dict[Task, pb.Task] = {Generate: pb.TASK_GENERATION, Classify: pb.TASK_CLASSIFICATION}
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Served:
 
     def need(self, task: Task) -> None:
         if task not in self.engine.description.tasks:
-            able = ", ".join(other.value for other in self.engine.description.tasks)
-            raise WrongTask(f"model {self.name!r} cannot {task.value}; it can: {able}")
+            able = ", ".join(map(task_name, self.engine.description.tasks))
+            raise WrongTask(f"model {self.name!r} cannot {task_name(task)}; it can: {able}")
 
     def reader(self, field: str = "text") -> Text:
         """The tokenizer, or InvalidArgument for the field that needs it."""
@@ -76,8 +77,8 @@ class ModelService:
 
 
 def describe(served: Served, limits: Limits) -> pb.Model:
-    description, lanes = served.engine.description, served.engine.lanes
-    generating = [lane for lane in lanes if lane.task is Task.GENERATE]
+    description, buckets = served.engine.description, served.engine.buckets
+    generating = [bucket for bucket in buckets if bucket.task is Generate]
     return pb.Model(
         name=served.name,
         revision=description.revision,
@@ -88,10 +89,10 @@ def describe(served: Served, limits: Limits) -> pb.Model:
         limits=pb.Limits(
             source_tokens=description.source_tokens,
             target_tokens=description.target_tokens,
-            source_buckets=sorted({lane.source for lane in lanes}),
-            beams=sorted({lane.beams for lane in generating if not lane.sample}),
-            sampling_beams=sorted({lane.beams for lane in generating if lane.sample}),
-            rows=max(lane.rows for lane in lanes),
+            source_buckets=sorted({bucket.source for bucket in buckets}),
+            beams=sorted({bucket.beams for bucket in generating if not bucket.sample}),
+            sampling_beams=sorted({bucket.beams for bucket in generating if bucket.sample}),
+            rows=max(bucket.sizes[-1] for bucket in buckets),
             text_bytes=limits.text_bytes,
             batch_items=limits.batch_items,
             labels=limits.labels,

@@ -7,9 +7,10 @@ from typing import Any
 from bart_inference.tokenization import Window
 from bart_proto.v1 import bart_pb2 as pb
 
-from bart_server.scheduling.contract import Finish, Task
+from bart_server.scheduling.contract import Finish
 from bart_server.scheduling.errors import RequestError
 from bart_server.scheduling.session import Answer, Session
+from bart_server.scheduling.tasks import Generate
 from bart_server.services import conversion
 from bart_server.services.backend import Backend, pieces
 from bart_server.services.call import Call
@@ -25,7 +26,7 @@ class SummarizationService:
     async def summarize(self, request: pb.SummarizeRequest, call: Call) -> pb.SummarizeResponse:
         served, options = self._check(request, call)
         self._check_text("text", request.text)
-        with self._backend.session(1, call) as session:
+        with self._backend.session(served, 1, call) as session:
             windows, answers = await self._submit(session, served, request.text, request.long_input, options)
             finishes = [await answer.finish() for answer in answers]
             return summary(call, served, windows, finishes)
@@ -35,7 +36,7 @@ class SummarizationService:
     ) -> AsyncGenerator[pb.StreamSummarizeResponse, None]:
         served, options = self._check(request, call)
         self._check_text("text", request.text)
-        with self._backend.session(1, call) as session:
+        with self._backend.session(served, 1, call) as session:
             windows, answers = await self._submit(
                 session, served, request.text, request.long_input, options, stream=True
             )
@@ -72,13 +73,13 @@ class SummarizationService:
                     error=pb.ItemStatus(code=failed.code, message=failed.message, details=failed.details)
                 )
 
-        with self._backend.session(len(request.texts), call) as session:
+        with self._backend.session(served, len(request.texts), call) as session:
             items = await asyncio.gather(*(item(session, index, text) for index, text in enumerate(request.texts)))
         call.note(items=len(items), errors=sum(item.HasField("error") for item in items))
         return pb.BatchSummarizeResponse(items=items)
 
     def _check(self, request: Any, call: Call) -> tuple[Served, dict[str, Any]]:
-        served = self._backend.find(request.model, Task.GENERATE, call)
+        served = self._backend.find(request.model, Generate, call)
         check_policy(request.long_input)
         return served, one_sequence(conversion.options(request.options))
 
@@ -104,7 +105,7 @@ class SummarizationService:
             return backend.windows(served, text, policy, field)
 
         parts, requests = await backend.plan(session, served, windows, characters or len(text), options, stream)
-        return parts, [session.submit(served.name, request) for request in requests]
+        return parts, [session.submit(request) for request in requests]
 
 
 def summary(call: Call, served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.SummarizeResponse:

@@ -1,10 +1,11 @@
 """Prometheus metrics. One registry a server, so that tests can run several in one process."""
 
 import logging
+import threading
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bart_server.scheduling.contract import Lane
+from bart_server.scheduling.contract import Bucket
 from bart_server.scheduling.observer import Observer
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,14 @@ class Metrics(Observer):
         )
         self._compiles = Counter("bart_compiles", "Programs compiled.", registry=registry)
         self._late_compiles = Counter(
-            "bart_compiles_after_ready", "Programs compiled after READY; 0 is promised.", registry=registry
+            "bart_compiles_after_ready", "Programs compiled after READY, behind the requests.", registry=registry
         )
+        self._waited = Counter(
+            "bart_requests_waited_for_compilation",
+            "Requests that a compilation held up; 0 is promised.",
+            registry=registry,
+        )
+        self._thread = threading.local()  # requests: how many wait for what the thread does
         self._ready = Gauge("bart_ready", "1 when serving.", registry=registry)
         self._serving = False
 
@@ -63,10 +70,11 @@ class Metrics(Observer):
         self._ready.set(int(serving))
 
     def compiled(self) -> None:
-        """A program was compiled, at whatever time."""
+        """A program was compiled, at whatever time, on the calling thread."""
         self._compiles.inc()
         if self._serving:
             self._late_compiles.inc()
+        self._waited.inc(getattr(self._thread, "requests", 0))
 
     def queued(self, requests: int, cost: int, waiting: int) -> None:
         self._requests.set(requests)
@@ -76,17 +84,20 @@ class Metrics(Observer):
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
 
-    def encoded(self, model: str, lane: Lane, requests: int, seconds: float) -> None:
+    def calling(self, requests: int) -> None:
+        self._thread.requests = requests
+
+    def encoded(self, model: str, bucket: Bucket, requests: int, seconds: float) -> None:
         self._encoded.labels(model).observe(requests)
         self._stage.labels(model, "encode").observe(seconds)
 
-    def stepped(self, model: str, lane: Lane, worker: int, live: int, size: int, seconds: float) -> None:
-        self._rows.labels(model, lane.name, worker).set(live)
-        self._size.labels(model, lane.name, worker).set(size)
+    def stepped(self, model: str, bucket: Bucket, worker: int, live: int, size: int, seconds: float) -> None:
+        self._rows.labels(model, bucket.name, worker).set(live)
+        self._size.labels(model, bucket.name, worker).set(size)
         if size:
             self._stage.labels(model, "step").observe(seconds)
 
-    def finished(self, model: str, lane: Lane, tokens: int, queued: float, computed: float) -> None:
+    def finished(self, model: str, bucket: Bucket, tokens: int, queued: float, computed: float) -> None:
         self._tokens.labels(model).inc(tokens)
         self._stage.labels(model, "queue").observe(queued)
         self._stage.labels(model, "compute").observe(computed)
@@ -95,5 +106,5 @@ class Metrics(Observer):
         log.error("device call failed", exc_info=error)
         self._faults.inc()
 
-    def failed(self, model: str, lane: Lane, reason: str) -> None:
+    def failed(self, model: str, bucket: Bucket, reason: str) -> None:
         self._failed.labels(reason).inc()

@@ -1,0 +1,83 @@
+"""A model's weights on this process's devices, and what its tasks need to compile and call programs.
+
+With several devices the rows are spread over them: a device runs its rows as if it were alone, nothing is exchanged
+between them but when rows move.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from bart_inference import Options, Prepared
+from bart_inference.devices import ROWS, data_mesh, on_rows
+from bart_inference.generation.options import resolve
+from jax.sharding import NamedSharding, PartitionSpec
+
+EXCHANGE = threading.Lock()
+Tree = TypeVar("Tree")
+
+
+class DeviceModel:
+    """default: the checkpoint's own options of generation. rows: the sharding of arrays whose first axis is rows."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.mesh = data_mesh()
+        self.rows = NamedSharding(self.mesh, ROWS)
+        self.weights = jax.device_put(prepared.weights, NamedSharding(self.mesh, PartitionSpec()))
+        self.config = prepared.config
+        self.generation = prepared.generation
+        self.labels = prepared.labels
+        self.default: Options
+        [self.default] = resolve(self.generation, self.config, {}, None, 1)
+
+    @property
+    def devices(self) -> int:
+        return self.mesh.size
+
+    @property
+    def dtype(self) -> Any:
+        return self.weights["shared"].dtype
+
+    def shapes(self, tree: Any) -> Any:
+        """The shapes of a tree of arrays with rows, for `compile`."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.rows), tree)
+
+    def zeros(self, tree: Any) -> Any:
+        """Zeros of these shapes on the devices; nothing is compiled for them."""
+        return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), self.rows), tree)
+
+    def compile(
+        self, run: Callable[..., Any], *arguments: Any, shared: Sequence[int] = (0,), donated: Sequence[int] = ()
+    ) -> Any:
+        """The executable of `run` for these shapes, its results spread over the devices by rows.
+
+        shared: which arguments have no rows, such as the weights. donated: whose memory the result may take.
+        """
+        spread = on_rows(self.mesh, run, shared=shared)
+        program = jax.jit(spread, out_shardings=self.rows, donate_argnums=tuple(donated))
+        return program.lower(*arguments).compile()
+
+    def compile_once(self, run: Callable[..., tuple[Any]], *arrays: np.ndarray) -> Any:
+        """The executable of `run(weights, config, …)` for arrays (B,…) such as these; it takes the weights and them."""
+
+        def first(weights: Any, *rows: Any) -> Any:
+            return run(weights, self.config, *rows)[0]
+
+        return self.compile(first, self.weights, *self.shapes(arrays))
+
+    def exchanged(self, run: Callable[..., Tree], *arguments: Any) -> Tree:
+        """What a program gives in which devices wait for each other: two of them at once could wait for ever."""
+        if self.devices == 1:
+            return run(*arguments)
+        with EXCHANGE:
+            return jax.block_until_ready(run(*arguments))
+
+
+def padded_sources(sources: Sequence[Sequence[int]], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids (rows,length) int32 and their mask, bool; what is not filled is 0 and False."""
+    ids, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.bool_)
+    for row, source in enumerate(sources):
+        ids[row, : len(source)], mask[row, : len(source)] = source, True
+    return ids, mask

@@ -1,0 +1,39 @@
+"""The tasks, one module each: its shape buckets, its programs, what a request is and costs, and how it runs.
+
+What the wire says of a task is not here but beside its method in `services`, which the engine does not import.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from bart_server.engine.device import DeviceModel
+from bart_server.engine.shapes import Shapes
+from bart_server.engine.store import Program, Store
+from bart_server.engine.tasks.classify import Classification
+from bart_server.engine.tasks.generate import Generation
+from bart_server.scheduling.contract import Bucket, Open, Request
+from bart_server.scheduling.tasks import Classify, Generate, Task
+
+
+class DeviceTask(Protocol):
+    """A task of one model. It is also a contract.Once or a contract.Decode, as its buckets' kind is."""
+
+    @property
+    def buckets(self) -> Sequence[Bucket]:
+        """All that are wanted."""
+
+    def requests(self, task_input: Any, available: Open) -> Sequence[Request]:
+        """See Engine.requests. available: the buckets that are open."""
+
+    def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> Sequence[Program]:
+        """All that a row count needs. others: the row counts that rows have to move from and to."""
+
+    def warm_up(self, bucket: Bucket, size: int) -> None:
+        """Runs each of these programs once."""
+
+
+# Each makes the task for a model, or gives None if the checkpoint cannot do it.
+TASKS: dict[Task, Callable[[DeviceModel, Shapes, Store], DeviceTask | None]] = {
+    Generate: Generation.of,
+    Classify: Classification.of,
+}
