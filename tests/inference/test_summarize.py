@@ -68,13 +68,6 @@ def test_what_cannot_be_summarized_is_refused(model: Model) -> None:
 # ── The checkpoint that ships ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def shipped() -> Path:
-    try:
-        return embedded()
-    except CheckpointError:
-        pytest.skip("models/debian-tiny is not here yet")
-
-
 DOCUMENTS = [
     "This package provides a small program that shows the weather in a terminal. It reads the forecast from the network"
     " and draws it with colours. It is configured with a file in the home directory.",
@@ -90,7 +83,7 @@ DOCUMENTS = [
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4}, {}], ids=str)
 def test_the_shipped_checkpoint_generates_as_in_transformers(options: dict[str, Any]) -> None:
-    folder = shipped()
+    folder = embedded()
     model, theirs = load(folder), BartForConditionalGeneration.from_pretrained(folder)
     ids, mask = pad([encode_text(model.tokenizer, text) for text in DOCUMENTS], model.config.pad_token_id)
     expected = theirs.generate(
@@ -106,14 +99,14 @@ def test_the_shipped_checkpoint_generates_as_in_transformers(options: dict[str, 
 
 @pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4}], ids=str)
 def test_a_streamed_summary_is_the_summary_in_pieces(options: dict[str, Any]) -> None:
-    model = prepare(load(shipped()))
+    model = prepare(load(embedded()))
     pieces = list(stream(model, DOCUMENTS[0], **options))
     assert "".join(pieces) == summarize(model, DOCUMENTS[0], **options)
     assert len(pieces) > 1 or options["num_beams"] > 1  # beams may agree on nothing before the end
 
 
 def test_the_shipped_tokenizer_gives_the_ids_of_transformers() -> None:
-    folder = shipped()
+    folder = embedded()
     ours, theirs = load(folder).tokenizer, AutoTokenizer.from_pretrained(folder)
     for text in DOCUMENTS:
         ids = encode_text(ours, text)
