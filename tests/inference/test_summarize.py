@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_what_cannot_be_summarized_is_refused(model: Model) -> None:
     with pytest.raises(ValueError, match="num_return_sequences must be 1 in summarize, got 2"):
         summarize(model, "words", num_beams=2, num_return_sequences=2)
     with pytest.raises(CheckpointError, match="no tokenizer"):
-        summarize(model._replace(tokenizer=None), "words")
+        summarize(dataclasses.replace(model, tokenizer=None), "words")
 
 
 # ── The checkpoint that ships ─────────────────────────────────────────────────────────────────────────────────────────
