@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bart_inference.checkpoint import Model, load, save
-    from bart_inference.formats import CheckpointError
+    from bart_inference.checkpoint import CheckpointError, Model, load, save
     from bart_inference.generation.generate import Generated, generate
     from bart_inference.generation.options import OptionError, Options
     from bart_inference.model.layout import Prepared, prepare
+    from bart_inference.pipelines.factory import pipeline
     from bart_inference.tasks.causal_lm import causal_lm
     from bart_inference.tasks.classify import classify
     from bart_inference.tasks.features import features
@@ -37,6 +37,7 @@ __all__ = [
     "fill_mask",
     "generate",
     "load",
+    "pipeline",
     "prepare",
     "question_answering",
     "save",
@@ -45,7 +46,7 @@ __all__ = [
     "zero_shot",
 ]
 MODULES = {  # where each public name is defined
-    "CheckpointError": "formats",
+    "CheckpointError": "checkpoint",
     "Generated": "generation.generate",
     "Model": "checkpoint",
     "OptionError": "generation.options",
@@ -57,6 +58,7 @@ MODULES = {  # where each public name is defined
     "fill_mask": "tasks.fill_mask",
     "generate": "generation.generate",
     "load": "checkpoint",
+    "pipeline": "pipelines.factory",
     "prepare": "model.layout",
     "question_answering": "tasks.question_answering",
     "save": "checkpoint",

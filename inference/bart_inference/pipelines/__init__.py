@@ -1,0 +1,34 @@
+"""transformers 4's pipelines for BART checkpoints, by name, argument and result, without PyTorch or transformers.
+
+factory      pipeline(): the model, the tokenizer and the arguments that say where and how to compute
+base         inputs told apart, batches, laziness
+options      where the generation options of a call come from
+generating, classification, question_answering, fill_mask, feature_extraction: the tasks
+model, tokenizer, arguments: what pipe.model, pipe.tokenizer and pipe.device are
+"""
+
+from bart_inference.pipelines.base import Pipeline, PipelineException, PipelineIterator, PositionTableError
+from bart_inference.pipelines.classification import TextClassificationPipeline, ZeroShotClassificationPipeline
+from bart_inference.pipelines.factory import TASKS, CheckpointNotFoundError, pipeline
+from bart_inference.pipelines.feature_extraction import FeatureExtractionPipeline
+from bart_inference.pipelines.fill_mask import FillMaskPipeline
+from bart_inference.pipelines.generating import SummarizationPipeline, Text2TextGenerationPipeline, TranslationPipeline
+from bart_inference.pipelines.question_answering import QuestionAnsweringPipeline
+
+__all__ = [
+    "TASKS",
+    "CheckpointNotFoundError",
+    "FeatureExtractionPipeline",
+    "FillMaskPipeline",
+    "Pipeline",
+    "PipelineException",
+    "PipelineIterator",
+    "PositionTableError",
+    "QuestionAnsweringPipeline",
+    "SummarizationPipeline",
+    "Text2TextGenerationPipeline",
+    "TextClassificationPipeline",
+    "TranslationPipeline",
+    "ZeroShotClassificationPipeline",
+    "pipeline",
+]

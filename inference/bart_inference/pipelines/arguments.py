@@ -1,0 +1,77 @@
+"""Arguments of `pipeline` that say where and how to compute: each has its effect, or a ValueError that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+PLATFORM_NAMES = {"cuda": "gpu", "rocm": "gpu", "gpu": "gpu", "cpu": "cpu", "tpu": "tpu"}  # people's names -> JAX's
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Where a pipeline computes, under the names of torch.device."""
+
+    type: str  # "cpu", "cuda" or "tpu"
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+
+def check_device(device: Any, platform: str) -> Device:
+    """The device that was asked for, on the platform JAX runs on ("cpu", "gpu" or "tpu").
+
+    As in transformers, 0 is the accelerator where there is one and else the CPU, and -1 is the CPU. This package
+    computes on the platform that JAX chose for the process: another one is a ValueError that says how to choose.
+    """
+    here = Device("cpu") if platform == "cpu" else Device({"gpu": "cuda"}.get(platform, platform), 0)
+    if device is None or (is_integer(device) and device >= 0 and platform == "cpu"):
+        return here
+    if is_integer(device):
+        name, index = ("cpu", 0) if device < 0 else (platform, int(device))
+    else:
+        name, _, number = str(device).partition(":")  # a torch.device says "cuda:0" of itself
+        index = int(number) if number.isdigit() else 0
+    if PLATFORM_NAMES.get(name) != platform:
+        raise ValueError(f"device {device!r} is not here: JAX runs on {platform!r}; the variable JAX_PLATFORMS chooses")
+    if index != 0:
+        raise ValueError(f"device {device!r}: give 0, and choose among accelerators with CUDA_VISIBLE_DEVICES")
+    return here
+
+
+def check_device_map(device_map: Any, platform: str) -> None:
+    """device_map may say "auto" or name the one device; spreading one model over devices is a ValueError."""
+    if device_map in (None, "auto", "balanced", "sequential"):
+        return
+    values = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
+    if len(values) != 1:
+        raise ValueError(f"device_map must be 'auto' or name one device, got {device_map!r}")
+    check_device(values.pop(), platform)
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_dtype(dtype: Any) -> str:
+    """float32 or bfloat16, from a name, a torch dtype, a numpy dtype or "auto" (float32, exact against PyTorch)."""
+    if dtype is None or dtype == "auto":
+        return "float32"
+    name = str(dtype).removeprefix("torch.")
+    if not isinstance(dtype, str) and not str(dtype).startswith("torch."):
+        try:
+            name = np.dtype(dtype).name
+        except TypeError as error:
+            raise ValueError(f"dtype {dtype!r} is not the name of a dtype, nor a torch or numpy dtype") from error
+    name = {"float": "float32", "bf16": "bfloat16", "fp32": "float32"}.get(name, name)
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype {name!r} is not supported: float32 or bfloat16")
+    return name
+
+
+def check_framework(framework: Any) -> None:
+    if framework not in (None, "pt"):
+        raise ValueError(f"framework {framework!r} is not supported: leave it out, or say 'pt' as scripts do")

@@ -1,0 +1,194 @@
+"""text-classification and zero-shot-classification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bart_inference.pipelines.base import Pipeline, in_batches, logger
+from bart_inference.pipelines.tokenizer import Encoded
+from bart_inference.tasks.classify import classify
+from bart_inference.tasks.common import softmax
+from bart_inference.tokenization import pad
+
+FUNCTIONS = {"SIGMOID": "sigmoid", "SOFTMAX": "softmax", "NONE": "none"}
+
+
+class Classifier(Pipeline):
+    """What both tasks share: rows of tokens to logits."""
+
+    def logits(self, rows: Sequence[Encoded], batch_size: int | None) -> list[np.ndarray]:
+        """(C,) for each row."""
+        prepared = self.model.prepared
+
+        def run(batch: list[int]) -> list[np.ndarray]:
+            ids, _ = pad([rows[i].ids for i in batch], prepared.config.pad_token_id)
+            mask, _ = pad([rows[i].mask for i in batch], 0)
+            return list(classify(prepared, ids, mask))
+
+        return in_batches([len(row.ids) for row in rows], batch_size, run)
+
+
+class TextClassificationPipeline(Classifier):
+    """For each text the likeliest label; with top_k (None: all) a list of labels, the likeliest first.
+
+    Keywords: top_k, function_to_apply ("softmax", "sigmoid", "none"), return_all_scores (as top_k=None, in the order of
+    the labels), and the tokenizer's (truncation, max_length, padding, add_special_tokens).
+    """
+
+    def settings(
+        self, return_all_scores: bool | None = None, function_to_apply: Any = None, top_k: Any = "", **tokenizer: Any
+    ) -> dict[str, Any]:
+        """top_k's default is no number and not None: both mean something."""
+        given: dict[str, Any] = {}
+        if isinstance(top_k, int) or top_k is None:
+            given |= {"top_k": top_k, "sorted": True}
+        elif return_all_scores is not None:
+            logger.warning("return_all_scores is deprecated: top_k=None gives all labels, top_k=1 the likeliest")
+            given["top_k"] = None if return_all_scores else 1
+        if isinstance(function_to_apply, str):
+            function_to_apply = FUNCTIONS[function_to_apply.upper()]
+        if function_to_apply is not None:
+            given["function"] = getattr(function_to_apply, "value", function_to_apply)
+        if tokenizer:
+            given["tokenizer"] = tokenizer
+        return given
+
+    def __call__(self, inputs: Any, **keywords: Any) -> Any:
+        result = self.call(inputs, **keywords)
+        return [result] if isinstance(inputs, str) and "top_k" not in keywords else result
+
+    def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
+        options = {**self._defaults.get("tokenizer", {}), **settings.get("tokenizer", {})}
+        rows = [self.encode(item, options) for item in inputs]
+        for i, row in enumerate(rows):
+            self.check_length(row.ids, f"inputs[{i}]", "truncation=True cuts it")
+        return [self.labels(logits, settings) for logits in self.logits(rows, settings["batch_size"])]
+
+    def encode(self, item: Any, options: dict[str, Any]) -> Encoded:
+        """A text, {"text": …, "text_pair": …}, or the older [[text, pair]]."""
+        if isinstance(item, dict):
+            return self.tokenizer.row(**item, **options)
+        if isinstance(item, list):
+            if len(item) == 1 and isinstance(item[0], list) and len(item[0]) == 2:
+                return self.tokenizer.row(*item[0], **options)
+            raise ValueError(f'a pair of texts is given as {{"text": …, "text_pair": …}}, got {item!r}')
+        return self.tokenizer.row(only_text(item), **options)
+
+    def labels(self, logits: np.ndarray, settings: dict[str, Any]) -> Any:
+        names = self.model.config.id2label
+        scores = apply(settings.get("function") or self.default_function(), logits)
+        top_k = settings.get("top_k", 1)
+        if top_k == 1 and not settings.get("sorted"):
+            best = int(scores.argmax())
+            return {"label": names[best], "score": float(scores[best])}
+        order = np.argsort(-scores, kind="stable")[:top_k] if settings.get("sorted") else np.arange(len(scores))
+        return [{"label": names[i], "score": float(scores[i])} for i in order.tolist()]
+
+    def default_function(self) -> str:
+        config = self.model.config
+        if config.problem_type == "regression":
+            return "none"
+        several = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        return "sigmoid" if several else "softmax"
+
+
+def apply(function: Any, logits: np.ndarray) -> np.ndarray:
+    """ValueError for a function that is none of the three."""
+    if function == "softmax":
+        return softmax(logits)
+    if function == "sigmoid":
+        return 1 / (1 + np.exp(-logits))
+    if function == "none":
+        return logits
+    raise ValueError(f"function_to_apply must be 'softmax', 'sigmoid' or 'none', got {function!r}")
+
+
+def only_text(item: Any) -> str:
+    """A text, alone or in a tuple, as the tokenizers of transformers take it; ValueError for anything else."""
+    if isinstance(item, tuple) and len(item) == 1:
+        item = item[0]
+    if not isinstance(item, str):
+        raise ValueError(f"the input must be a text, got {type(item).__name__}: {item!r}")
+    return item
+
+
+class ZeroShotClassificationPipeline(Classifier):
+    """For each text {"sequence", "labels", "scores"}, the likeliest label first.
+
+    Keywords: candidate_labels (a list, or one text cut at commas), hypothesis_template, multi_label.
+    """
+
+    def __init__(self, *args: Any, **defaults: Any):
+        super().__init__(*args, **defaults)
+        entailment = [i for label, i in self.model.config.label2id.items() if label.lower().startswith("entail")]
+        self.entailment_id = entailment[0] if entailment else -1
+        if not entailment:
+            logger.warning("none of the checkpoint's labels is an entailment: the last one is taken for it")
+
+    def settings(self, **keywords: Any) -> dict[str, Any]:
+        """Names that are not known have no effect, as in transformers."""
+        given: dict[str, Any] = {}
+        for name in ("hypothesis_template", "multi_label"):
+            if name in keywords:
+                given[name] = keywords[name]
+        if keywords.get("multi_class") is not None:
+            logger.warning("multi_class is the former name of multi_label")
+            given["multi_label"] = keywords["multi_class"]
+        if "candidate_labels" in keywords:
+            labels = keywords["candidate_labels"]
+            if isinstance(labels, str):
+                labels = [label.strip() for label in labels.split(",") if label.strip()]
+            given["labels"] = labels
+        return given
+
+    def __call__(self, sequences: Any, *args: Any, **keywords: Any) -> Any:
+        if args:
+            if len(args) > 1 or "candidate_labels" in keywords:
+                raise ValueError(f"only the texts and candidate_labels are positional, got {args} besides the texts")
+            keywords["candidate_labels"] = args[0]
+        return self.call(sequences, **keywords)
+
+    def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
+        labels = settings.get("labels")
+        texts: list[str] = []
+        rows: list[Encoded] = []
+        for i, item in enumerate(inputs):
+            if labels is None or not hasattr(item, "__len__"):
+                raise TypeError(f"zero-shot classification needs texts and candidate_labels, got {item!r}, {labels!r}")
+            if len(labels) == 0 or len(item) == 0:
+                raise ValueError("You must include at least one label and at least one sequence.")
+            texts.append(item if isinstance(item, str) else item[0])
+            rows.extend(self.pairs(texts[-1], i, labels, settings.get("hypothesis_template", "This example is {}.")))
+        logits = self.logits(rows, settings["batch_size"])
+        results = []
+        for i, text in enumerate(texts):
+            scores = self.scores(np.stack(logits[i * len(labels) : (i + 1) * len(labels)]), settings)  # type: ignore[arg-type]
+            order = scores.argsort()[::-1]
+            ranked = [labels[label] for label in order]  # type: ignore[index]
+            results.append({"sequence": text, "labels": ranked, "scores": scores[order].tolist()})
+        return results
+
+    def pairs(self, text: str, i: int, labels: Sequence[Any], template: str) -> Iterator[Encoded]:
+        """The text beside each label's hypothesis; of a pair too long the text is cut."""
+        if template.format(labels[0]) == template:
+            raise ValueError(f"hypothesis_template must have a {{}} for the label, got {template!r}")
+        for label in labels:
+            hypothesis = template.format(label)
+            try:
+                row = self.tokenizer.row(text, hypothesis, truncation="only_first")
+            except Exception as error:  # the tokenizers library raises Exception itself
+                if "too short" not in str(error):
+                    raise
+                row = self.tokenizer.row(text, hypothesis)
+            self.check_length(row.ids, f"sequences[{i}] beside {hypothesis!r}", "shorten the label")
+            yield row
+
+    def scores(self, logits: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+        """Logits (n,C) of a text's n labels -> (n,)."""
+        if settings.get("multi_label") or len(logits) == 1:
+            contradiction = -1 if self.entailment_id == 0 else 0
+            return softmax(logits[:, [contradiction, self.entailment_id]])[:, 1]
+        return softmax(logits[:, self.entailment_id])

@@ -1,0 +1,207 @@
+"""pipeline: transformers 4's function of that name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bart_inference.checkpoint import CheckpointError, Model, embedded, load, resolve
+from bart_inference.model.layout import Prepared
+from bart_inference.pipelines import tokenizer as tokenizers
+from bart_inference.pipelines.arguments import check_device, check_device_map, check_dtype, check_framework
+from bart_inference.pipelines.base import Pipeline, logger
+from bart_inference.pipelines.classification import TextClassificationPipeline, ZeroShotClassificationPipeline
+from bart_inference.pipelines.feature_extraction import FeatureExtractionPipeline
+from bart_inference.pipelines.fill_mask import FillMaskPipeline
+from bart_inference.pipelines.generating import (
+    SummarizationPipeline,
+    Text2TextGenerationPipeline,
+    TranslationPipeline,
+)
+from bart_inference.pipelines.model import PipelineModel
+from bart_inference.pipelines.question_answering import QuestionAnsweringPipeline
+from bart_inference.pipelines.tokenizer import PipelineTokenizer
+
+TASKS: dict[str, type[Pipeline]] = {
+    "summarization": SummarizationPipeline,
+    "text2text-generation": Text2TextGenerationPipeline,
+    "translation": TranslationPipeline,
+    "question-answering": QuestionAnsweringPipeline,
+    "zero-shot-classification": ZeroShotClassificationPipeline,
+    "text-classification": TextClassificationPipeline,
+    "sentiment-analysis": TextClassificationPipeline,
+    "fill-mask": FillMaskPipeline,
+    "feature-extraction": FeatureExtractionPipeline,
+}
+ACCEPTED_MODEL_KWARGS = {
+    "attn_implementation",
+    "low_cpu_mem_usage",
+    "use_safetensors",
+    "use_cache",
+}  # results are equal
+AUTO = "auto"
+
+
+class CheckpointNotFoundError(CheckpointError, OSError):
+    """No such folder and no such hub id. transformers answers with an OSError, our functions with a CheckpointError."""
+
+
+def pipeline(
+    task: str | None = None,
+    model: str | Path | Model | Prepared | PipelineModel | None = None,
+    config: Any = None,
+    tokenizer: Any = None,
+    feature_extractor: Any = None,
+    image_processor: Any = None,
+    processor: Any = None,
+    framework: str | None = None,
+    revision: str | None = None,
+    use_fast: bool = True,
+    token: str | bool | None = None,
+    device: Any = None,
+    device_map: Any = None,
+    dtype: Any = AUTO,
+    trust_remote_code: bool | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+    pipeline_class: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """transformers 4's pipeline for BART: the same names, arguments, results and errors, without PyTorch.
+
+    task: one of TASKS, or translation_xx_to_yy.
+    model: a folder, a hub id, or a loaded model; without one, summarization uses the embedded checkpoint.
+    tokenizer: by default the model's; a folder, a hub id, (either, {its keywords}), a `tokenizers.Tokenizer`, or a fast
+    tokenizer of transformers.
+    dtype (formerly torch_dtype): "float32", "bfloat16", torch's or numpy's of these names; "auto" is float32.
+    revision, token: of the hub. use_fast and trust_remote_code have no effect: one tokenizer, and no code that is run.
+    Other keywords are defaults of the calls.
+
+    KeyError for an unknown task; RuntimeError without a task; OSError (CheckpointNotFoundError) for a folder or hub id
+    that is not there; CheckpointError for one that is no BART checkpoint or lacks the head; ValueError that names the
+    argument for one that cannot have its effect here.
+    """
+    if task is None:
+        raise RuntimeError("task must be given: it cannot be told from a model" if model else "task must be given")
+    if model is None and (tokenizer is not None or feature_extractor is not None):
+        raise RuntimeError("model must be given where a tokenizer is")
+    kind = pipeline_class or class_of(task)
+    if not (isinstance(kind, type) and issubclass(kind, Pipeline)):
+        raise ValueError(f"pipeline_class must be a subclass of {Pipeline.__module__}.Pipeline, got {kind!r}")
+    check_framework(framework)
+    for name, value in (("image_processor", image_processor), ("processor", processor)):
+        if value is not None:
+            raise ValueError(f"{name} must be None: BART reads text alone")
+    if feature_extractor is not None:
+        raise ValueError("feature_extractor must be None: BART reads text alone")
+    dtype = asked_dtype(dtype, kwargs.pop("torch_dtype", None), dict(model_kwargs or {}))
+    token = kwargs.pop("use_auth_token", None) if token is None else token
+    check_device_map(device_map, jax.default_backend())
+    place = check_device(device, jax.default_backend())
+    if config is not None and str(config) not in (str(model), str(tokenizer)):
+        raise ValueError(f"config must be None or the model's own, got {config!r}: edit the folder's config.json")
+    loaded, found = load_model(task, model, dtype, revision, token)
+    if task == "translation":
+        task = specific_translation(loaded)
+    return kind(loaded, load_tokenizer(tokenizer, loaded, found, revision, token), task, place, **kwargs)
+
+
+def class_of(task: str) -> type[Pipeline]:
+    """KeyError for an unknown task, or for a translation_… of another form."""
+    if task in TASKS:
+        return TASKS[task]
+    if task.startswith("translation"):
+        if len(parts := task.split("_")) == 4 and parts[0] == "translation" and parts[2] == "to":
+            return TranslationPipeline
+        raise KeyError(f"Invalid translation task {task}, use 'translation_XX_to_YY' format")
+    raise KeyError(f"Unknown task {task}, available tasks are {[*TASKS, 'translation_XX_to_YY']}")
+
+
+def asked_dtype(dtype: Any, torch_dtype: Any, model_kwargs: dict[str, Any]) -> Any:
+    """The dtype that was asked for in any of its three places; ValueError for model_kwargs that have no effect here."""
+    if torch_dtype is not None:
+        logger.warning("`torch_dtype` is deprecated! Use `dtype` instead!")
+        dtype = torch_dtype if dtype == AUTO else dtype
+    inner = [model_kwargs.pop(name) for name in ("torch_dtype", "dtype") if name in model_kwargs]
+    if inner:
+        if dtype not in (None, AUTO):
+            raise ValueError("dtype is given twice, by itself and in model_kwargs")
+        dtype = inner[-1]
+    if unknown := sorted(set(model_kwargs) - ACCEPTED_MODEL_KWARGS):
+        raise ValueError(f"model_kwargs[{unknown[0]!r}] has no effect here: leave it out")
+    return dtype
+
+
+def load_model(
+    task: str, model: Any, dtype: Any, revision: str | None, token: str | bool | None
+) -> tuple[PipelineModel, Path | None]:
+    """The model, and the folder it came from if it came from one."""
+    name = check_dtype(dtype)
+    if isinstance(model, PipelineModel):
+        loaded, folder = model, None
+    elif isinstance(model, (Model, Prepared)):
+        loaded, folder = PipelineModel(model), None
+    elif model is None:
+        if task != "summarization":
+            raise ValueError(f"model must be given for {task!r}: a folder, a hub id or a loaded model")
+        folder = embedded()
+        logger.warning(
+            "No model was supplied: using the embedded checkpoint debian-tiny, which writes one-line synopses of "
+            "software packages and knows nothing else. For articles: model='facebook/bart-large-cnn'."
+        )
+        loaded = PipelineModel(load(folder, name), "debian-tiny")
+    elif isinstance(model, (str, Path)):
+        folder = find_folder(model, revision, token)
+        loaded = PipelineModel(load(folder, name), str(model))
+    else:
+        raise ValueError(
+            f"model must be a folder, a hub id or a model of bart_inference, got {type(model).__name__}: save it with "
+            "save_pretrained and give the folder"
+        )
+    if dtype not in (None, AUTO) and loaded.dtype != name:
+        raise ValueError(f"dtype {name!r} is not the given model's, which is {loaded.dtype!r}: load it so")
+    return loaded, folder
+
+
+def find_folder(name: str | Path, revision: str | None, token: str | bool | None) -> Path:
+    """A checkpoint's folder; CheckpointNotFoundError if there is none, or none with a config.json."""
+    try:
+        folder = resolve(name, revision, token)
+    except CheckpointError as error:
+        raise CheckpointNotFoundError(str(error)) from error
+    if not (folder / "config.json").is_file():
+        raise CheckpointNotFoundError(f"{folder} has no config.json")
+    return folder
+
+
+def load_tokenizer(
+    tokenizer: Any, model: PipelineModel, folder: Path | None, revision: str | None, token: str | bool | None
+) -> PipelineTokenizer:
+    """The tokenizer that was asked for, else the model's."""
+    overrides: dict[str, Any] = {}
+    if isinstance(tokenizer, tuple):
+        tokenizer, overrides = tokenizer[0], dict(tokenizer[1])
+        overrides.pop("use_fast", None)
+        if unknown := sorted(set(overrides) - {"model_max_length", "clean_up_tokenization_spaces"}):
+            raise ValueError(f"tokenizer keyword {unknown[0]!r} has no effect here: leave it out")
+    if isinstance(tokenizer, (str, Path)):
+        if str(tokenizer) != model.name_or_path or folder is None:
+            folder = find_folder(tokenizer, revision, token)
+        return tokenizers.from_folder(folder, **overrides)
+    if tokenizer is not None:
+        return tokenizers.from_object(tokenizer)
+    if folder is not None:
+        return tokenizers.from_folder(folder, **overrides)
+    if (backend := model.prepared.tokenizer) is None:
+        raise ValueError("tokenizer must be given: the model has none")
+    return PipelineTokenizer(backend, model.prepared.config.max_position_embeddings)
+
+
+def specific_translation(model: PipelineModel) -> str:
+    """The first translation task that the checkpoint has parameters for, as transformers chooses."""
+    for name in model.config.task_specific_params or {}:
+        if name.startswith("translation"):
+            logger.warning('"translation" task was used, instead of "translation_XX_to_YY", defaulting to "%s"', name)
+            return name
+    return "translation"

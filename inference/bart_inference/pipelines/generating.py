@@ -1,0 +1,202 @@
+"""summarization, text2text-generation and translation: texts in, generated texts out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bart_inference.generation.generate import generate
+from bart_inference.pipelines import options as merging
+from bart_inference.pipelines.base import Pipeline, PositionTableError, in_batches, logger
+from bart_inference.tokenization import pad
+
+
+class Text2TextGenerationPipeline(Pipeline):
+    """For each text a list with a dict for each of its num_return_sequences answers; a list of texts gives a flat list.
+
+    Keywords: truncation, return_tensors (token ids, numpy int64, instead of text), clean_up_tokenization_spaces,
+    stop_sequence, generation_config, and generation options under transformers' names.
+    """
+
+    return_name = "generated"
+
+    def __init__(self, *args: Any, **defaults: Any):
+        if "generation_config" in defaults:
+            raise TypeError("generation_config is an argument of the call, not of the constructor")
+        constructor = {name: defaults.pop(name) for name in list(defaults) if merging.is_option(name)}
+        super().__init__(*args, **defaults)
+        prepared, config = self.model.prepared, self.model.config
+        self._checkpoint = merging.of_checkpoint(prepared.generation, prepared.config_json)
+        task_params = (config.task_specific_params or {}).get(self.task) or {}
+        self.prefix = task_params.get("prefix", config.prefix)
+        self.generation_config = merging.of_pipeline(self._checkpoint, task_params, constructor)
+
+    def settings(
+        self,
+        return_tensors: bool | None = None,
+        return_text: bool | None = None,
+        return_type: Any = None,
+        clean_up_tokenization_spaces: bool | None = None,
+        truncation: Any = None,
+        stop_sequence: str | None = None,
+        **generation: Any,
+    ) -> dict[str, Any]:
+        """return_text has no effect, as in transformers; return_type is its enumeration (0 is tensors, 1 is text)."""
+        given: dict[str, Any] = {"truncation": truncation, "clean_up": clean_up_tokenization_spaces}
+        if return_type is not None:
+            given["return_tensors"] = getattr(return_type, "value", return_type) == 0
+        elif return_tensors is not None:
+            given["return_tensors"] = bool(return_tensors)
+        if stop_sequence is not None:
+            ids = self.tokenizer.encode(stop_sequence, add_special_tokens=False)
+            if len(ids) > 1:
+                logger.warning("stop_sequence %r is %d tokens: the first alone stops", stop_sequence, len(ids))
+            generation["eos_token_id"] = ids[0]
+        if generation:
+            given["generation"] = generation
+        return {name: value for name, value in given.items() if value is not None}
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        if not args and "inputs" in keywords:
+            raise IndexError("give the texts as the first argument, without a name")  # transformers' class
+        if not args:
+            raise TypeError(f"{type(self).__name__} needs a text, or a list of texts, as its first argument")
+        results = super().__call__(*args, **keywords)
+        texts = args[0]
+        flat = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if flat and all(len(result) == 1 for result in results):
+            return [result[0] for result in results]
+        return results
+
+    def call(self, *args: Any, **keywords: Any) -> Any:
+        return super().call(*args, **{**self._defaults.get("generation", {}), **keywords})
+
+    def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        options = self.options(settings.get("generation", {}))
+        rows = [self.encode(item, i, settings) for i, item in enumerate(inputs)]
+        self.warn([len(row) for row in rows], options)
+
+        def run(batch: list[int]) -> list[list[np.ndarray]]:
+            ids, mask = pad([rows[i] for i in batch], prepared.config.pad_token_id)
+            generated = generate(prepared, ids, mask, **options)
+            sequences = [ids[:n] for ids, n in zip(generated.sequences, generated.lengths, strict=True)]
+            each = len(sequences) // len(batch)
+            return [sequences[first : first + each] for first in range(0, len(sequences), each)]
+
+        prepared = self.model.prepared._replace(generation={})  # options holds all that its files say
+        sequences = in_batches([len(row) for row in rows], settings["batch_size"], run)
+        if settings.get("return_tensors"):
+            return self.as_arrays(sequences, settings["batch_size"] or 1)
+        clean_up = settings.get("clean_up", False)
+        return [[self.record(ids, clean_up) for ids in row] for row in sequences]
+
+    def options(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """All generation options of a call."""
+        call = dict(call)
+        config = call.pop("generation_config", None)
+        if config is None:
+            base, is_default = self.generation_config.to_dict(), self.generation_config.length_is_default
+        else:
+            version = merging.version_of(self.model.prepared.generation)
+            base, is_default = merging.of_generation_config(config, self._checkpoint, version), False
+        options = merging.of_call(base, is_default, call)
+        table = self.model.prepared.config.max_position_embeddings
+        if is_default and options.get("max_new_tokens") == merging.DEFAULT_NEW_TOKENS:
+            options["max_new_tokens"] = min(merging.DEFAULT_NEW_TOKENS, table - 1)
+        for name, start in (("max_new_tokens", 1), ("max_length", 0)):
+            longest = options.get(name)
+            if isinstance(longest, int) and longest + start > table:
+                raise PositionTableError(f"{name}={longest} goes beyond the model's {table} positions")
+            if longest is not None:
+                break
+        if options.get("do_sample") and "seed" not in options:
+            options["seed"] = random.getrandbits(32)  # random.seed, which transformers.set_seed calls, repeats a sample
+        return options
+
+    def encode(self, item: Any, i: int, settings: Mapping[str, Any]) -> list[int]:
+        """Token ids of a text behind the prefix. Of an inner list the first text is answered, as in transformers."""
+        texts = item if isinstance(item, list) else [item]
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{i}] must be a text or a list of texts, got {type(text).__name__}: {text!r}")
+        if not texts or not texts[0].strip():
+            raise ValueError(f"texts[{i}] is empty: there is nothing to {self.verb}")
+        truncation = settings.get("truncation")
+        table = self.model.prepared.config.max_position_embeddings
+        limit = min(self.tokenizer.model_max_length, table)
+        ids = self.tokenizer.encode((self.prefix or "") + texts[0], truncation=truncation, max_length=limit)
+        self.check_length(ids, f"texts[{i}]", "truncation=True cuts it")
+        return ids
+
+    verb = "generate from"
+
+    def warn(self, lengths: list[int], options: Mapping[str, Any]) -> None:
+        """Log, once a call, what about the lengths is likely a mistake."""
+
+    def record(self, ids: np.ndarray, clean_up: bool) -> dict[str, Any]:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up)
+        return {f"{self.return_name}_text": text}
+
+    def as_arrays(self, sequences: list[list[np.ndarray]], batch_size: int) -> list[list[dict[str, Any]]]:
+        """Rows padded to the longest of their batch of batch_size inputs, which is what transformers returns."""
+        results = []
+        for first in range(0, len(sequences), batch_size):
+            batch = sequences[first : first + batch_size]
+            width = max(len(ids) for row in batch for ids in row)
+            for row in batch:
+                padded = [np.pad(ids, (0, width - len(ids)), constant_values=self.padding) for ids in row]
+                results.append([{f"{self.return_name}_token_ids": ids.astype(np.int64)} for ids in padded])
+        return results
+
+    @property
+    def padding(self) -> int:
+        return self.model.prepared.config.pad_token_id
+
+
+def longest_output(options: Mapping[str, Any]) -> int:
+    """The most tokens an answer can have, the start token included."""
+    if (new_tokens := options.get("max_new_tokens")) is not None:
+        return int(new_tokens) + 1
+    return int(options.get("max_length") or 21)
+
+
+class SummarizationPipeline(Text2TextGenerationPipeline):
+    """Texts to `summary_text`."""
+
+    return_name = "summary"
+    verb = "summarize"
+
+    def warn(self, lengths: list[int], options: Mapping[str, Any]) -> None:
+        longest, shortest = longest_output(options), options.get("min_length") or 0
+        if longest < shortest:
+            logger.warning("Your min_length=%d must be inferior than your max_length=%d.", shortest, longest)
+        short = [length for length in lengths if length < longest]
+        if short:
+            logger.warning(
+                "Your max_length is set to %d, but your input_length is only %d. A summary is usually shorter than its "
+                "text: you might consider decreasing max_length, e.g. summarizer('...', max_length=%d)",
+                longest, short[0], short[0] // 2,
+            )  # fmt: skip
+
+
+class TranslationPipeline(Text2TextGenerationPipeline):
+    """Texts to `translation_text`. src_lang and tgt_lang have no effect: BART has no language tokens."""
+
+    return_name = "translation"
+    verb = "translate"
+
+    def settings(self, *args: Any, **keywords: Any) -> dict[str, Any]:
+        return super().settings(**{n: v for n, v in keywords.items() if n not in ("src_lang", "tgt_lang")})
+
+    def warn(self, lengths: list[int], options: Mapping[str, Any]) -> None:
+        longest = longest_output(options)
+        long = [length for length in lengths if length > 0.9 * longest]
+        if long:
+            logger.warning(
+                "Your input_length: %d is bigger than 0.9 * max_length: %d. You might consider increasing max_length, "
+                "e.g. translator('...', max_length=400)",
+                long[0], longest,
+            )  # fmt: skip

@@ -1,0 +1,239 @@
+"""What `pipe.tokenizer` is: the tokenizers library under the names that scripts know from transformers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from bart_inference.tokenization import encode
+from bart_inference.tokenizer_files import load_tokenizer, read_fields
+
+UNLIMITED = int(1e30)  # transformers' model_max_length where a tokenizer's files name none
+STRATEGIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
+SPECIAL_TOKENS = {
+    "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
+    "pad_token": "<pad>", "mask_token": "<mask>",
+}  # fmt: skip
+
+
+class Encoded(NamedTuple):
+    """One row for the model."""
+
+    ids: list[int]
+    mask: list[int]  # 1 for tokens, 0 for padding
+
+    def padded(self, length: int, pad_id: int) -> Encoded:
+        more = length - len(self.ids)
+        return Encoded(self.ids + [pad_id] * more, self.mask + [0] * more)
+
+
+class PipelineTokenizer:
+    """Text to tokens and back, with transformers' arguments.
+
+    Special tokens are attributes, each also with `_id` behind its name (mask_token, mask_token_id); a token that the
+    vocabulary lacks has the id None.
+    """
+
+    is_fast = True
+    padding_side = truncation_side = "right"
+    model_input_names = ("input_ids", "attention_mask")
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        model_max_length: int | None = None,
+        clean_up_tokenization_spaces: bool = False,
+        special_tokens: dict[str, str] | None = None,
+    ):
+        """model_max_length: where `truncation=True` cuts, in tokens; None: nowhere."""
+        self.backend_tokenizer = backend
+        self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.special_tokens_map = SPECIAL_TOKENS | (special_tokens or {})
+        self._cutting: Tokenizer | None = None  # a copy whose truncation is set anew for each text
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        """bos_token, bos_token_id and their like."""
+        tokens: dict[str, str] = self.__dict__.get("special_tokens_map", {})
+        if name in tokens:
+            return tokens[name]
+        if name.endswith("_id") and name.removesuffix("_id") in tokens:
+            return self.backend_tokenizer.token_to_id(tokens[name.removesuffix("_id")])
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=False))
+
+    def __len__(self) -> int:
+        return int(self.backend_tokenizer.get_vocab_size())
+
+    def get_vocab(self) -> dict[str, int]:
+        vocab: dict[str, int] = self.backend_tokenizer.get_vocab()
+        return vocab
+
+    def encoding(
+        self,
+        text: str,
+        pair: str | None = None,
+        add_special_tokens: bool = True,
+        truncation: Any = None,
+        max_length: int | None = None,
+        stride: int = 0,
+    ) -> Encoding:
+        """The library's own encoding of a text or a pair, cut as transformers cuts it.
+
+        truncation: True or a strategy; max_length: in tokens, special ones included, by default model_max_length.
+        ValueError for an unknown strategy or a stride not below what the special tokens leave; the library's Exception
+        where the part that is to be cut is too short for it.
+        """
+        strategy = truncation_strategy(truncation)
+        limit = self.model_max_length if max_length is None else max_length
+        if strategy is None or limit >= UNLIMITED:
+            return encode(self.backend_tokenizer, text, pair, add_special_tokens)
+        with self._lock:
+            if self._cutting is None:
+                self._cutting = Tokenizer.from_str(self.backend_tokenizer.to_str())
+            self._cutting.enable_truncation(limit, stride=stride, strategy=strategy)
+            return encode(self._cutting, text, pair, add_special_tokens)
+
+    def row(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        padding: Any = False,
+        pad_to_multiple_of: int | None = None,
+        **options: Any,
+    ) -> Encoded:
+        """One row for the model; options are those of `encoding`. ValueError for what is no text."""
+        for name, value in (("text", text), ("text_pair", text_pair)):
+            if value is None and name == "text":
+                raise ValueError("text must be given: it is None")
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{name} must be a text, got {type(value).__name__}: {value!r}")
+        ids = self.encoding(text, text_pair, **options).ids
+        length = len(ids)
+        if strategy_name(padding) == "max_length":
+            limit = options.get("max_length") or self.model_max_length
+            length = max(length, limit if limit < UNLIMITED else length)
+        if padding and pad_to_multiple_of:
+            length = -(-length // pad_to_multiple_of) * pad_to_multiple_of
+        return Encoded(ids, [1] * len(ids)).padded(length, self.pad_token_id)
+
+    def __call__(
+        self, text: str | Sequence[str], text_pair: Any = None, return_tensors: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """{"input_ids": …, "attention_mask": …}: lists for a text, lists of lists for a list.
+
+        return_tensors "np" gives arrays (B,S), rows of a list then need padding=True. Other options are those of `row`.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        pairs = [text_pair] if isinstance(text, str) else list(text_pair or [None] * len(texts))
+        rows = [self.row(one, pair, **options) for one, pair in zip(texts, pairs, strict=True)]
+        if options.get("padding"):
+            longest = max((len(row.ids) for row in rows), default=0)
+            rows = [row.padded(longest, self.pad_token_id) for row in rows]
+        columns: dict[str, Any] = {"input_ids": [row.ids for row in rows], "attention_mask": [row.mask for row in rows]}
+        if return_tensors is None:
+            return {name: rows[0] for name, rows in columns.items()} if isinstance(text, str) else columns
+        if return_tensors != "np":
+            raise ValueError(f"return_tensors must be 'np' or None, got {return_tensors!r}")
+        return {name: np.array(rows) for name, rows in columns.items()}
+
+    def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
+        return self.row(text, text_pair, **options).ids
+
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        tokens: list[str] = self.encoding(text, pair, add_special_tokens).tokens
+        return tokens
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        """A token for an id, a list for a list; None for an id beyond the vocabulary."""
+        if isinstance(ids, (int, np.integer)):
+            return self.backend_tokenizer.id_to_token(int(ids))
+        return [self.backend_tokenizer.id_to_token(int(i)) for i in ids]
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """An id for a token, a list for a list; the unknown token's for one that the vocabulary lacks."""
+        if isinstance(tokens, str):
+            token_id = self.backend_tokenizer.token_to_id(tokens)
+            return self.unk_token_id if token_id is None else token_id
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
+        """The text of one row of ids, which is not stripped."""
+        ids = [int(i) for i in np.atleast_1d(np.asarray(token_ids))]
+        text = self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        return clean_up(text) if clean_up_tokenization_spaces else text
+
+    def batch_decode(self, rows: Any, **options: Any) -> list[str]:
+        return [self.decode(row, **options) for row in rows]
+
+
+def truncation_strategy(truncation: Any) -> str | None:
+    """The library's name of a strategy, None for none."""
+    if truncation is None or truncation is False:
+        return None
+    name = "longest_first" if truncation is True else strategy_name(truncation)
+    if name not in STRATEGIES:
+        raise ValueError(f"truncation must be a bool or one of {STRATEGIES}, got {truncation!r}")
+    return None if name == "do_not_truncate" else name
+
+
+def strategy_name(value: Any) -> Any:
+    """A strategy's name: transformers has an enumeration of them, whose members have it as their value."""
+    return getattr(value, "value", value)
+
+
+def clean_up(text: str) -> str:
+    """Without the spaces that word-based tokenizers leave before punctuation and contractions, as transformers 4."""
+    for mark in (".", "?", "!", ","):
+        text = text.replace(f" {mark}", mark)
+    text = text.replace(" ' ", "'")
+    for ending in ("n't", "'m", "'s", "'ve", "'re"):
+        text = text.replace(f" {ending}", ending)
+    return text
+
+
+def from_folder(folder: Path, **overrides: Any) -> PipelineTokenizer:
+    """The tokenizer of a folder, with what its tokenizer_config.json says; OSError if the folder has none."""
+    backend = load_tokenizer(folder)
+    if backend is None:
+        raise OSError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
+    fields = read_fields(folder, "special_tokens_map.json") | read_fields(folder, "tokenizer_config.json") | overrides
+    special = {name: fields[name] for name in SPECIAL_TOKENS if fields.get(name)}
+    special = {name: token["content"] if isinstance(token, dict) else token for name, token in special.items()}
+    limit = fields.get("model_max_length")
+    clean = bool(fields.get("clean_up_tokenization_spaces", False))
+    return PipelineTokenizer(backend, None if limit is None else int(limit), clean, special)
+
+
+def from_object(tokenizer: Any) -> PipelineTokenizer:
+    """From one of ours, a `tokenizers.Tokenizer`, or transformers' fast tokenizer; ValueError for anything else."""
+    if isinstance(tokenizer, PipelineTokenizer):
+        return tokenizer
+    if isinstance(tokenizer, Tokenizer):
+        return PipelineTokenizer(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError(
+            "tokenizer must be a folder, a hub id, a tokenizers.Tokenizer or a fast tokenizer of transformers, got "
+            f"{type(tokenizer).__name__}: save it with save_pretrained and give the folder"
+        )
+    copy = Tokenizer.from_str(backend.to_str())  # transformers leaves its padding and truncation set
+    copy.no_padding()
+    copy.no_truncation()
+    special = {name: str(getattr(tokenizer, name)) for name in SPECIAL_TOKENS if getattr(tokenizer, name, None)}
+    limit = getattr(tokenizer, "model_max_length", None)
+    clean = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+    return PipelineTokenizer(copy, None if limit is None else int(limit), clean, special)

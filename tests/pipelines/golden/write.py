@@ -1,0 +1,100 @@
+"""Write what transformers 4.57.6 answers to every call of tests/pipelines/calls.py, with the checkpoints' digests.
+
+In an environment of its own, from the repository's root (CI does not need it):
+
+    python3 -m venv golden-env && golden-env/bin/pip install torch==2.13.0 transformers==4.57.6
+    CUDA_VISIBLE_DEVICES= golden-env/bin/python -m tests.pipelines.golden.write
+
+The PyTorch build for CPUs is the one that the committed results come from.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.data import Dataset as TorchDataset
+from transformers import GenerationConfig, pipeline
+
+from tests.pipelines.calls import CALLS, Call, Dataset, Stream
+from tests.pipelines.checkpoints import CHECKPOINTS, build, digest
+
+RESULTS = Path(__file__).with_name("transformers-4.57.6.json")
+
+
+class Rows(TorchDataset):
+    def __init__(self, items: tuple[Any, ...]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
+
+
+def argument(value: Any) -> Any:
+    if isinstance(value, Stream):
+        return (item for item in value.items)
+    return Rows(value.items) if isinstance(value, Dataset) else value
+
+
+def as_json(value: Any) -> Any:
+    """A result as JSON: tensors say that they are, floats keep seven digits, what is lazy is marked."""
+    if isinstance(value, torch.Tensor):
+        return {"tensor": as_json(value.tolist())}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if value is None or isinstance(value, (str, int, bool)):
+        return str(value) if isinstance(value, np.str_) else value
+    return {"lazy": as_json(list(value))}
+
+
+def answer(call: Call, folder: Path) -> Any:
+    """The result of the call, or {"error": the names of the error's classes}."""
+    init, kwargs = dict(call.init), dict(call.kwargs)
+    if call.theirs is not None:
+        init, kwargs = call.theirs.get("init", init), call.theirs.get("kwargs", kwargs)
+    try:
+        for keywords in (init, kwargs):
+            if isinstance(keywords.get("generation_config"), dict):
+                keywords |= {"generation_config": GenerationConfig(**keywords["generation_config"])}
+        pipe = pipeline(call.task, model=str(folder / call.checkpoint), **init)
+        return as_json(pipe(*[argument(a) for a in call.args], **kwargs))
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        names = [kind.__name__ for kind in type(error).__mro__ if kind not in (object, BaseException, Exception)]
+        return {"error": names, "message": str(error).splitlines()[0][:120] if str(error) else ""}
+
+
+def main() -> None:
+    assert transformers.__version__ == "4.57.6", transformers.__version__
+    torch.set_num_threads(1)  # these models are tiny: a second thread only waits
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity(50)
+    with tempfile.TemporaryDirectory() as folder:
+        digests = {name: digest(build(name, Path(folder) / name)) for name in CHECKPOINTS}
+        answers = {call.name: answer(call, Path(folder)) for call in CALLS}
+    versions = {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in answers.items()]
+    head = f'"versions": {json.dumps(versions)},\n"digests": {json.dumps(digests, indent=1)}'
+    RESULTS.write_text(f'{{\n{head},\n"answers": {{\n' + ",\n".join(lines) + "\n}\n}\n", encoding="utf-8")
+    print(f"{len(answers)} calls, {sum('error' in a for a in answers.values() if isinstance(a, dict))} of them errors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Every call of calls.py gives what transformers 4.57.6 gave: texts equal, scores within 1e-4, errors of its class."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bart_inference.pipelines import PipelineIterator, pipeline
+
+from tests.pipelines.calls import CALLS, Call, Dataset, Stream
+from tests.pipelines.checkpoints import CHECKPOINTS, digest
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "transformers-4.57.6.json").read_text(encoding="utf-8"))
+TOLERANCE = 1e-4
+
+
+class Rows:
+    """A Dataset that is not torch's."""
+
+    def __init__(self, items: tuple[Any, ...]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
+
+
+def argument(value: Any) -> Any:
+    if isinstance(value, Stream):
+        return (item for item in value.items)
+    return Rows(value.items) if isinstance(value, Dataset) else value
+
+
+def plain(value: Any) -> Any:
+    """A result in the form of the golden file."""
+    if isinstance(value, PipelineIterator):
+        return {"lazy": plain(list(value))}
+    if isinstance(value, np.ndarray):
+        return {"tensor": value.tolist()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    assert value is None or type(value) in (str, int, float, bool, np.str_), f"a {type(value)} in the result"
+    return value
+
+
+def differences(ours: Any, theirs: Any, where: str = "result") -> Iterator[str]:
+    """What differs between two results, by place."""
+    if isinstance(theirs, float) and isinstance(ours, float):
+        if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(theirs)):
+            yield f"{where}: {ours} instead of {theirs}"
+    elif isinstance(theirs, list) and isinstance(ours, list) and len(ours) == len(theirs):
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            yield from differences(a, b, f"{where}[{i}]")
+    elif isinstance(theirs, dict) and isinstance(ours, dict) and list(ours) == list(theirs):
+        for name in theirs:
+            yield from differences(ours[name], theirs[name], f"{where}[{name!r}]")
+    elif ours != theirs:
+        yield f"{where}: {ours!r:.300} instead of {theirs!r:.300}"
+
+
+PIPELINES: dict[str, Any] = {}  # those that several calls share, by what they were made of
+
+
+def run(call: Call, checkpoint: Callable[[str], str]) -> Any:
+    made_of = f"{call.task} {call.checkpoint} {call.init}"
+    if made_of not in PIPELINES:
+        PIPELINES[made_of] = pipeline(call.task, model=checkpoint(call.checkpoint), **call.init)
+    return plain(PIPELINES[made_of](*[argument(a) for a in call.args], **call.kwargs))
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_is_rebuilt_bit_for_bit(name: str, checkpoint: Callable[[str], str]) -> None:
+    assert digest(Path(checkpoint(name))) == GOLDEN["digests"][name]
+
+
+def test_the_golden_file_answers_these_calls_and_no_others() -> None:
+    assert [call.name for call in CALLS] == list(GOLDEN["answers"])
+
+
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, id=call.name[:150], marks=[pytest.mark.slow] * call.rare) for call in CALLS]
+)
+def test_a_call_gives_what_transformers_4_57_6_gave(call: Call, checkpoint: Callable[[str], str]) -> None:
+    theirs = GOLDEN["answers"][call.name]
+    expected = [call.error] if call.error else theirs.get("error") if isinstance(theirs, dict) else None
+    if expected is not None:
+        with pytest.raises(BaseException) as caught:
+            run(call, checkpoint)
+        classes = [kind.__name__ for kind in type(caught.value).__mro__]
+        wanted = [name for name in expected if hasattr(builtins, name) or name == "PipelineException"][:1]
+        assert not wanted or wanted[0] in classes, f"{caught.value!r} is no {wanted[0]}: {theirs}"
+        return
+    found = list(differences(run(call, checkpoint), theirs))
+    assert not found, f"{call.name}\n" + "\n".join(found[:5])

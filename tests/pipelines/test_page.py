@@ -1,0 +1,38 @@
+"""Every line of ours on the page "Coming from pipeline" and in README's snippet runs, on checkpoints of that shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPES = {  # names on the page -> the rebuilt checkpoint that stands for it
+    "facebook/bart-large-cnn": "cnn",
+    "facebook/bart-large-mnli": "mnli",
+    "facebook/bart-base": "base",
+    "a-squad-model": "squad",
+    "a-sentiment-model": "sentiment",
+}
+ARTICLE = "The library compiles arrays into fast programs, and the programs run on any device."
+
+
+def blocks(page: str) -> list[str]:
+    """The Python blocks of a page that use our pipeline."""
+    found = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [block for block in found if re.search(r"import .*\bpipeline\b", block)]
+
+
+def test_both_pages_show_our_pipeline() -> None:
+    assert len(blocks("docs/pipelines.md")) == 3 and len(blocks("README.md")) == 1
+
+
+@pytest.mark.parametrize("page", ["docs/pipelines.md", "README.md"])
+def test_what_a_page_shows_runs(page: str, checkpoint: Callable[[str], str]) -> None:
+    for block in blocks(page):
+        for name, shape in SHAPES.items():
+            block = block.replace(f'"{name}"', repr(checkpoint(shape)))
+        assert "facebook/" not in block, f"{page} names a checkpoint that no shape stands for"
+        exec(compile(block, page, "exec"), {"article": ARTICLE, "print": lambda *_: None})
