@@ -162,11 +162,11 @@ def take(state: State, name: str, leaf: str, shape: tuple[int, ...]) -> np.ndarr
     return from_pytorch(leaf, a, shape)
 
 
-def take_leaf(state: State, pytorch_name: Callable[..., str], path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+def take_leaf(state: State, pytorch_name: Callable[..., str], path: Any, leaf: Any, join: Any = np.stack) -> Any:
     """One leaf of param_shapes, a stacked one from a tensor for each layer; a model's pytorch_name says from which."""
     if "layers" not in leaf_name(path):
         return take(state, pytorch_name(path), leaf_name(path), leaf.shape)
-    return np.stack([take(state, pytorch_name(path, i), leaf_name(path), leaf.shape[1:]) for i in range(leaf.shape[0])])
+    return join([take(state, pytorch_name(path, i), leaf_name(path), leaf.shape[1:]) for i in range(leaf.shape[0])])
 
 
 def give(params: Params, pytorch_name: Callable[..., str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -194,14 +194,14 @@ def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
     return state
 
 
-def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
+def convert(state_dict: Mapping[str, Any], config: Config, join: Any = np.stack) -> Params:
     """PyTorch's tensors to our tree, in numpy and the dtype they come in; ValueError names a key that does not fit."""
     state, shapes = open_state(state_dict, config), param_shapes(config)
     for name in [name for name in state if name.startswith(HEADS)]:
         *parents, last = name.split(".")
         node = functools.reduce(lambda node, part: node.setdefault(part, {}), parents, shapes)
         node[last] = jax.ShapeDtypeStruct(np.shape(state[name]())[::-1], np.float32)
-    params = jax.tree_util.tree_map_with_path(functools.partial(take_leaf, state, pytorch_name), shapes)
+    params = jax.tree_util.tree_map_with_path(functools.partial(take_leaf, state, pytorch_name, join=join), shapes)
     if unknown := sorted(state.keys() - {"encoder.version", "decoder.version"}):  # which fairseq wrote
         raise ValueError(f"the checkpoint has tensors that BART does not: {unknown[:5]}")
     return params

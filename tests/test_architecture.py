@@ -28,7 +28,7 @@ MAY_IMPORT = {  # folder -> which of ours its modules may import besides their o
 }
 TEST_BENCHMARKS = ("tests/benchmarks", "tests/tpu")  # the only tests that import benchmarks
 LAYERS = (  # of bart_inference, the lowest first: a module imports from the layers below and from its own folder
-    ("buckets", "tokenization", "tokenizer_files", "generation.options", "generation.arrays"),
+    ("buckets", "formats", "tokenization", "tokenizer_files", "generation.options", "generation.arrays"),
     ("checkpoint", "devices"),
     ("model",),
     ("inputs",),
@@ -42,7 +42,9 @@ INFERENCE = ROOT / "inference" / "bart_inference"
 
 def python_files(folder: str) -> list[Path]:
     path = ROOT / folder
-    return [path] if path.is_file() else sorted(path.rglob("*.py"))
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    assert files, f"{folder} has no Python files"
+    return files
 
 
 def imported_names(file: Path) -> Iterator[tuple[str, str]]:
@@ -144,7 +146,9 @@ def test_readme_quotes_the_one_line_and_counts_right():
 
 def test_every_room_of_readme_exists():
     readme = (ROOT / "README.md").read_text()
-    for room in re.findall(r"^\| `([^`]+)` \|", readme, flags=re.M):
+    rooms = re.findall(r"^\| `([^`]+)` \|", readme, flags=re.M)
+    assert len(rooms) > 5
+    for room in rooms:
         assert (ROOT / room).exists(), f"README lists {room}"
 
 

@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bart_inference.checkpoint import CheckpointError, Model, load, save
+    from bart_inference.checkpoint import Model, load, save
+    from bart_inference.formats import CheckpointError
     from bart_inference.generation.generate import Generated, generate
     from bart_inference.generation.options import OptionError, Options
     from bart_inference.model.layout import Prepared, prepare
@@ -46,7 +47,7 @@ __all__ = [
     "zero_shot",
 ]
 MODULES = {  # where each public name is defined
-    "CheckpointError": "checkpoint",
+    "CheckpointError": "formats",
     "Generated": "generation.generate",
     "Model": "checkpoint",
     "OptionError": "generation.options",

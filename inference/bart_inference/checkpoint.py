@@ -8,16 +8,16 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
+from bart_inference.formats import CheckpointError, open_tensors, read_json
 from bart_inference.tokenizer_files import load_tokenizer
 from bart_oneliner import Config, Params, convert, revert
 
@@ -25,19 +25,37 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.f
 FILES = ["*.json", "*.txt", "*.safetensors"]  # what a download fetches; the .bin only if there is no safetensors file
 
 
-class Model(NamedTuple):
-    """A checkpoint in memory."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A checkpoint. It unpacks as (params, config, generation, tokenizer, labels, config_json)."""
 
-    params: Params  # bart_oneliner's format, one dtype throughout
+    tensors: Params  # params; or, where dtype is set, the same tree still in the files, as `load` leaves it
     config: Config
     generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
     tokenizer: Tokenizer | None  # None if the folder has none
     labels: tuple[str, ...] = ()  # a classifier's classes, by id
-    config_json: Mapping[str, Any] = {}  # config.json as it is, with fields that Config does not know
+    # config.json as it is, with fields that Config does not know
+    config_json: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dtype: Any = None  # what the files' arrays become when they are read; a stacked leaf of theirs is a list of layers
 
+    @functools.cached_property
+    def params(self) -> Params:
+        """bart_oneliner's format, arrays of one dtype throughout; of a loaded model read from its files at first use.
 
-class CheckpointError(ValueError):
-    """A folder that is not a BART checkpoint, or a damaged one; the message names the file."""
+        `prepare` does not need them, and takes half the memory while nobody has asked for them.
+        """
+        if self.dtype is None:
+            return self.tensors
+
+        def read(leaf: np.ndarray | list[np.ndarray]) -> jax.Array:
+            if isinstance(leaf, list):
+                leaf = np.stack([np.asarray(layer, self.dtype) for layer in leaf])
+            return jnp.array(leaf, self.dtype)  # a copy: an array must not change with the file
+
+        return jax.tree.map(read, self.tensors, is_leaf=lambda node: isinstance(node, list))
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.params, self.config, self.generation, self.tokenizer, self.labels, self.config_json)
 
 
 def embedded() -> Path:
@@ -53,7 +71,8 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
     """A checkpoint folder, a Hugging Face hub id, or (None) the embedded checkpoint.
 
     dtype is what the parameters are converted to and computed in: "float32" (exact against PyTorch), "bfloat16" (the
-    speed mode of TPUs) or "float64" (needs JAX_ENABLE_X64).
+    speed mode of TPUs) or "float64" (needs JAX_ENABLE_X64). Names, shapes and dtypes are checked here; the parameters
+    themselves are read from the files by `prepare`, or when `params` is asked for.
     CheckpointError for a folder that is not a BART checkpoint; ValueError for an unknown dtype.
     """
     if dtype not in DTYPES:
@@ -64,16 +83,15 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32") -> Mo
     fields = read_json(folder / "config.json")
     try:
         config = Config.from_json(fields)
-        params = convert(read_tensors(folder), config)
+        tensors = convert(open_tensors(folder), config, join=list)
         generation = generation_defaults(folder, fields)
-        labels = class_labels(fields, params)
+        labels = class_labels(fields, tensors)
         tokenizer = load_tokenizer(folder)
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # what files of the wrong types come to
         raise CheckpointError(f"{folder}: {error}") from error
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(DTYPES[dtype], copy=False)), params)
-    return Model(params, config, generation, tokenizer, labels, fields)
+    return Model(tensors, config, generation, tokenizer, labels, fields, DTYPES[dtype])
 
 
 def resolve(path_or_hub_id: str | Path, revision: str | None = None, token: str | bool | None = None) -> Path:
@@ -98,69 +116,6 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None, token: str 
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path_or_hub_id}: no such folder, and the hub gave: {reason}") from error
     return folder
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; CheckpointError if the file is missing or is not one."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path} holds {type(fields).__name__}, not an object")
-    return fields
-
-
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder: safetensors first (memory-mapped, sharded or not), then a PyTorch .bin."""
-    for index, single, read in (
-        ("model.safetensors.index.json", "model.safetensors", read_safetensors),
-        ("pytorch_model.bin.index.json", "pytorch_model.bin", read_pytorch),
-    ):
-        if (folder / single).is_file():
-            return dict(read(folder / single))
-        if (folder / index).is_file():
-            weight_map = read_json(folder / index).get("weight_map")
-            named = isinstance(weight_map, dict) and all(
-                Path(str(shard)).name == shard for shard in weight_map.values()
-            )
-            if not weight_map or not named:
-                raise CheckpointError(f"{folder / index} has no weight_map from tensors to files beside it")
-            tensors: dict[str, np.ndarray] = {}
-            for shard in sorted(set(weight_map.values())):
-                tensors.update(read(folder / shard))
-            if missing := sorted(set(weight_map) - set(tensors)):
-                raise CheckpointError(f"{folder / index} lists tensors that its shards lack: {missing[:5]}")
-            return tensors
-    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
-
-
-def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118  (not a dict)
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or missing: {error}") from error
-
-
-def read_pytorch(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        import torch
-    except ImportError as error:
-        raise CheckpointError(
-            f"{path} needs PyTorch to be read: pip install torch, or use model.safetensors"
-        ) from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for a damaged file
-        raise CheckpointError(f"{path} is damaged or missing: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise CheckpointError(f"{path} does not hold tensors by name")
-    for name, tensor in state.items():
-        yield name, (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +157,7 @@ def save(model: Model, path: str | Path, dtype: str | None = None) -> None:
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     kinds = {"classification_head": "SequenceClassification", "qa_outputs": "QuestionAnswering"}
-    [purpose] = [kinds[name] for name in kinds if name in model.params] or ["ConditionalGeneration"]
+    [purpose] = [kinds[name] for name in kinds if name in model.tensors] or ["ConditionalGeneration"]
     config = {"model_type": "bart", "architectures": [f"BartFor{purpose}"], "is_encoder_decoder": True}
     config |= dataclasses.asdict(model.config)
     if model.labels:
@@ -214,6 +169,8 @@ def save(model: Model, path: str | Path, dtype: str | None = None) -> None:
     config["dtype"] = str(next(iter(tensors.values())).dtype)
     for name, fields in (("config.json", config), ("generation_config.json", dict(model.generation))):
         (folder / name).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    # A new file in place of the old one: models that were loaded from the old one may not be read yet.
+    save_file(tensors, folder / "model.safetensors.new", metadata={"format": "pt"})
+    (folder / "model.safetensors.new").replace(folder / "model.safetensors")
     with contextlib.suppress(AttributeError):
         model.tokenizer.save(str(folder / "tokenizer.json"))  # type: ignore[union-attr]

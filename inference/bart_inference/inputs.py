@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from bart_inference.checkpoint import CheckpointError, Model
+from bart_inference.checkpoint import Model
+from bart_inference.formats import CheckpointError
 from bart_inference.model.layout import Prepared
 from bart_inference.tokenization import encode_text, truncate
 from bart_oneliner import Config

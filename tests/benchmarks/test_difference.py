@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from bart_inference import prepare
+from bart_inference import Model, prepare
 
 from benchmarks.difference import margin
 from tests.inference.cases import checkpoint
@@ -20,5 +20,5 @@ def test_margin_of_equal_tokens_and_of_other_weights(beams):
     assert margin(twin.torch, same, work) == math.inf
 
     params = {**twin.params, "final_logits_bias": np.linspace(0, 20, 99, dtype=np.float32)}
-    other = prepare(twin.model._replace(params=params))
+    other = prepare(Model(params, *list(twin.model)[1:]))
     assert 1e-4 < margin(twin.torch, other, work) < 100

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from bart_inference import CheckpointError, Model, load, save
+from bart_inference import CheckpointError, Model, load, prepare, save
 from bart_inference.checkpoint import resolve
 from bart_inference.tokenization import encode_text
 from bart_inference.tokenizer_files import load_tokenizer
@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from bart_oneliner import revert
+from bart_oneliner import param_shapes, revert
 from tests.inference.folders import TEXTS, write_bpe, write_folder
 from tests.twins import Twin, assert_close, batch, logits, torch_logits
 
@@ -160,6 +160,40 @@ bart_inference.load({str(written)!r})
     assert done.returncode == 0, done.stderr
 
 
+def test_a_model_is_read_when_it_is_needed(written: Path) -> None:
+    """Loading copies no tensor; params are a plain dict of arrays, the same each time, by name and by unpacking."""
+    model = load(written)
+    for view in jax.tree.leaves(model.tensors):
+        memory = view
+        while isinstance(memory, np.ndarray) and not isinstance(memory, np.memmap):
+            memory = memory.base
+        assert isinstance(memory, np.memmap) or not view.any(), "a tensor was copied"  # a missing bias is zeros
+    params, config, generation, tokenizer, *_ = model
+    assert type(params) is dict and params is model.params
+    assert (config, generation, tokenizer) == (model.config, model.generation, model.tokenizer)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, param_shapes(config))
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("fate", ["deleted", "replaced"])
+def test_a_model_that_is_not_read_yet_outlives_its_folder(folder: Path, tmp_path: Path, fate: str) -> None:
+    expected, model, other = load(folder).params, load(folder), load(write_folder(tmp_path / "other", d_model=48))
+    if fate == "deleted":
+        shutil.rmtree(folder)
+    else:
+        save(other, folder)
+        assert load(folder).config.d_model == 48
+    jax.tree.map(np.testing.assert_array_equal, model.params, expected)
+
+
+def test_preparing_from_files_and_from_params_gives_the_same_weights(written: Path) -> None:
+    model = load(written)
+    for layout in ("cpu", "gpu"):
+        ours, theirs = prepare(model, layout).weights, prepare(Model(*model), layout).weights
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 # ── What we save ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 KINDS: list[tuple[type[PreTrainedModel], dict[str, Any]]] = [
@@ -286,6 +320,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         "tensors that BART does not.*extra",
     ),
     "a tensor is of another shape": (rewrite(lambda s: s | {FC1: torch.ones(3, 3)}), r"fc1.weight has shape \(3, 3\)"),
+    "a tensor is of an unknown dtype": (
+        rewrite(lambda s: s | {FC1: s[FC1].to(torch.float8_e4m3fn)}),
+        "fc1.weight in F8_E4M3, which is none of",
+    ),
     "tied keys contradict": (
         rewrite(lambda s: s | {"lm_head.weight": s["model.shared.weight"] + 1}),
         "lm_head.weight differs from shared.weight",

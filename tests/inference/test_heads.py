@@ -145,7 +145,7 @@ def test_heads_take_a_prepared_model_and_more_rows_than_a_bucket_holds() -> None
 
 def test_answers_are_float32_when_the_model_computes_in_bfloat16() -> None:
     twin, model = with_class(BartForSequenceClassification, num_labels=3)
-    half = model._replace(params=jax.tree.map(lambda a: a.astype("bfloat16"), twin.params))
+    half = Model(jax.tree.map(lambda a: a.astype("bfloat16"), twin.params), *list(model)[1:])
     logits = classify(half, **sources(twin))
     assert logits.dtype == np.float32
     assert_close(logits, classify(model, **sources(twin)), tolerance=0.1, what="bfloat16")

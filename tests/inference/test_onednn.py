@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from bart_inference import prepare
+from bart_inference import Model, prepare
 from bart_inference.generation.generate import jit_prefill
 from bart_inference.model import onednn
 from bart_inference.model.weights import Dense, Panels
@@ -72,7 +72,7 @@ def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pyte
     assert isinstance(layer(model), Dense), "a small model"
     monkeypatch.setattr("bart_inference.model.layout.MIN_BYTES_FOR_ONEDNN", 0)
     assert isinstance(layer(model), Panels)
-    narrow = model._replace(params=jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params))
+    narrow = Model(jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params), *list(model)[1:])
     assert layer(narrow).matrix.dtype == jnp.bfloat16
     with pytest.raises(ValueError, match=r"'onednn' needs float32 weights .* these are bfloat16"):
         prepare(narrow, "onednn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,10 @@ def test_what_cannot_be_summarized_is_refused(model: Model) -> None:
     with pytest.raises(ValueError, match="num_return_sequences must be 1 in summarize, got 2"):
         summarize(model, "words", num_beams=2, num_return_sequences=2)
     with pytest.raises(CheckpointError, match="no tokenizer"):
-        summarize(model._replace(tokenizer=None), "words")
+        summarize(dataclasses.replace(model, tokenizer=None), "words")
 
 
 # ── The checkpoint that ships ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def shipped() -> Path:
-    try:
-        return embedded()
-    except CheckpointError:
-        pytest.skip("models/debian-tiny is not here yet")
 
 
 DOCUMENTS = [
@@ -90,7 +84,7 @@ DOCUMENTS = [
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4}, {}], ids=str)
 def test_the_shipped_checkpoint_generates_as_in_transformers(options: dict[str, Any]) -> None:
-    folder = shipped()
+    folder = embedded()
     model, theirs = load(folder), BartForConditionalGeneration.from_pretrained(folder)
     ids, mask = pad([encode_text(model.tokenizer, text) for text in DOCUMENTS], model.config.pad_token_id)
     expected = theirs.generate(
@@ -106,14 +100,14 @@ def test_the_shipped_checkpoint_generates_as_in_transformers(options: dict[str, 
 
 @pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4}], ids=str)
 def test_a_streamed_summary_is_the_summary_in_pieces(options: dict[str, Any]) -> None:
-    model = prepare(load(shipped()))
+    model = prepare(load(embedded()))
     pieces = list(stream(model, DOCUMENTS[0], **options))
     assert "".join(pieces) == summarize(model, DOCUMENTS[0], **options)
     assert len(pieces) > 1 or options["num_beams"] > 1  # beams may agree on nothing before the end
 
 
 def test_the_shipped_tokenizer_gives_the_ids_of_transformers() -> None:
-    folder = shipped()
+    folder = embedded()
     ours, theirs = load(folder).tokenizer, AutoTokenizer.from_pretrained(folder)
     for text in DOCUMENTS:
         ids = encode_text(ours, text)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bart_inference import features, generate, load
+from bart_inference import Model, features, generate, load
 from bart_inference.model import transformer
 from bart_inference.model.transformer import empty_cache, prefill, step
 
@@ -120,7 +120,7 @@ def test_padding_invariance_of_generation() -> None:
 def test_generation_in_half_precision() -> None:
     """test_generate_fp16: runs, with tokens of the vocabulary and finite scores."""
     a, _ = checkpoint("uneven")
-    half = a.model._replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), a.params))
+    half = Model(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), a.params), *list(a.model)[1:])
     for beams in (1, 3):
         found = generate(half, [[71, 82, 2], [68, 34, 2]], num_beams=beams, max_length=20)
         assert found.sequences.max() < a.config.vocab_size

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import pytest
+from bart_inference import Model
 
 from tests import report
 from tests.twins import Twin
@@ -44,7 +45,7 @@ def test_a_wrong_weight_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         params = jax.tree.map(lambda leaf: leaf, pair.params)
         fc1 = params["decoder"]["layers"]["fc1"]
         fc1["weight"] = fc1["weight"].at[1, 2, 3].add(0.01)
-        return pair._replace(params=params), model._replace(params=params)
+        return pair._replace(params=params), Model(params, *list(model)[1:])
 
     monkeypatch.setattr(report, "open_checkpoint", damaged)
     assert report.main(["tiny", "--float32"]) == 1

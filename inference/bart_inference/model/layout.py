@@ -7,11 +7,11 @@ XLA:CPU a scan copies every layer's weights out of the stack at each step.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -52,23 +52,33 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
     if layout == "onednn" and not fits_onednn(model):
-        dtype = model.params["shared"].dtype
+        dtype = dtype_of(model)
         raise ValueError(f"layout 'onednn' needs float32 weights and a CPU and jaxlib with oneDNN; these are {dtype}")
-    params = jax.tree.map(np.asarray, model.params)  # on the host
-    return Prepared(derive(params, layout, lambda array: place(jnp.asarray(array))), *model[1:])
+    on_host = jax.tree.map(np.asarray, model.tensors)  # copies nothing if the device is a CPU
+    read = functools.partial(np.asarray, dtype=dtype_of(model))
+    weights = derive(on_host, layout, read, place)
+    return Prepared(weights, model.config, model.generation, model.tokenizer, model.labels, model.config_json)
 
 
 def default_layout(model: Model) -> str:
     backend = jax.default_backend()
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.tensors)) * dtype_of(model).itemsize
     return "onednn" if backend == "cpu" and size > MIN_BYTES_FOR_ONEDNN and fits_onednn(model) else backend
 
 
 def fits_onednn(model: Model) -> bool:
-    return model.params["shared"].dtype == np.float32 and onednn.available()
+    return dtype_of(model) == np.float32 and onednn.available()
 
 
-def derive(params: Params, layout: str, finish: Callable[[Any], Any] = lambda array: array) -> Params:
+def dtype_of(model: Model) -> np.dtype:
+    """The dtype of the model's params."""
+    return np.dtype(model.dtype or model.tensors["shared"].dtype)
+
+
+def derive(
+    params: Params, layout: str,
+    read: Callable[[Any], Any] = lambda leaf: leaf, finish: Callable[[Any], Any] = lambda array: array,
+) -> Params:  # fmt: skip
     """bart_oneliner's parameter tree -> the weights that `transformer` reads.
 
     {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "attention": what computes it, "encoder" and
@@ -77,8 +87,9 @@ def derive(params: Params, layout: str, finish: Callable[[Any], Any] = lambda ar
     task heads ("classification_head", "qa_outputs"). Matrices are weights.Dense or, but for the task heads', Panels in
     the layout "onednn"; each has its bias beside it.
 
-    Every array is handed to `finish` as soon as it is made, and the next is made after that. numpy arrays are derived
-    by numpy, and under jax.eval_shape shapes give shapes. A leaf of the layers may be a list of each layer's array.
+    A leaf of the layers may be a list of each layer's array. Arrays are passed through `read` when their layer's turn
+    comes, and what is derived from them through `finish` at once, so that little is in memory beside the weights.
+    numpy arrays give numpy arrays, and under jax.eval_shape shapes give shapes.
     """
 
     def matrix(weight: Any, width: int = onednn.PANEL) -> Weight:
@@ -118,26 +129,28 @@ def derive(params: Params, layout: str, finish: Callable[[Any], Any] = lambda ar
         return derived
 
     def side(p: Params) -> Params:
-        depth = len(p["layers"]["fc1"]["bias"])
-        layers = (jax.tree.map(lambda leaf, i=i: leaf[i], p["layers"], is_leaf=is_list) for i in range(depth))
-        rest = {name: p[name] for name in ("embed_positions", "layernorm_embedding")}
-        return {**jax.tree.map(finish, rest), "layers": [layer(p) for p in layers]}
+        def nth(i: int) -> Params:
+            return jax.tree.map(lambda leaf: read(leaf[i]), p["layers"], is_leaf=is_list)
+
+        layers = [layer(nth(i)) for i in range(len(p["layers"]["fc1"]["bias"]))]
+        return {**{name: as_is(p[name]) for name in ("embed_positions", "layernorm_embedding")}, "layers": layers}
 
     def task_head(p: Params) -> Params:
         if "weight" in p:
-            return {"weight": Dense(finish(p["weight"])), "bias": finish(p["bias"])}
+            return {"weight": Dense(as_is(p["weight"])), "bias": as_is(p["bias"])}
         return {name: task_head(part) for name, part in p.items()}
+
+    def as_is(p: Any) -> Any:
+        return jax.tree.map(lambda leaf: finish(read(leaf)), p)
 
     xp = params["shared"].__array_namespace__()
     # The largest matrix first: what is needed for a moment to make it is given back before the rest exists.
-    head = {"head": matrix(params["shared"].T)} if layout in ("onednn", "cpu") else {}
+    head = {"head": matrix(read(params["shared"]).T)} if layout in ("onednn", "cpu") else {}
     return {
         **head,
-        "shared": finish(params["shared"]),
-        "final_logits_bias": finish(params["final_logits_bias"]),
+        **{name: as_is(params[name]) for name in ("shared", "final_logits_bias")},
         "attention": Attention.ONEDNN if layout == "onednn" else Attention.XLA,
-        "encoder": side(params["encoder"]),
-        "decoder": side(params["decoder"]),
+        **{name: side(params[name]) for name in ("encoder", "decoder")},
         **{name: task_head(params[name]) for name in ("classification_head", "qa_outputs") if name in params},
     }
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bart_inference.buckets import batch_bucket, largest_batch, source_bucket
-from bart_inference.checkpoint import CheckpointError, Model
+from bart_inference.checkpoint import Model
 from bart_inference.devices import device_count, jit_on_rows, mesh_of
+from bart_inference.formats import CheckpointError
 from bart_inference.model import transformer
 from bart_inference.model.layout import Prepared, prepare
 from bart_oneliner import Array, Config, Params, shift_right

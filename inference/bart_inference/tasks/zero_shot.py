@@ -8,7 +8,8 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from bart_inference.checkpoint import CheckpointError, Model
+from bart_inference.checkpoint import Model
+from bart_inference.formats import CheckpointError
 from bart_inference.inputs import check_texts, require_tokenizer
 from bart_inference.model.layout import Prepared
 from bart_inference.tasks.classify import classify

@@ -1,0 +1,98 @@
+"""How much memory `prepare(load(folder))` takes at most, beside the weights that it leaves.
+
+    python -m benchmarks.memory base --record benchmarks/records/<date>_memory
+    python -m benchmarks.memory tiny base --layout cpu
+
+A fresh process imports bart_inference and waits; then it loads and prepares a model. Meanwhile this one reads the
+other's RssAnon from /proc every millisecond: the memory that it has taken and written to, without the pages of files
+that are mapped into it, which the kernel can drop at any time. A peak counts from what the process had after its
+imports. The exit status is 1 if a peak is above `--most` times the prepared weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks.checkpoints import folder_of
+from benchmarks.machine import circumstances
+
+MOST = 1.15  # times the prepared weights
+INTERVAL = 0.001  # seconds
+CHILD = """
+import sys
+import jax
+import bart_inference.model.layout
+from bart_inference import load, prepare
+jax.devices()
+print("imported", flush=True)
+sys.stdin.readline()
+prepared = prepare(load(sys.argv[1]), sys.argv[2] or None)
+jax.block_until_ready(prepared.weights)
+print(sum(leaf.nbytes for leaf in jax.tree.leaves(prepared.weights)), flush=True)
+"""
+
+
+def anonymous_bytes(process: int) -> int:
+    """RssAnon of a process; 0 once it has ended."""
+    for line in pathlib.Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def measure(folder: pathlib.Path, layout: str | None = None) -> dict[str, float]:
+    """{"weights_mb", "peak_mb" over the imports, "imports_mb", "ratio" of the first two}; MB are 2**20 bytes."""
+    command = [sys.executable, "-c", CHILD, str(folder), layout or ""]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin and child.stdout
+        if child.stdout.readline() != "imported\n":
+            raise SystemExit("the process that loads the model ended early")
+        before = peak = anonymous_bytes(child.pid)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        while child.poll() is None:
+            peak = max(peak, anonymous_bytes(child.pid))
+            time.sleep(INTERVAL)
+        if child.returncode:
+            raise SystemExit(f"the process that loads the model ended with {child.returncode}")
+        weights = int(child.stdout.readline())
+    return {
+        "weights_mb": round(weights / 2**20, 1),
+        "peak_mb": round((peak - before) / 2**20, 1),
+        "imports_mb": round(before / 2**20, 1),
+        "ratio": round((peak - before) / weights, 3),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="names of benchmarks.checkpoints: tiny, base, distilbart, large")
+    parser.add_argument("--layout", help="a layout of bart_inference.prepare; the device's own by default")
+    parser.add_argument("--most", type=float, default=MOST, help="the largest ratio that is no failure")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    parser.add_argument("--record", type=pathlib.Path, help="folder of results.json")
+    arguments = parser.parse_args()
+    record: dict[str, Any] = {"circumstances": circumstances(("jax", "jaxlib", "numpy", "safetensors")), "models": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in arguments.models:
+            folder = folder_of(arguments.cache or pathlib.Path(temporary), name)
+            figures = record["models"][name] = measure(folder, arguments.layout)
+            print(
+                f"{name:12} weights {figures['weights_mb']:.0f} MB, peak {figures['peak_mb']:.0f} MB over the imports"
+            )
+            print(f"{'':12} ratio {figures['ratio']:.3f}", flush=True)
+    if arguments.record:
+        arguments.record.mkdir(parents=True, exist_ok=True)
+        (arguments.record / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    return int(any(figures["ratio"] > arguments.most for figures in record["models"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
