@@ -214,11 +214,15 @@ class Worker:
 
     def __init__(
         self, name: str, folder: pathlib.Path, patience: float = 300, checkout: pathlib.Path | None = None,
-        python: str = sys.executable,
+        python: str = sys.executable, without: str = "",
     ) -> None:  # fmt: skip
-        """checkout: the folder whose code runs, instead of the working directory's; python: its interpreter."""
+        """checkout: the folder whose code runs, instead of the working directory's; python: its interpreter.
+
+        without: a fast path of benchmarks.without that is switched off.
+        """
         self.name = name
-        command = [python, "-m", "benchmarks.rivals", name, str(folder)]
+        switch = ("benchmarks.without", without) if without else ()
+        command = [python, "-m", *switch, "benchmarks.rivals", name, str(folder)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "TRANSFORMERS_VERBOSITY": "error"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,

@@ -1,0 +1,104 @@
+"""What each fast path of benchmarks.without gains: whole generations, or the whole server, with it and without it.
+
+    python -m benchmarks.variants --record benchmarks/records/<date>_variants           # all of them
+    python -m benchmarks.variants top packed --record …       # those whose names contain one of these
+
+Both sides are processes of their own that take turns, each idle while the other one works. A gain is the time without
+the fast path over the time with it, or the tokens a second with it over those without: above 1 it is worth having. The
+tokens of both are compared. All of them take about fifteen minutes and want an idle machine. results.json keeps what
+has been measured when only some are measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+from typing import Any
+
+from benchmarks.cells import CELLS
+from benchmarks.checkpoints import folder_of
+from benchmarks.machine import circumstances
+from benchmarks.revisions import compare
+from benchmarks.rivals import Worker
+from benchmarks.serving import Server, closed_loop, fixed_lengths, measured, mixed_work
+
+GENERATION = {  # fast path -> cells that go through it
+    "onednn": ("base-b1-greedy-s128", "base-b8-beam4-s512"),
+    "onednn-attention": ("base-b1-beam4-s1024", "base-b8-greedy-s512"),
+    "onednn-to-heads": ("base-b1-greedy-s512", "base-b8-beam4-s128"),
+    "scores-by-source": ("base-b8-greedy-s1024",),
+    "one-query-by-xla": ("base-b8-greedy-s1024",),
+    "huge-pages": ("base-b1-greedy-s128", "base-b1-beam4-s512", "tiny-text-b1"),
+    "top-by-blocks": ("base-b1-beam4-s128", "base-b8-beam4-s128", "tiny-text-b1"),
+}
+SERVING = ("packed-sources", "several-rows")
+FLAGS = ("--beams", "1", "--sampling-beams", "", "--sources", "128")
+CLIENTS, REQUESTS = 32, 300
+
+
+def generation(name: str, cache: pathlib.Path, rounds: int) -> dict[str, Any]:
+    found = {}
+    for cell in (cell for cell in CELLS if cell.name in GENERATION[name]):
+        folder = folder_of(cache, cell.model).resolve()
+        workers = {"now": Worker("ours", folder), "before": Worker("ours", folder, without=name)}
+        try:
+            figures = compare(cell, workers, rounds)
+        finally:
+            for worker in workers.values():
+                worker.close()
+        found[cell.name] = {
+            "gain": figures["ratio"],
+            "seconds_with": figures["seconds"]["now"],
+            "seconds_without": figures["seconds"]["before"],
+            "tokens_equal": figures["tokens_equal"],
+        }
+        print(f"{name:18} {cell.name:24} {figures['ratio']:.3f}", flush=True)
+    return found
+
+
+def serving(name: str, rounds: int) -> dict[str, Any]:
+    """The embedded checkpoint under the load of `benchmarks.serving embedded`."""
+    plain = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
+    work = mixed_work(REQUESTS, 8000, 100, fixed_lengths((8, 12, 16, 24), **plain))
+    speeds: dict[str, list[float]] = {"with": [], "without": []}
+    with Server("embedded", *FLAGS) as one, Server("embedded", *FLAGS, without=name) as other:
+        servers = {"with": one, "without": other}
+        for turn in range(rounds + 1):  # the first is not counted
+            for side in sorted(servers, reverse=turn % 2 == 1):
+                address = servers[side].address
+                figures = measured(servers[side], lambda address=address: closed_loop(address, work, CLIENTS))
+                if turn:
+                    speeds[side].append(figures["tokens_per_second"])
+    medians = {side: statistics.median(values) for side, values in speeds.items()}
+    gain = round(medians["with"] / medians["without"], 3)
+    print(f"{name:18} {'server, embedded':24} {gain:.3f}", flush=True)
+    return {"server": {"gain": gain, "tokens_per_second": medians, "all_tokens_per_second": speeds}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="parts of the names of benchmarks.without's fast paths")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
+    arguments = parser.parse_args()
+    path = arguments.record / "results.json"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"variants": {}}
+    record["circumstances"] = circumstances(("jax", "jaxlib", "numpy"))
+    arguments.record.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = arguments.cache or pathlib.Path(temporary)
+        for name in (*GENERATION, *SERVING):
+            if arguments.names and not any(part in name for part in arguments.names):
+                continue
+            found = serving(name, arguments.rounds) if name in SERVING else generation(name, cache, arguments.rounds)
+            record["variants"][name] = found
+            path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

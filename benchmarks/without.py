@@ -1,0 +1,65 @@
+"""Runs a module of the project with one of its fast paths switched off.
+
+    python -m benchmarks.without NAME MODULE [ARGUMENT …]
+
+Every fast path of VARIANTS is a special case that the project could do without: the same results, computed in another
+way. `benchmarks.variants` measures what each gains.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
+
+NEVER = 2**62  # a threshold that nothing reaches
+
+
+def replace(target: str, value: Any) -> Callable[[], Any]:
+    """What sets the attribute `target`, a dotted name, for as long as the process runs."""
+    return lambda: mock.patch(target, value).start()
+
+
+def query_by_onednn() -> None:
+    """A single query's scores by oneDNN: onednn.attend takes XLA's from the module attention."""
+    from bart_inference.model import onednn
+
+    mock.patch("bart_inference.model.attention.scores", onednn.scores).start()
+
+
+def one_source_a_row() -> None:
+    """Every source is encoded by itself, in the shortest row that holds it."""
+    from bart_server.engine.packing import EncoderShape, Piece
+
+    def pieces(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[Piece]:
+        lengths = sorted(length for count, length in shapes if count == 1)
+        fitting = [next(length for length in lengths if length >= source) for source in sources]
+        return [Piece(EncoderShape(1, length), [[(index, 0)]]) for index, length in enumerate(fitting)]
+
+    mock.patch("bart_server.engine.packing.pieces", pieces).start()
+
+
+VARIANTS: dict[str, Callable[[], Any]] = {
+    "onednn": replace("bart_inference.model.onednn.available", lambda: False),
+    "onednn-attention": replace("bart_inference.model.onednn.MIN_ATTENTION_MULTIPLY_ADDS", NEVER),
+    "onednn-to-heads": replace("bart_inference.model.onednn.MIN_POSITIONS_TO_HEADS", NEVER),
+    "scores-by-source": replace("bart_inference.model.onednn.MIN_SCORES_BY_SOURCE", NEVER),
+    "one-query-by-xla": query_by_onednn,
+    "huge-pages": replace("bart_inference.devices.HUGE_PAGE", NEVER),
+    "top-by-blocks": replace("bart_inference.generation.search.BLOCK", NEVER),
+    "packed-sources": one_source_a_row,
+    "several-rows": replace("bart_server.engine.packing.ROWS", 1),
+}
+
+
+def main() -> None:
+    name, module, *arguments = sys.argv[1:]
+    VARIANTS[name]()
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
