@@ -23,11 +23,12 @@ from tokenizers import Tokenizer
 
 from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.contract import Engine
+from bart_server.scheduling.errors import Unavailable
 from bart_server.scheduling.scheduler import Scheduler
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.methods import Answer, Services
-from bart_server.services.models import Models, Served
+from bart_server.services.models import LOADING, Models, Served
 from bart_server.services.status import code_of
 from bart_server.services.text import Text
 from bart_server.settings import Settings
@@ -37,16 +38,16 @@ from bart_server.telemetry.tracing import Tracer
 log = logging.getLogger(__name__)
 LAST_WORDS = 1.0  # seconds in which a thread may end by itself
 POLL = 0.01  # seconds between two looks at what is in flight
-Load = Callable[[Settings, str, Callable[[], bool]], tuple[Engine, Tokenizer | None]]
+Load = Callable[[Settings, str], tuple[Engine, Tokenizer | None]]
 Result = TypeVar("Result")
 
 
 class Runtime:
     """See the module's docstring.
 
-    load: reads and compiles the model of a path, on a thread; it returns early when its third argument says so. None:
-    `bart_server.engine.load`, the one that imports jax. on_death: called on a worker's thread when the workers have
-    died, after which every call is Unavailable.
+    load: reads the model of a path, on a thread. None: `bart_server.engine.load`, which imports jax. metrics, tracer:
+    made here unless they are given. on_death: called on a worker's thread when the workers have died, after which every
+    call is Unavailable.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Runtime:
             workers=settings.workers,
         )
         self._load = load
+        self._paths = settings.models()
+        self._replacing = asyncio.Lock()
         self._tracer = tracer or Tracer()
         self._pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenizer")
         self._services = Services(self.models, self.scheduler, self._pool, limits(settings))
@@ -90,8 +93,8 @@ class Runtime:
         self.close()
 
     async def start(self) -> None:
-        """Loads every model of the settings and begins to serve. Raises what `load` raises. Once."""
-        served = [await self._loaded(name, path) for name, path in self.settings.models().items()]
+        """Loads and compiles every model of the settings and begins to serve. Raises what loading raises. Once."""
+        served = [await self._loaded(name, path) for name, path in self._paths.items()]
         for model in served:
             self.scheduler.add(model.name, model.engine)
         for worker in range(self.settings.workers):
@@ -99,6 +102,26 @@ class Runtime:
         self.models.publish(served)
         self.metrics.ready(True)
         self._spawn(partial(self._compile_behind, [model.engine for model in served]), "compiler")
+
+    async def replace(self, name: str, path: str | None = None) -> None:
+        """Serves a new revision of a model, from another path or from the one that it came from.
+
+        It is loaded and compiled behind the calls. Then new calls go to it, and those in flight end on the old one,
+        which is let go when the last of them has ended; `replace` returns then. If loading raises, which this raises
+        too, the old revision goes on. Raises UnknownModel.
+        """
+        async with self._replacing:
+            old = self.models.find(name)
+            path = path or self._paths[old.name]
+            new = await self._loaded(old.name, path, behind=True)
+            self.scheduler.add(new.name, new.engine)
+            self.models.publish([new])  # from here to the next line no call can begin: they begin on this event loop
+            self.scheduler.remove(old.engine)
+            self._paths[new.name] = path
+            revisions = {"old": old.engine.description.revision, "new": new.engine.description.revision}
+            log.info("replaced", extra={"model": new.name, "path": path, **revisions})
+            while self.scheduler.serves(old.engine):
+                await asyncio.sleep(POLL)
 
     async def drain(self, grace: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Refuses what is new, and waits for what is in flight: at most `grace` seconds, or `until` says so.
@@ -211,16 +234,30 @@ class Runtime:
 
     # ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _loaded(self, name: str, path: str) -> Served:
-        """A model, read and compiled on a thread."""
+    async def _loaded(self, name: str, path: str, behind: bool = False) -> Served:
+        """A model, read and compiled on a thread. behind: at a low priority, since others are served meanwhile."""
 
         def load() -> Served:
             read = self._load or engine_load()
-            engine, tokenizer = read(self.settings, path, self._stopping.is_set)
+            engine, tokenizer = read(self.settings, path)
+            engine.compile(self._stopping.is_set, behind)
+            if self._stopping.is_set():
+                raise Unavailable("the runtime has ended", LOADING)
+            if closed := [bucket.name for bucket in engine.buckets if behind and bucket not in engine.open]:
+                raise RuntimeError(f"no program could be compiled for {', '.join(closed)}")
             text = Text(tokenizer, engine.description.source_tokens) if tokenizer else None
             return Served(name, engine, text)
 
         return await self.in_thread(load, f"loader-{name}")
+
+    def _compile_behind(self, engines: Sequence[Engine]) -> None:
+        """Compiles what the engines were not made to wait for, one program at a time."""
+        for engine in engines:
+            engine.compile(partial(self._unwanted, engine), behind=True)
+
+    def _unwanted(self, engine: Engine) -> bool:
+        """Whether nobody needs another program of this engine."""
+        return self._stopping.is_set() or not self.scheduler.serves(engine)
 
     def in_thread(self, work: Callable[[], Result], name: str) -> "asyncio.Future[Result]":
         """What `work` makes on a thread of its own, which the end of the process does not wait for."""
@@ -246,11 +283,6 @@ class Runtime:
 
         self._spawn(run, name)
         return future
-
-    def _compile_behind(self, engines: Sequence[Engine]) -> None:
-        """Compiles what the engines were not made to wait for, one program at a time."""
-        for engine in engines:
-            engine.compile(self._stopping.is_set, behind=True)
 
     def _spawn(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)

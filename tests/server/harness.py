@@ -118,10 +118,8 @@ class Running:
         self._thread.start()
         assert self._started.wait(PATIENCE)
 
-    def _load(self, settings: Settings, path: str, stop: Callable[[], bool]) -> tuple[FakeEngine, Tokenizer]:
-        engine = self.engines[int(path)]
-        engine.compile(stop)
-        return engine, byte_tokenizer()
+    def _load(self, settings: Settings, path: str) -> tuple[FakeEngine, Tokenizer]:
+        return self.engines[int(path)], byte_tokenizer()
 
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()

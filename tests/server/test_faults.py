@@ -375,7 +375,7 @@ def test_15_noise_on_the_port_harms_nobody(start, stubs):
 
 
 def test_18_a_checkpoint_that_cannot_be_read_ends_the_process_unready(start):
-    def corrupt(settings, path, stop):
+    def corrupt(settings, path):
         raise ValueError("model.safetensors: header too large")
 
     server = start(load=corrupt, wait=False)

@@ -118,7 +118,7 @@ def test_18_a_damaged_checkpoint_is_named(damaged, damage):
     else:
         (damaged / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=re.escape(str(damaged))):
-        engine_load.load(Settings(), str(damaged), lambda: False)
+        engine_load.load(Settings(), str(damaged))
 
 
 def test_18_a_damaged_checkpoint_ends_the_process_with_status_3(damaged):

@@ -70,7 +70,7 @@ class Host:
         self.device = Device()
         self.engine = FakeEngine(on_call=self.device)
         settings = Settings(model=("echo=echo",), chunk=CHUNK, workers=1)
-        self.runtime = Runtime(settings, lambda settings, path, stop: (self.engine, byte_tokenizer()))
+        self.runtime = Runtime(settings, lambda settings, path: (self.engine, byte_tokenizer()))
 
     async def messages(self, name, call):
         """All messages that a call is answered with."""

@@ -1,7 +1,6 @@
-"""From a checkpoint's path to an engine whose programs are compiled."""
+"""From a checkpoint's path to an engine."""
 
 import hashlib
-from collections.abc import Callable
 
 import bart_inference
 import jax
@@ -14,17 +13,15 @@ from bart_server.engine.shapes import Shapes
 from bart_server.settings import EMBEDDED, Settings
 
 
-def load(settings: Settings, path: str, stop: Callable[[], bool]) -> tuple[JaxEngine, Tokenizer | None]:
-    """Reads a checkpoint folder or hub id, and compiles its programs; returns early when `stop` says so.
+def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
+    """Reads a checkpoint folder or hub id. Nothing is compiled yet.
 
     Raises bart_inference.CheckpointError, or SettingsError for shapes that the checkpoint cannot have.
     """
     model = bart_inference.load(None if path == EMBEDDED else path, settings.dtype)
     prepared = bart_inference.prepare(model)
     shapes = Shapes(settings.beams, settings.sampling_beams, settings.sources, settings.target, settings.rows)
-    engine = JaxEngine(prepared, digest(prepared), shapes)
-    engine.compile(stop)
-    return engine, prepared.tokenizer
+    return JaxEngine(prepared, digest(prepared), shapes), prepared.tokenizer
 
 
 def digest(prepared: Prepared) -> str:
