@@ -1,5 +1,6 @@
 """What goes wrong in production, each with an oracle. Numbers in brackets: the failure modes of the serving notes."""
 
+import asyncio
 import random
 import socket
 import subprocess
@@ -10,11 +11,16 @@ import time
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
+from bart_proto.v1 import bart_pb2_grpc
 from bart_server.process import Exit
+from bart_server.runtime import Runtime
+from bart_server.settings import Settings
+from bart_server.transport.grpc_server import GrpcServer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.echo import FakeEngine
+from support.tokenizer import byte_tokenizer
 from tests.server.harness import PATIENCE, Gate, Running, wait_until
 
 
@@ -216,6 +222,33 @@ def test_7_a_slow_reader_holds_no_row_and_bounded_memory(start, stubs):
     wait_until(lambda: server.metric("bart_tokens_total", model="echo") == 8 * 61)  # nobody has read a thing
     wait_until(lambda: server.metric("bart_rows", model="echo", lane="beams1-64") == 0)
     assert ["".join(m.delta.text for m in stream) for stream in streams] == ["z" * 60] * 8
+
+
+def test_7_a_stream_that_stays_unread_is_given_up():
+    """The client's window is smaller than the stream, so that the server cannot write to its end."""
+    engine = FakeEngine(sources=(600,), beams=(1,), target_tokens=600)
+    settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=1)
+    window = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+
+    async def main():
+        async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
+            server = GrpcServer(settings, runtime, stall=0.3)
+            await server.start()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=window) as channel:
+                stub = bart_pb2_grpc.SummarizationServiceStub(channel)
+                stream = stub.StreamSummarize(pb.StreamSummarizeRequest(text="z" * 590), timeout=PATIENCE)
+                assert (await stream.read()).delta.text
+                async with asyncio.timeout(PATIENCE):
+                    while not runtime.scheduler.idle():
+                        await asyncio.sleep(0.01)
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    while await stream.read() is not grpc.aio.EOF:
+                        pass
+            await server.stop(0)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert error.value.details() == "the stream was not read for 0.3 s"
+
+    asyncio.run(main())
 
 
 def test_8_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs):

@@ -23,16 +23,20 @@ from bart_server.transport import credentials
 from bart_server.transport.health import Health
 from bart_server.transport.interceptor import Authentication, Interceptor
 
-STALL = 30.0  # seconds that a stream may stay unread
+STALL = 30.0  # seconds
 REQUEST_ID = "x-request-id"
 CODES = {code.value[0]: code for code in grpc.StatusCode}  # by the numbers that google.rpc.Code has too
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
-    """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it."""
+    """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it.
 
-    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+    stall: seconds that a stream may stay unread.
+    """
+
+    def __init__(self, settings: Settings, runtime: Runtime, stall: float = STALL) -> None:
+        self._stall = stall
         self.health = Health(SERVICES)
         self._runtime = runtime
         self._authentication = Authentication(credentials.tokens(settings))
@@ -68,7 +72,7 @@ class GrpcServer:
                 with self._runtime.observe(method.name, call, metadata):
                     call.identity = self._authentication.identify(metadata)
                     answer: Any = self._runtime.call(method.name, method.parse(data), call)
-                    return await (write(context, answer, call) if method.streams else answer)
+                    return await (write(context, answer, self._stall) if method.streams else answer)
             except Exception as error:  # and not CancelledError: nobody is there to read a status
                 told = status(error)
                 trailers = ((REQUEST_ID, call.request_id), *error_trailers(error, told))
@@ -78,15 +82,15 @@ class GrpcServer:
         return wrap(handle, request_deserializer=None, response_serializer=method.response.SerializeToString)
 
 
-async def write(context: Context, messages: AsyncGenerator[Message, None], call: Call) -> None:
+async def write(context: Context, messages: AsyncGenerator[Message, None], stall: float) -> None:
     """Sends a stream. One that stays unread is given up, so that it does not hold its places for ever."""
     async with contextlib.aclosing(messages):
         async for message in messages:
             try:
-                async with asyncio.timeout(STALL):
+                async with asyncio.timeout(stall):
                     await context.write(message)
             except TimeoutError:
-                raise DeadlineExceeded(f"the stream was not read for {STALL:.0f} s") from None
+                raise DeadlineExceeded(f"the stream was not read for {stall:g} s") from None
 
 
 def remaining(context: Context) -> float | None:
