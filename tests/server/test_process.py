@@ -1,18 +1,23 @@
 """`python -m bart_server` with the real engine on a small random checkpoint, as operators start it."""
 
+import asyncio
+import gc
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import weakref
 
 import jax
 import numpy as np
 import pytest
 from bart_client import Client
 from bart_inference import CheckpointError, Model, generate, load, save
+from bart_proto.v1 import bart_pb2 as pb
 from bart_server.engine import load as engine_load
+from bart_server.runtime import Runtime
 from bart_server.settings import Settings
 
 from bart_oneliner import init
@@ -99,6 +104,32 @@ def test_21_a_platform_that_is_not_there_ends_it_and_is_not_replaced(checkpoint)
     server = Server(checkpoint, "--platform", "cuda")
     assert "cuda" in server.until("not loaded")["message"]
     assert server.process.wait(LIMIT) == 3
+
+
+def test_a_runtime_in_this_process_replaces_one_checkpoint_by_another(checkpoint, tmp_path):
+    """Each revision gives the tokens of its own checkpoint, and nothing of the old one stays in memory."""
+    other = load(checkpoint)
+    save(Model(init(other.config, jax.random.key(6)), other.config, GENERATION, byte_tokenizer()), tmp_path)
+    settings = Settings(
+        model=(f"small={checkpoint}",), beams=(1,), sampling_beams=(), sources=(24,), target=24, rows=(1,)
+    )
+
+    async def summarized(runtime, path):
+        answer = await runtime.summarize(pb.SummarizeRequest(text="Hello, world."))
+        alone = generate(load(path), [byte_tokenizer().encode("Hello, world.").ids])
+        assert list(answer.windows[0].summary.token_ids) == alone.sequences[0][1 : alone.lengths[0]].tolist()
+        return answer.usage.model_revision
+
+    async def main():
+        async with Runtime(settings) as runtime:
+            old = weakref.ref(runtime.models.find("small").engine)
+            before = await summarized(runtime, checkpoint)
+            await runtime.replace("small", str(tmp_path))
+            assert await summarized(runtime, tmp_path) != before
+            gc.collect()
+            assert old() is None, "the old revision's weights are still in memory"
+
+    asyncio.run(main())
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import gc
 import threading
+import weakref
 
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
@@ -191,6 +193,27 @@ def test_without_a_path_a_model_comes_from_where_it_came_before():
 
     asyncio.run(main())
     assert paths == ["first", "first", "second", "second"]
+
+
+def test_nothing_of_a_replaced_revision_is_left():
+    engines = []
+
+    def load(settings, path):
+        engine = FakeEngine(revision=path)
+        engines.append(weakref.ref(engine))
+        return engine, byte_tokenizer()
+
+    async def main():
+        async with Runtime(SETTINGS, load) as runtime:
+            for path in ("second", "third"):
+                await within(asyncio.gather(*(runtime.summarize(request()) for _ in range(10))))
+                await within(runtime.replace("echo", path))
+            await within(runtime.summarize(request()))
+            gc.collect()
+            alive = [engine() is not None for engine in engines]
+            assert alive == [False, False, True]
+
+    asyncio.run(main())
 
 
 def test_a_replacement_that_cannot_be_loaded_or_compiled_leaves_the_old_revision():
