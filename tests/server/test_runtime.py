@@ -3,13 +3,16 @@
 import asyncio
 import dataclasses
 import gc
+import inspect
 import threading
+import typing
 import weakref
 
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
 from bart_server import Call, Runtime, Settings
 from bart_server.scheduling.errors import InvalidArgument, Unavailable, UnknownModel
+from bart_server.services.methods import METHODS
 
 from support.echo import FakeEngine
 from support.tokenizer import byte_tokenizer
@@ -64,6 +67,13 @@ def test_it_answers_as_a_context_and_counts_its_calls():
         assert counted("bart_calls_total", {"method": method, "code": "INVALID_ARGUMENT"}) == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.short_name)
+def test_every_method_of_the_contract_is_one_of_the_runtime(method):
+    function = getattr(Runtime, method.function)
+    assert inspect.iscoroutinefunction(function) is not method.streams
+    assert typing.get_type_hints(function)["request"] is method.request
 
 
 def test_the_end_of_the_context_waits_for_calls_in_flight_and_refuses_new_ones():
