@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from bart_inference import load, summarize
 from bart_inference.checkpoint import embedded
+from peft import LoraConfig, get_peft_model
+from transformers import BartForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = json.loads((embedded() / "examples.jsonl").read_text().splitlines()[0])["document"]
@@ -53,6 +55,15 @@ def test_stream_prints_the_same_summary_as_a_whole_answer(model):
 def test_one_line_alone_writes_the_cached_greedy_summary(model):
     plain = summarize(model, TEXT, num_beams=1, max_new_tokens=12, no_repeat_ngram_size=None, repetition_penalty=None)
     assert run("--one-line", "--max-new-tokens", "12", TEXT).stdout == plain + "\n"
+
+
+def test_an_adapter_is_merged(model, tmp_path):
+    base = BartForConditionalGeneration.from_pretrained(embedded())
+    adapter = get_peft_model(base, LoraConfig(target_modules=["q_proj", "fc1"], init_lora_weights=False))
+    adapter.save_pretrained(tmp_path)
+    expected = summarize(load(adapter=tmp_path), TEXT)
+    assert expected != summarize(model, TEXT)
+    assert run("--adapter", str(tmp_path), TEXT).stdout == expected + "\n"
 
 
 def test_a_text_that_is_too_long_is_cut_with_a_notice():

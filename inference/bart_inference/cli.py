@@ -34,6 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text itself, or - for standard input")
     parser.add_argument("-f", "--file", nargs="+", default=[], metavar="FILE", help="summarize each of these files")
     parser.add_argument("--model", metavar="FOLDER|HUB_ID", help="a checkpoint (default: the embedded one)")
+    parser.add_argument("--adapter", metavar="FOLDER|HUB_ID", help="a LoRA adapter, merged into the checkpoint")
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams; 1 is greedy search")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest summary, in tokens")
     parser.add_argument("--stream", action="store_true", help="print tokens as they become final")
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bart_inference import load
 
         begun = time.perf_counter()
-        model = load(args.model)
+        model = load(args.model, adapter=args.adapter)
         loaded = time.perf_counter()
         for document, summary in zip(found, summaries(model, [d.text for d in found], args), strict=True):
             show(document, summary, args)

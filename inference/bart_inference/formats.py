@@ -1,15 +1,18 @@
-"""What files of a checkpoint are read, and what is refused: JSON objects, and tensors by name as views of their files.
+"""The files that a checkpoint may come in: what is read, and what is refused, why, and how it is converted.
 
-A view is an array whose memory is the file's own pages: it has its shape and dtype at once, and is read from the disk
-when it is used. A file must not be changed in place while a view of it is in use; replacing or deleting it is harmless.
+JSON objects, and tensors by name as views of their files. A view is an array whose memory is the file's own pages: it
+has its shape and dtype at once, and is read from the disk when it is used. A file must not be changed in place while a
+view of it is in use; replacing or deleting it is harmless. FORMATS is the table of docs/checkpoints.md.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +27,96 @@ SAFETENSORS_DTYPES: dict[str, Any] = {
     "I32": np.int32,
     "U8": np.uint8,
 }
+
+
+UNQUANTIZED = "Load the checkpoint that was quantized"
+DEQUANTIZE = (
+    'Convert: pip install transformers bitsandbytes && python -c "from transformers import AutoModelForSeq2SeqLM as M; '
+    "M.from_pretrained('FOLDER').dequantize().save_pretrained('OUT')\""
+)
+MERGE = (
+    'Merge: pip install peft && python -c "from peft import AutoPeftModelForSeq2SeqLM as M; '
+    "M.from_pretrained('FOLDER').merge_and_unload().save_pretrained('OUT')\""
+)
+
+
+def with_transformers_4(library: str, module: str, function: str, file: str) -> str:
+    """The command that converts a checkpoint with the last transformers that knew the library."""
+    return (
+        f"Convert: pip install transformers==4.57.6 torch {library} && python -c "
+        '"from transformers import BartConfig as C, BartForConditionalGeneration as M; '
+        f"from transformers.{module} import {function} as read; "
+        f"read(M(C.from_pretrained('FOLDER')), 'FOLDER/{file}').save_pretrained('FOLDER')\""
+    )
+
+
+class Format(NamedTuple):
+    """Files of one kind. patterns: of their names; remedy: how to convert what is refused, None for what is read."""
+
+    patterns: tuple[str, ...]
+    kind: str
+    remedy: str | None = None
+
+
+FORMATS = (  # in the order in which they are looked for
+    Format(("model.safetensors", "model.safetensors.index.json"), "safetensors, whole or in shards"),
+    Format(
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+        "PyTorch state dicts of any version, whole or in shards; needs torch",
+    ),
+    Format(
+        ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
+        "LoRA adapters of peft, merged into the weights",
+    ),
+    Format(
+        ("quantize_config.json", "quant_config.json", "gptq_model*"),
+        "a file of weights quantized by bitsandbytes, GPTQ, AWQ or others",
+        UNQUANTIZED,
+    ),
+    Format(
+        ("flax_model*.msgpack",),
+        "a file of Flax weights",
+        with_transformers_4(
+            "flax", "modeling_flax_pytorch_utils", "load_flax_checkpoint_in_pytorch_model", "flax_model.msgpack"
+        ),
+    ),
+    Format(
+        ("tf_model*.h5", "*.ckpt.index", "*.ckpt.meta", "*.ckpt.data-*"),
+        "a file of TensorFlow weights",
+        with_transformers_4(
+            "tensorflow tf-keras", "modeling_tf_pytorch_utils", "load_tf2_checkpoint_in_pytorch_model", "tf_model.h5"
+        ),
+    ),
+    Format(
+        ("model.pt", "checkpoint*.pt", "dict.txt"),
+        "a fairseq checkpoint",
+        "Convert: pip install transformers==4.30.2 torch fairseq && python -m "
+        "transformers.models.bart.convert_bart_original_pytorch_checkpoint_to_pytorch FOLDER/model.pt OUT "
+        "--hf_config facebook/bart-large",
+    ),
+    Format(
+        ("*.ckpt", "*.pt", "*.pth"),
+        "a training checkpoint",
+        "Convert: python -c \"import torch; d = torch.load('FILE', weights_only=True); "
+        "torch.save(d.get('state_dict', d), 'FOLDER/pytorch_model.bin')\"",
+    ),
+    Format(
+        ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
+        "a shard without its index",
+        "Fetch model.safetensors.index.json or pytorch_model.bin.index.json, which names the shards",
+    ),
+    Format(
+        ("model.*.safetensors*", "pytorch_model.*.bin*"),
+        "a variant, as model.fp16.safetensors",
+        "Rename: mv FOLDER/model.fp16.safetensors FOLDER/model.safetensors",
+    ),
+    Format(
+        ("model.bin", "*.onnx", "openvino_*", "*.gguf", "rust_model.ot", "*.mlpackage"),
+        "an export for another program (CTranslate2, ONNX, OpenVINO, GGUF, rust-bert, Core ML)",
+        "Load the checkpoint that was exported",
+    ),
+)
+WEIGHTS = FORMATS[0].patterns + FORMATS[1].patterns
 
 
 class CheckpointError(ValueError):
@@ -41,6 +134,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds {type(fields).__name__}, not an object")
     return fields
+
+
+def refuse_quantized(folder: Path, config_json: Mapping[str, Any]) -> None:
+    """CheckpointError if config.json, or a file of GPTQ or AWQ, says that the weights are quantized."""
+    quantization = config_json.get("quantization_config")
+    files = [name for name in ("quantize_config.json", "quant_config.json") if (folder / name).is_file()]
+    if quantization:
+        method = (
+            dict(quantization).get("quant_method") or "bitsandbytes"
+        )  # which named itself from transformers 4.35 on
+    elif files:
+        method = f"GPTQ or AWQ, as {files[0]} says"
+    else:
+        return
+    remedy = DEQUANTIZE if method == "bitsandbytes" else UNQUANTIZED
+    raise CheckpointError(f"{folder}: the weights are quantized by {method}, which is not read. {remedy}")
 
 
 def open_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -64,7 +173,18 @@ def open_tensors(folder: Path) -> dict[str, np.ndarray]:
             if missing := sorted(set(weight_map) - set(tensors)):
                 raise CheckpointError(f"{folder / index} lists tensors that its shards lack: {missing[:5]}")
             return tensors
-    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+    instead = what_instead(path.name for path in folder.iterdir())
+    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin{instead}")
+
+
+def what_instead(names: Iterable[str]) -> str:
+    """What a folder with files of these names has in place of weights that are read, and how that is converted."""
+    names = sorted(names)
+    for form in FORMATS:
+        for pattern in form.patterns if form.remedy else ():
+            if matches := fnmatch.filter(names, pattern):
+                return f": {matches[0]} is {form.kind}, which is not read. {form.remedy}"
+    return ""
 
 
 def open_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -73,6 +193,7 @@ def open_safetensors(path: Path) -> dict[str, np.ndarray]:
     The library refuses a header that contradicts itself or the file's size. It would copy what it reads, so the views
     are made here.
     """
+    check_head(path)
     try:
         with safe_open(path, framework="numpy"):
             content = np.asarray(np.memmap(path, np.uint8, "r"))
@@ -92,24 +213,63 @@ def open_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_pytorch(path: Path) -> dict[str, np.ndarray]:
+    """A state dict of any version of torch, without executing what a pickle asks for.
+
+    Since torch 1.6 the file is a zip archive, which can be mapped; before, pickles and numbers behind each other.
+    """
     try:
         import torch
     except ImportError as error:
-        raise CheckpointError(
-            f"{path} needs PyTorch to be read: pip install torch, or use model.safetensors"
-        ) from error
+        raise CheckpointError(f"{path} needs PyTorch to be read: pip install torch") from error
+    head = check_head(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(b"PK\x03\x04"))
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for a damaged file
-        raise CheckpointError(f"{path} is damaged or missing: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise CheckpointError(f"{path} does not hold tensors by name")
+        raise CheckpointError(f"{path} {why_not_loaded(error)}") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} does not hold tensors by name, but {type(state).__name__}")
 
-    def view(tensor: Any) -> np.ndarray:
+    def view(name: str, tensor: Any) -> np.ndarray:
+        if not isinstance(tensor, torch.Tensor):
+            inside = f"; if that holds the weights, save {name!r} alone" if isinstance(tensor, Mapping) else ""
+            raise CheckpointError(f"{path} does not hold tensors alone: {name!r} is {type(tensor).__name__}{inside}")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"{path}: the tensor {name!r} is sparse, quantized or without values")
+        tensor = tensor.detach()
         if tensor.dtype == torch.bfloat16:  # which numpy knows by another package only
             bits: np.ndarray = tensor.view(torch.int16).numpy()
             return bits.view(ml_dtypes.bfloat16)
         array: np.ndarray = tensor.numpy()
         return array
 
-    return {name: view(tensor) for name, tensor in state.items()}
+    return {str(name): view(name, tensor) for name, tensor in state.items()}
+
+
+def check_head(path: Path) -> bytes:
+    """A file's first bytes; CheckpointError for one that cannot hold weights."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path} is damaged or missing: {error}") from error
+    if not head:
+        raise CheckpointError(f"{path} is damaged: it is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is only a pointer to the file: git lfs pull brings the file itself")
+    if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
+        raise CheckpointError(f"{path} is a web page: the download failed")
+    return head
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Why torch.load refused a file, in a few words: torch's own message asks to switch off what protects."""
+    message = str(error)
+    if code := re.search(r"GLOBAL ([\w.]+)", message):
+        return f"holds the Python object {code[1]}, which is not executed: only files with tensors alone are read"
+    if "TorchScript" in message:
+        return "is a TorchScript archive, which is a program: save the model's state_dict() instead"
+    if ".tar format" in message:
+        return "was written before torch 0.2: if you trust it, torch.load it with weights_only=False and torch.save it"
+    if isinstance(error, EOFError) or "zip archive" in message or "unexpected EOF" in message:
+        return "is damaged: it is cut short"
+    return "is damaged, or no file of PyTorch"

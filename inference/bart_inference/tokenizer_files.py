@@ -55,6 +55,31 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> None:
+    """Write tokenizer.json, and a tokenizer_config.json with which `load_tokenizer` and transformers read it so.
+
+    A special token of BART's that the tokenizer lacks is null there, or transformers would add it. longest: in tokens,
+    where transformers truncates.
+    """
+    tokenizer.save(str(folder / "tokenizer.json"))
+    before, after = (
+        json.loads(part.__getstate__()) if part else {} for part in (tokenizer.pre_tokenizer, tokenizer.post_processor)
+    )
+    standard = (before.get("type"), after.get("type"), tokenizer.normalizer) == ("ByteLevel", "RobertaProcessing", None)
+    special = {str(token) for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    fields: dict[str, Any] = {name: token if token in special else None for name, token in DEFAULTS.items()}
+    fields |= {"tokenizer_class": "BartTokenizer" if standard else "PreTrainedTokenizerFast"}
+    if after.get("type") == "RobertaProcessing":
+        fields |= {"cls_token": after["cls"][0], "sep_token": after["sep"][0]}
+        fields |= {"bos_token": after["cls"][0], "eos_token": after["sep"][0], "trim_offsets": after["trim_offsets"]}
+    if before.get("type") == "ByteLevel":
+        fields["add_prefix_space"] = before["add_prefix_space"]
+    fields["model_max_length"] = longest
+    if tokenizer.encode_special_tokens:
+        fields["split_special_tokens"] = True
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -167,9 +192,9 @@ def added_tokens(
     return dict(sorted(added.items())), fields
 
 
-def special_tokens(fields: Mapping[str, Any], kind: str, from_json: bool) -> dict[str, Token]:
+def special_tokens(fields: Mapping[str, Any], kind: str, from_json: bool) -> dict[str, list[Token]]:
     """The special tokens by their names, as the constructors of transformers 4.57.6 complete them."""
-    named: dict[str, Token] = {}
+    named: dict[str, list[Token]] = {}
     for name in DEFAULTS:
         token = fields.get(name, None if kind in ANY_BACKEND else DEFAULTS[name])
         if isinstance(token, str) and kind in BYTE_LEVEL:
@@ -178,27 +203,28 @@ def special_tokens(fields: Mapping[str, Any], kind: str, from_json: bool) -> dic
             elif not from_json:
                 token = AddedToken(token, normalized=True)
         if token is not None:
-            named[name] = token
+            named[name] = [token]
     other = fields.get("extra_special_tokens") or {}  # a mapping in transformers 4, a list in 5
     other = other if isinstance(other, dict) else {f"extra {i}": token for i, token in enumerate(other)}
-    more = {f"additional {i}": token for i, token in enumerate(fields.get("additional_special_tokens") or [])}
-    return named | more | {name: as_token(token) for name, token in other.items()}
+    named["additional_special_tokens"] = fields.get("additional_special_tokens") or []
+    return named | {name: [as_token(token)] for name, token in other.items()}
 
 
-def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Mapping[str, Token]) -> None:
+def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Mapping[str, list[Token]]) -> None:
     """Give the tokenizer its added tokens in the order of PreTrainedTokenizerFast.__init__.
 
     ValueError if a token gets another id than the folder's files give it.
     """
     before = list(tokenizer.get_added_tokens_decoder().values())
     contents = {str(token) for token in (*before, *added.values())}
-    tokens, names = list(added.values()), {str(token) for token in named.values()}
-    for content in dict.fromkeys(map(str, named.values())):
-        token = next(token for token in named.values() if str(token) == content)  # the flags of its first name
-        if isinstance(token, AddedToken):
-            tokens.append(token)
-        elif content not in contents:
-            tokens.append(AddedToken(content, special=True))
+    tokens, names = list(added.values()), set[str]()
+    for special in named.values():
+        for token in [token for token in special if str(token) not in names]:  # the flags of a token's first name
+            names.add(str(token))
+            if isinstance(token, AddedToken):
+                tokens.append(token)
+            elif token not in contents:
+                tokens.append(AddedToken(token, special=True))
     for token in tokens:
         token.special = token.special or str(token) in names
     tokenizer.add_tokens([token for token in tokens if token not in before])  # a token's last flags hold
@@ -210,8 +236,8 @@ def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Map
             )
 
 
-def special_id(tokenizer: Tokenizer, named: Mapping[str, Token], name: str) -> tuple[str, int]:
-    token = str(named.get(name, ""))
+def special_id(tokenizer: Tokenizer, named: Mapping[str, list[Token]], name: str) -> tuple[str, int]:
+    token = str(*named.get(name, []))
     i = tokenizer.token_to_id(token)
     if i is None:
         raise ValueError(f"{name} is not set: without it a text has no start or end")

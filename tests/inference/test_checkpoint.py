@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,26 @@ def rewrite(change: Callable[[State], State]) -> Callable[[Path], None]:
     return form
 
 
+def old_bin(folder: Path) -> None:
+    """As torch wrote it before 1.6: no zip archive."""
+    torch.save(state_of(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert not zipfile.is_zipfile(folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def parameters_bin(folder: Path) -> None:
+    """Parameters, which ask for gradients, instead of a state dict's tensors."""
+    state = {name: torch.nn.Parameter(tensor) for name, tensor in state_of(folder).items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
 FORMS: dict[str, Callable[[Path], None]] = {
     "one safetensors file": lambda folder: None,
     "sharded safetensors": sharded,
     "a .bin file": bin_file,
+    "a .bin file of before torch 1.6": old_bin,
+    "a .bin file with parameters": parameters_bin,
     "sharded .bin": sharded_bin,
     "keys without the prefix": rewrite(lambda s: {n.removeprefix("model."): t for n, t in s.items()}),
     "tied keys doubled": rewrite(
@@ -127,7 +144,7 @@ def test_every_form_of_a_checkpoint_holds_the_same_tensors(written: Path, folder
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("form", [None, bin_file])
+@pytest.mark.parametrize("form", [None, bin_file, old_bin])
 def test_half_precision_files_are_read_exactly(folder: Path, dtype: torch.dtype, form: Any) -> None:
     rewrite(lambda s: {n: t.to(dtype) for n, t in s.items()})(folder)
     stored = state_of(folder)
@@ -226,6 +243,48 @@ def test_what_we_save_transformers_loads_strictly_and_so_do_we(
     assert BartTokenizer.from_pretrained(tmp_path / "b")(TEXTS[0])["input_ids"] == encode_text(
         again.tokenizer, TEXTS[0]
     )
+
+
+def test_what_we_save_keeps_what_config_json_says_besides(folder: Path, tmp_path: Path) -> None:
+    ours = {"prefix": " ", "task_specific_params": {"summarization": {"max_length": 9}}, "my_note": [1, {"a": None}]}
+    fields = json.loads((folder / "config.json").read_text()) | ours
+    labels = {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
+    (folder / "config.json").write_text(json.dumps(fields | labels))
+    save(load(folder), tmp_path / "saved")
+    again = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert {name: again[name] for name in fields | labels} == fields | labels
+    theirs = BartForConditionalGeneration.from_pretrained(tmp_path / "saved").config
+    assert (theirs.prefix, theirs.task_specific_params) == (ours["prefix"], ours["task_specific_params"])
+    assert load(tmp_path / "saved").config_json == again
+
+
+def test_generation_defaults_in_config_json_stay_there(folder: Path, tmp_path: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text()) | {"num_beams": 3, "max_length": 17}
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "generation_config.json").unlink()
+    model = load(folder)
+    save(model, tmp_path / "saved")
+    assert not (tmp_path / "saved" / "generation_config.json").exists()
+    assert load(tmp_path / "saved").generation == model.generation
+    assert model.generation["num_beams"] == 3
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_every_file_that_we_save_has_the_mode_that_the_umask_gives(written: Path, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        save(load(written), tmp_path / "saved")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask), {name: oct(mode) for name, mode in modes.items()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(modes)
+
+
+def test_a_model_is_not_saved_beside_an_adapter(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter"):
+        save(load(written), tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bart_inference.tokenizer_files import load_tokenizer
+from bart_inference.tokenizer_files import load_tokenizer, save_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
@@ -66,6 +66,22 @@ def test_an_old_folder_has_the_tokens_of_transformers_5_but_around_the_mask(tmp_
         ids = ours.encode(text).ids
         assert ids == theirs(text)["input_ids"], repr(text)
         assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids), repr(text)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_saved_tokenizer_is_read_again_and_by_transformers_as_before(tmp_path: Path, name: str) -> None:
+    ours = loaded(whole(name, tmp_path / "old"))
+    (tmp_path / "new").mkdir()
+    save_tokenizer(ours, tmp_path / "new", 512)
+    write(tmp_path / "new", "config.json", {"model_type": "bart"})
+    again, theirs = loaded(tmp_path / "new"), AutoTokenizer.from_pretrained(tmp_path / "new")
+    assert again.to_str() == ours.to_str()
+    for text in TEXTS:
+        ids = ours.encode(text).ids
+        assert ids == theirs(text)["input_ids"], repr(text)
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True), repr(text)
+        assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids), repr(text)
+    assert theirs.model_max_length == 512
 
 
 def more(name: str, **fields: Any) -> Callable[[Path], None]:
