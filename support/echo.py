@@ -3,7 +3,8 @@
 The answer to a source t1 … tn (special tokens 0, 1, 2 left out) is t1 … tn and then the end token 2, one token a step:
 after s steps a row has s tokens, after n + 1 steps it is finished. Its score is -n. With beams, hypothesis j (from 0)
 is the same without its last j tokens and scores j less, and while the row runs, the last beams - 1 tokens are not
-final. `max_new_tokens` cuts the answer, which then did not stop by itself. A classification's values are (0, n).
+final. `max_new_tokens` cuts the answer, which then did not stop by itself. A classification's values are (0, n), a
+score's are minus its labels, and 0 where one is -100.
 
 All shapes are open from the beginning, unless `priority` is given: then they are compiled in that order and open as
 they are. `on_call(verb, requests)` runs before compile, encode, insert, step and run: a test blocks there, moves its
@@ -17,7 +18,7 @@ from typing import Any
 from bart_server.engine.store import Program, Shape, Store
 from bart_server.scheduling.contract import Bucket, Description, Hypothesis, Kind, Open, Request, best
 from bart_server.scheduling.errors import InvalidArgument
-from bart_server.scheduling.tasks import Classify, Generate, Input, Task
+from bart_server.scheduling.tasks import Classify, Generate, Input, Score, Task, task_name
 
 END = 2
 SPECIAL = frozenset({0, 1, END})
@@ -39,7 +40,7 @@ class FakeEngine:
     sizes: tuple[int, ...] = (1, 2, 4)
     beams: tuple[int, ...] = (1, 3)
     target_tokens: int = 64
-    tasks: tuple[Task, ...] = (Generate, Classify)
+    tasks: tuple[Task, ...] = (Generate, Classify, Score)
     on_call: Callable[[str, Sequence[Request]], None] = lambda verb, requests: None
     priority: Callable[[Bucket, int], int] | None = None
     revision: str = "fake:echo"
@@ -49,7 +50,8 @@ class FakeEngine:
         self.buckets = [
             self._generating(s, beams, sample) for s in self.sources for beams in self.beams for sample in (False, True)
         ]
-        self.buckets += [Bucket(Kind.ONCE, Classify, f"classify-{s}", self.sizes, s, s) for s in self.sources]
+        for task in (Classify, Score):
+            self.buckets += [Bucket(Kind.ONCE, task, f"{task_name(task)}-{s}", self.sizes, s, s) for s in self.sources]
         self.description = Description(
             revision=self.revision,
             tasks=self.tasks,
@@ -91,7 +93,10 @@ class FakeEngine:
         if isinstance(task_input, Generate):
             return self._generations(source, task_input.options, task_input.stream)
         buckets = self._fitting(source, type(task_input), 1, False)
-        return [Request(source, buckets, buckets[0].source)]
+        labels = task_input.labels if isinstance(task_input, Score) else ()
+        if len(labels) > self.target_tokens:
+            raise InvalidArgument("labels", f"{len(labels)} tokens, at most {self.target_tokens} fit")
+        return [Request(source, buckets, buckets[0].source, labels)]
 
     def _generations(self, source: tuple[int, ...], options: Mapping[str, Any], stream: bool) -> list[Request]:
         beams, sample = options.get("num_beams", 1), options.get("do_sample", False)
@@ -116,6 +121,8 @@ class FakeEngine:
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Sequence[tuple[float, ...]]:
         self._call("run", requests)
         assert len(requests) <= size
+        if bucket.task is Score:
+            return [tuple(float(-max(label, 0)) for label in request.payload) for request in requests]
         return [(0.0, float(len(content(request)))) for request in requests]
 
     def init(self, bucket: Bucket, size: int) -> list[Row | None]:

@@ -207,6 +207,9 @@ class Runtime:
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         return self._stream("/bart.v1.GenerationService/StreamGenerate", request, call)
 
+    async def score(self, request: pb.ScoreRequest, call: Call | None = None) -> pb.ScoreResponse:
+        return await self._unary("/bart.v1.GenerationService/Score", request, call)
+
     async def classify_zero_shot(
         self, request: pb.ClassifyZeroShotRequest, call: Call | None = None
     ) -> pb.ClassifyZeroShotResponse:

@@ -73,6 +73,15 @@ def test_classify_and_models(server):
     assert json.loads(run(server, "models").stdout)["limits"]["source_tokens"] == 64
 
 
+def test_score_of_one_target_for_all_texts_or_of_each_records_own(server):
+    ended = run(server, "score", "--target-text", "", "--lines", stdin="one\ntwo\n")
+    assert (ended.stdout, ended.returncode) == ("-2.0000\n-2.0000\n", 0)
+    records = [{"text": "one", "target": [5, -100, 2]}, {"text": "two", "target": ""}]
+    ended = run(server, "score", "--jsonl", stdin="\n".join(map(json.dumps, records)))
+    answers = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [answer["log_probs"] for answer in answers] == [[-5.0, 0.0, -2.0], [0.0, -2.0]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
@@ -80,6 +89,8 @@ def test_classify_and_models(server):
         (["summarize", "-o", "nonsense=1"], "a", "unknown option 'nonsense'"),
         (["summarize", "/nonexistent"], "", "No such file"),
         (["summarize", "--jsonl"], "[1]\n", '-:1: not an object with "text"'),
+        (["score"], "a", "give --target-text"),
+        (["score", "--jsonl"], '{"text": "a", "target": 1}', "1: the target is 1"),
         (["nonsense"], "", "invalid choice"),
     ],
 )

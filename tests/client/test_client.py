@@ -31,6 +31,9 @@ def test_summarize_generate_classify_and_models(client):
     assert summary.windows[0].summary.finish_reason == "stop"
     generated = client.generate([0, 70, 71, 2], num_beams=3, num_return_sequences=2)
     assert [sequence.token_ids for sequence in generated.sequences] == [(70, 71, 2), (70, 2)]
+    scored = client.score("hello", [5, -100, 2])
+    assert (scored.labels, scored.log_probs, scored.log_prob) == ((5, -100, 2), (-5.0, 0.0, -2.0), -7.0)
+    assert client.score([0, 70, 2], "a").labels[0] == 0
     labels = client.classify("text", ["ab", "abcd"], hypothesis_template="A {}.").labels
     assert [label.label for label in labels] == ["abcd", "ab"]
     assert client.models()[0].limits.source_tokens == 64

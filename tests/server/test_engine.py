@@ -7,7 +7,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from bart_inference import Model, Prepared, classify, generate, prepare
+from bart_inference import Model, Prepared, classify, generate, prepare, score
 from bart_server.engine.engine import JaxEngine
 from bart_server.engine.packing import EncoderShape, encoder_shapes, pieces
 from bart_server.engine.platform import COMPILATION
@@ -15,7 +15,7 @@ from bart_server.engine.shapes import Shapes
 from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.errors import DeviceFault, InvalidArgument
 from bart_server.scheduling.scheduler import Scheduler
-from bart_server.scheduling.tasks import Classify, Generate
+from bart_server.scheduling.tasks import Classify, Generate, Score
 from bart_server.telemetry.metrics import Metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -453,6 +453,41 @@ def test_any_options_are_refused_by_name_or_answered(engine, prepared):
 
     check()
     assert len(answered) >= 10, "too few of the options that were drawn are allowed"
+
+
+# ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_scores_in_batches_beside_generation_are_those_of_score_alone(engine, prepared):
+    house = House(engine)
+    generating = house.ask(source(20, 1), max_length=24)
+    targets = [[5, 6, 7, 2], [9], [-100, 4, -100, 2], [11] * 24, [-100, -100]]
+    sources = [source(17 + index, index) for index in range(5)]
+    boxes = []
+    for ids, labels in zip(sources, targets, strict=True):
+        boxes += house.put(Score(ids, labels))
+    house.work()
+    same(answers(generating), alone(prepared, source(20, 1), max_length=24))
+    for ids, labels, box in zip(sources, targets, boxes, strict=True):
+        assert box.finish.values == pytest.approx(score(prepared, [ids], None, [labels])[0], abs=1e-5)
+        assert all(value == 0 for value, label in zip(box.finish.values, labels, strict=True) if label == -100)
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "field", "description"),
+    [
+        ([3] * 25, [2], "token_ids", "25 tokens, between 1 and 24"),
+        ([3], [], "labels", "0 tokens, between 1 and 24"),
+        ([3], [3] * 25, "labels", "25 tokens, between 1 and 24"),
+        ([3], [5, 97], "labels", "holds 97"),
+        ([3], [5, -1], "labels", "holds -1, which is neither between 0 and 96 nor -100"),
+    ],
+)
+def test_bad_targets_are_refused_before_the_device_by_name(engine, ids, labels, field, description):
+    with pytest.raises(InvalidArgument) as error:
+        engine.requests(Score(ids, labels))
+    assert error.value.field == field
+    assert description in error.value.description
 
 
 # ── classification ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from bart_client import Client
-from bart_inference import CheckpointError, Model, generate, load, save
+from bart_inference import CheckpointError, Model, generate, load, save, score
 from bart_proto.v1 import bart_pb2 as pb
 from bart_server.engine import load as engine_load
 from bart_server.runtime import Runtime
@@ -79,6 +79,10 @@ def check_it_serves(server, checkpoint):
             alone = generate(load(checkpoint), [byte_tokenizer().encode("Hello, world.").ids])
             assert list(summary.windows[0].summary.token_ids) == alone.sequences[0][1 : alone.lengths[0]].tolist()
             assert summary.windows[0].summary.score == pytest.approx(float(alone.sequences_scores[0]), rel=1e-4)
+            source, labels = byte_tokenizer().encode("Hello, world.").ids, [0, 70, -100, 71, 2]
+            scored = client.score("Hello, world.", labels)
+            assert scored.log_probs == pytest.approx(score(load(checkpoint), [source], None, [labels])[0], abs=1e-5)
+            assert scored.labels == tuple(labels) and scored.log_probs[2] == 0
     finally:
         status = server.end()
     assert status == 0

@@ -108,6 +108,23 @@ def test_stream_generate_ends_with_the_result(start, stubs):
     assert "".join(message.delta.text for message in deltas) == last.result.sequences[0].text == "abc"
 
 
+def test_score_returns_a_log_probability_for_each_label_and_0_where_it_is_ignored(start, stubs):
+    generation = stubs(start()).generation
+    request = pb.ScoreRequest(token_ids=pb.TokenIds(ids=[0, 70, 2]), labels=pb.Labels(ids=[5, -100, 2]))
+    response = generation.Score(request, timeout=PATIENCE)
+    assert (list(response.labels.ids), list(response.log_probs)) == ([5, -100, 2], [-5.0, 0.0, -2.0])
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (3, 0)
+    response = generation.Score(pb.ScoreRequest(text="abc", target_text="a"), timeout=PATIENCE)
+    assert list(response.labels.ids)[::2] == [0, 2], "a text gets its special tokens"
+    assert list(response.log_probs) == [-float(label) for label in response.labels.ids]
+
+
+def test_score_cuts_a_long_source_where_it_may(start, stubs):
+    request = pb.ScoreRequest(text="x" * 99, target_text="a", long_input=pb.LONG_INPUT_TRUNCATE)
+    response = stubs(start()).generation.Score(request, timeout=PATIENCE)
+    assert response.usage.truncated and response.usage.input_tokens == 64
+
+
 @pytest.mark.parametrize(("multi", "expected"), [(False, [0.7311, 0.2689]), (True, [1.0, 1.0])])
 def test_zero_shot_scores_are_those_of_the_entailment_logits(start, stubs, multi, expected):
     # The fake's entailment logit is the number of tokens, so the longer label wins by one: e / (1 + e) = 0.7311.
@@ -122,7 +139,7 @@ def test_model_service_tells_limits_and_digest(start, stubs):
     models = stubs(start(FakeEngine(), FakeEngine(tasks=(Generate,)), max_labels=7)).models
     first, second = models.ListModels(pb.ListModelsRequest(), timeout=PATIENCE).models
     assert (first.name, second.name) == ("echo", "echo1")
-    assert list(first.tasks) == [pb.TASK_GENERATION, pb.TASK_CLASSIFICATION]
+    assert list(first.tasks) == [pb.TASK_GENERATION, pb.TASK_CLASSIFICATION, pb.TASK_SCORING]
     assert list(second.tasks) == [pb.TASK_GENERATION]
     assert first.revision == "fake:echo"
     assert (list(first.limits.beams), list(first.limits.source_buckets)) == ([1, 3], [8, 64])
@@ -270,6 +287,17 @@ REFUSALS = [
         pb.StreamGenerateRequest(text="a", options=pb.GenerationOptions(num_return_sequences=2)),
         "options.num_return_sequences",
         "only Generate",
+    ),
+    ("generation.Score", pb.ScoreRequest(target_text="a"), "input", "either text or token_ids"),
+    ("generation.Score", pb.ScoreRequest(text="a"), "target", "either target_text or labels"),
+    ("generation.Score", pb.ScoreRequest(text="a", target_text="x" * 101), "target_text", "101 bytes, at most 100"),
+    ("generation.Score", pb.ScoreRequest(text="a", target_text="x" * 63), "target_text", "65 tokens, at most 64 fit"),
+    ("generation.Score", pb.ScoreRequest(text="a", labels=pb.Labels(ids=[3] * 65)), "labels", "65 tokens, at most 64"),
+    (
+        "generation.Score",
+        pb.ScoreRequest(text="a", target_text="b", long_input=pb.LONG_INPUT_CHUNK),
+        "long_input",
+        "for summaries only",
     ),
     ("classification.ClassifyZeroShot", pb.ClassifyZeroShotRequest(text="a"), "labels", "0 labels, between 1 and 2"),
     (

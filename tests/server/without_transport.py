@@ -24,6 +24,7 @@ REQUESTS = {
     "/bart.v1.SummarizationService/BatchSummarize": pb.BatchSummarizeRequest(texts=["one", "two"]),
     "/bart.v1.GenerationService/Generate": pb.GenerateRequest(text="hello", options={"num_beams": 3}),
     "/bart.v1.GenerationService/StreamGenerate": pb.StreamGenerateRequest(text="hello there"),
+    "/bart.v1.GenerationService/Score": pb.ScoreRequest(text="hello", target_text="there"),
     "/bart.v1.ClassificationService/ClassifyZeroShot": pb.ClassifyZeroShotRequest(
         text="t", labels=["ab", "abc"], hypothesis_template="A {}."
     ),

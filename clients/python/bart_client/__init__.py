@@ -14,7 +14,7 @@ from bart_client.aio import AsyncClient, AsyncStream
 from bart_client.channel import Security
 from bart_client.client import Client, Stream
 from bart_client.errors import BartError
-from bart_client.results import Generated, Label, Labels, Sequence, Summary, Usage, Window
+from bart_client.results import Generated, Label, Labels, Scored, Sequence, Summary, Usage, Window
 
 __all__ = [
     "AsyncClient",
@@ -24,6 +24,7 @@ __all__ = [
     "Generated",
     "Label",
     "Labels",
+    "Scored",
     "Security",
     "Sequence",
     "Stream",

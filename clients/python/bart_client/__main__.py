@@ -23,10 +23,11 @@ FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 class Item(NamedTuple):
-    """One text to work on. name: of a file, a line or a record's id."""
+    """One text to work on. name: of a file, a line or a record's id. target: what `score` scores."""
 
     name: str
     text: str
+    target: str | list[int] | None = None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,6 +69,13 @@ def make_parser() -> argparse.ArgumentParser:
     classify.add_argument("--label", action="append", required=True, help="repeatable")
     classify.add_argument("--template", default="", help='holds one "{}"; "This example is {}." if not given')
     classify.add_argument("--multi-label", action="store_true", help="judge each label by itself")
+
+    score = commands.add_parser(
+        "score", help="how likely a target is, given a text: its log-probability", allow_abbrev=False
+    )
+    add_input(score)
+    score.add_argument("--target-text", help='the target; with --jsonl, of records without a "target" of their own')
+    score.add_argument("--long-input", choices=["error", "truncate"], default="error")
 
     commands.add_parser("models", help="list the models and their limits as JSON")
     return parser
@@ -121,7 +129,7 @@ def items(given: argparse.Namespace) -> Iterator[Item]:
                     record = json.loads(line)
                     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                         raise ValueError(f'{name}:{number}: not an object with "text"')
-                    yield Item(str(record.get("id", number)), record["text"])
+                    yield Item(str(record.get("id", number)), record["text"], record.get("target"))
                 else:
                     yield Item(str(number), line.rstrip("\n"))
 
@@ -151,6 +159,11 @@ async def work(client: AsyncClient, given: argparse.Namespace) -> int:
 
         async def answer(item: Item) -> Any:
             return await client.summarize(item.text, long_input=given.long_input, **chosen)
+    elif given.command == "score":
+
+        async def answer(item: Item) -> Any:
+            target = given.target_text if item.target is None else item.target
+            return await client.score(item.text, check_target(item.name, target), long_input=given.long_input)
     else:
 
         async def answer(item: Item) -> Any:
@@ -173,12 +186,21 @@ async def work(client: AsyncClient, given: argparse.Namespace) -> int:
             progress.print(json.dumps({"id": item.name, **dataclasses.asdict(outcome)}, ensure_ascii=False))
         elif given.command == "summarize":
             progress.print(outcome.text)
+        elif given.command == "score":
+            progress.print(f"{outcome.log_prob:.4f}")
         else:
             progress.print("\t".join(f"{label.label}={label.score:.4f}" for label in outcome.labels))
     progress.end()
     if not progress.failed:
         return 0
     return UNREACHABLE if unreachable and progress.failed == progress.done else FAILED
+
+
+def check_target(name: str, target: Any) -> str | list[int]:
+    """The target of one text; ValueError unless it is a text or token ids."""
+    if isinstance(target, str) or (isinstance(target, list) and all(isinstance(token, int) for token in target)):
+        return target
+    raise ValueError(f'{name}: the target is {target!r}; give --target-text, or a text or token ids as "target"')
 
 
 async def in_order(

@@ -12,7 +12,7 @@ from bart_client import channel, errors, requests, results
 from bart_client.channel import Security
 from bart_client.client import batch, common, read_generated, read_summary
 from bart_client.errors import BartError
-from bart_client.results import Generated, Labels, Summary
+from bart_client.results import Generated, Labels, Scored, Summary
 
 
 class AsyncStream:
@@ -92,6 +92,21 @@ class AsyncClient:
         """The best sequence in pieces; `.result` is a Generated."""
         request = pb.StreamGenerateRequest(**common(self._model, long_input, options), **requests.source(source))
         return AsyncStream(self._generation.StreamGenerate(request, **self._keywords), read_generated)
+
+    async def score(
+        self, source: str | Sequence[int], target: str | Sequence[int], *, long_input: str = "error"
+    ) -> Scored:
+        """The log-probability of each token of a target, a text or labels, of which those that are -100 do not count.
+
+        long_input: of the source, "error" or "truncate".
+        """
+        request = pb.ScoreRequest(
+            model=self._model,
+            long_input=requests.long_input(long_input),
+            **requests.source(source),
+            **requests.target(target),
+        )
+        return results.scored(await self._call(self._generation.Score, request))
 
     async def classify(
         self,

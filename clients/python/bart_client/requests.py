@@ -72,5 +72,10 @@ def long_input(name: str) -> pb.LongInput:
 
 
 def source(given: str | Sequence[int]) -> dict[str, Any]:
-    """A text or token ids as the field of a generation request."""
+    """A text or token ids as the field of a request for one source."""
     return {"text": given} if isinstance(given, str) else {"token_ids": pb.TokenIds(ids=given)}
+
+
+def target(given: str | Sequence[int]) -> dict[str, Any]:
+    """A text or labels as the field of a request for a score."""
+    return {"target_text": given} if isinstance(given, str) else {"labels": pb.Labels(ids=given)}

@@ -60,6 +60,20 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """How likely a target is. labels: its tokens. log_probs: of each, in nats; 0 where the label is -100."""
+
+    labels: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    usage: Usage
+
+    @property
+    def log_prob(self) -> float:
+        """Of the whole target: the sum."""
+        return sum(self.log_probs)
+
+
+@dataclass(frozen=True)
 class Label:
     label: str
     score: float
@@ -100,6 +114,10 @@ def summary(message: pb.SummarizeResponse) -> Summary:
 
 def generated(message: pb.GenerateResponse) -> Generated:
     return Generated(tuple(map(sequence, message.sequences)), usage(message.usage))
+
+
+def scored(message: pb.ScoreResponse) -> Scored:
+    return Scored(tuple(message.labels.ids), tuple(message.log_probs), usage(message.usage))
 
 
 def labels(message: pb.ClassifyZeroShotResponse) -> Labels:

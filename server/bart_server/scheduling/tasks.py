@@ -32,6 +32,13 @@ class Classify(Input):
     """Whether the source, a text and a hypothesis, is an entailment."""
 
 
+@dataclass(frozen=True)
+class Score(Input):
+    """The log-probability of each token of a target. labels: its token ids; -100 is padding and not scored."""
+
+    labels: Sequence[int] = ()
+
+
 Task = type[Input]
 
 

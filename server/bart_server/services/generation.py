@@ -6,10 +6,10 @@ from typing import Any
 from bart_inference.tokenization import Window
 from bart_proto.v1 import bart_pb2 as pb
 
-from bart_server.scheduling.contract import Finish
+from bart_server.scheduling.contract import Finish, Request
 from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.session import Answer, Session
-from bart_server.scheduling.tasks import Generate
+from bart_server.scheduling.tasks import Generate, Score, Task
 from bart_server.services import conversion
 from bart_server.services.backend import Backend, pieces
 from bart_server.services.call import Call
@@ -22,7 +22,7 @@ class GenerationService:
         self._backend = backend
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
-        served = self._check(request, call)
+        served = self._check(request, Generate, call)
         options = conversion.options(request.options)
         with self._backend.session(served, 1, call) as session:
             window, answers = await self._submit(session, served, request, options)
@@ -32,7 +32,7 @@ class GenerationService:
     async def stream_generate(
         self, request: pb.StreamGenerateRequest, call: Call
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
-        served = self._check(request, call)
+        served = self._check(request, Generate, call)
         options = one_sequence(conversion.options(request.options))
         with self._backend.session(served, 1, call) as session:
             window, [answer] = await self._submit(session, served, request, options, stream=True)
@@ -42,8 +42,26 @@ class GenerationService:
                 if finish:
                     yield pb.StreamGenerateResponse(result=generated(call, served, window, [finish]))
 
-    def _check(self, request: Any, call: Call) -> Served:
-        served = self._backend.find(request.model, Generate, call)
+    async def score(self, request: pb.ScoreRequest, call: Call) -> pb.ScoreResponse:
+        served = self._check(request, Score, call)
+        if request.WhichOneof("target") is None:
+            raise InvalidArgument("target", "unset, either target_text or labels is needed")
+        check_size("target_text", request.target_text, self._backend.limits.text_bytes)
+
+        def plan() -> tuple[Window, Sequence[int], Sequence[Request]]:
+            window, labels = self._source(served, request), self._labels(served, request)
+            return window, labels, served.engine.requests(Score(window.ids, labels))
+
+        characters = len(request.text) + len(request.target_text)
+        with self._backend.session(served, 1, call) as session:
+            window, labels, [planned] = await self._backend.tokenize(session, plan, characters)
+            finish = await session.submit(planned).finish()
+        usage = conversion.usage(served, [window], [finish])
+        call.note(**conversion.usage_facts(usage))
+        return pb.ScoreResponse(labels=pb.Labels(ids=labels), log_probs=finish.values, usage=usage)
+
+    def _check(self, request: Any, task: Task, call: Call) -> Served:
+        served = self._backend.find(request.model, task, call)
         check_policy(request.long_input, chunk=False)
         if request.WhichOneof("input") is None:
             raise InvalidArgument("input", "unset, either text or token_ids is needed")
@@ -53,18 +71,31 @@ class GenerationService:
     async def _submit(
         self, session: Session, served: Served, request: Any, options: Mapping[str, Any], stream: bool = False
     ) -> tuple[Window, list[Answer]]:
-        backend = self._backend
-
         def windows() -> list[Window]:
-            if request.WhichOneof("input") == "text":
-                return backend.windows(served, request.text, request.long_input)
-            ids, limit = tuple(request.token_ids.ids), served.engine.description.source_tokens
-            if request.long_input == pb.LONG_INPUT_TRUNCATE and len(ids) > limit:
-                return [Window(0, 0, (*ids[: limit - 1], ids[-1]), truncated=True)]  # the last one ends the text
-            return [Window(0, 0, ids)]
+            return [self._source(served, request)]
 
-        [window], requests = await backend.plan(session, served, windows, len(request.text), options, stream)
+        [window], requests = await self._backend.plan(session, served, windows, len(request.text), options, stream)
         return window, [session.submit(planned) for planned in requests]
+
+    def _source(self, served: Served, request: Any) -> Window:
+        """The source of a request, a text or token ids."""
+        if request.WhichOneof("input") == "text":
+            [window] = self._backend.windows(served, request.text, request.long_input)
+            return window
+        ids, limit = tuple(request.token_ids.ids), served.engine.description.source_tokens
+        if request.long_input == pb.LONG_INPUT_TRUNCATE and len(ids) > limit:
+            return Window(0, 0, (*ids[: limit - 1], ids[-1]), truncated=True)  # the last one ends the text
+        return Window(0, 0, ids)
+
+    def _labels(self, served: Served, request: pb.ScoreRequest) -> Sequence[int]:
+        """The target of a request, a text or labels."""
+        if request.WhichOneof("target") == "labels":
+            return tuple(request.labels.ids)
+        ids = served.reader("target_text").whole(request.target_text, field="target_text").ids
+        limit = served.engine.description.target_tokens
+        if len(ids) > limit:
+            raise InvalidArgument("target_text", f"{len(ids)} tokens, at most {limit} fit")
+        return ids
 
 
 def generated(call: Call, served: Served, window: Window, finishes: Sequence[Finish]) -> pb.GenerateResponse:

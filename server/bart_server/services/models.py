@@ -7,13 +7,17 @@ from bart_proto.v1 import bart_pb2 as pb
 
 from bart_server.scheduling.contract import Engine
 from bart_server.scheduling.errors import InvalidArgument, Unavailable, UnknownModel, WrongTask
-from bart_server.scheduling.tasks import Classify, Generate, Task, task_name
+from bart_server.scheduling.tasks import Classify, Generate, Score, Task, task_name
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.text import Text
 
 LOADING = 2.0  # seconds after which a caller may look again
-TASKS: dict[Task, pb.Task] = {Generate: pb.TASK_GENERATION, Classify: pb.TASK_CLASSIFICATION}
+TASKS: dict[Task, pb.Task] = {
+    Generate: pb.TASK_GENERATION,
+    Classify: pb.TASK_CLASSIFICATION,
+    Score: pb.TASK_SCORING,
+}
 
 
 @dataclass(frozen=True)

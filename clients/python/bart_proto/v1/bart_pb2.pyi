@@ -36,6 +36,7 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_UNSPECIFIED: _ClassVar[Task]
     TASK_GENERATION: _ClassVar[Task]
     TASK_CLASSIFICATION: _ClassVar[Task]
+    TASK_SCORING: _ClassVar[Task]
 LONG_INPUT_UNSPECIFIED: LongInput
 LONG_INPUT_ERROR: LongInput
 LONG_INPUT_TRUNCATE: LongInput
@@ -50,6 +51,7 @@ FINISH_REASON_LENGTH: FinishReason
 TASK_UNSPECIFIED: Task
 TASK_GENERATION: Task
 TASK_CLASSIFICATION: Task
+TASK_SCORING: Task
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -318,6 +320,38 @@ class StreamGenerateResponse(_message.Message):
     delta: Delta
     result: GenerateResponse
     def __init__(self, delta: _Optional[_Union[Delta, _Mapping]] = ..., result: _Optional[_Union[GenerateResponse, _Mapping]] = ...) -> None: ...
+
+class Labels(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("model", "text", "token_ids", "target_text", "labels", "long_input")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_TEXT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    LONG_INPUT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    text: str
+    token_ids: TokenIds
+    target_text: str
+    labels: Labels
+    long_input: LongInput
+    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., target_text: _Optional[str] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ..., long_input: _Optional[_Union[LongInput, str]] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("labels", "log_probs", "usage")
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    labels: Labels
+    log_probs: _containers.RepeatedScalarFieldContainer[float]
+    usage: Usage
+    def __init__(self, labels: _Optional[_Union[Labels, _Mapping]] = ..., log_probs: _Optional[_Iterable[float]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class ClassifyZeroShotRequest(_message.Message):
     __slots__ = ("model", "text", "labels", "hypothesis_template", "multi_label", "long_input")

@@ -209,6 +209,11 @@ class GenerationServiceStub:
                 request_serializer=bart__proto_dot_v1_dot_bart__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=bart__proto_dot_v1_dot_bart__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/bart.v1.GenerationService/Score',
+                request_serializer=bart__proto_dot_v1_dot_bart__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=bart__proto_dot_v1_dot_bart__pb2.ScoreResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -229,6 +234,13 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """The log-probability that the model gives to each token of a target that is already there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -241,6 +253,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=bart__proto_dot_v1_dot_bart__pb2.StreamGenerateRequest.FromString,
                     response_serializer=bart__proto_dot_v1_dot_bart__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=bart__proto_dot_v1_dot_bart__pb2.ScoreRequest.FromString,
+                    response_serializer=bart__proto_dot_v1_dot_bart__pb2.ScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -298,6 +315,33 @@ class GenerationService:
             '/bart.v1.GenerationService/StreamGenerate',
             bart__proto_dot_v1_dot_bart__pb2.StreamGenerateRequest.SerializeToString,
             bart__proto_dot_v1_dot_bart__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bart.v1.GenerationService/Score',
+            bart__proto_dot_v1_dot_bart__pb2.ScoreRequest.SerializeToString,
+            bart__proto_dot_v1_dot_bart__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

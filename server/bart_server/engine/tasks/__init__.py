@@ -11,8 +11,9 @@ from bart_server.engine.shapes import Shapes
 from bart_server.engine.store import Program, Store
 from bart_server.engine.tasks.classify import Classification
 from bart_server.engine.tasks.generate import Generation
+from bart_server.engine.tasks.score import Scoring
 from bart_server.scheduling.contract import Bucket, Open, Request
-from bart_server.scheduling.tasks import Classify, Generate, Task
+from bart_server.scheduling.tasks import Classify, Generate, Score, Task
 
 
 class DeviceTask(Protocol):
@@ -36,4 +37,5 @@ class DeviceTask(Protocol):
 TASKS: dict[Task, Callable[[DeviceModel, Shapes, Store], DeviceTask | None]] = {
     Generate: Generation.of,
     Classify: Classification.of,
+    Score: Scoring.of,
 }

@@ -1,0 +1,70 @@
+"""Score: the log-probability that the model gives to each token of a target that is already there."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from bart_inference.tasks.score import IGNORED, run_score
+
+from bart_server.engine.device import DeviceModel, padded_sources
+from bart_server.engine.shapes import Shapes
+from bart_server.engine.store import Program, Store
+from bart_server.engine.tasks.classify import HEAD
+from bart_server.scheduling.contract import Bucket, Kind, Open, Request, best
+from bart_server.scheduling.errors import InvalidArgument
+from bart_server.scheduling.tasks import Score
+
+
+class Scoring:
+    """Values of a request: one for each label, 0 where it is -100."""
+
+    def __init__(self, model: DeviceModel, shapes: Shapes, executables: Store) -> None:
+        self._model = model
+        self._executables = executables
+        self.buckets = [
+            Bucket(Kind.ONCE, Score, f"score-{source}", shapes.rows, source + shapes.target, source, shapes.target)
+            for source in shapes.sources
+        ]
+
+    @classmethod
+    def of(cls, model: DeviceModel, shapes: Shapes, executables: Store) -> "Scoring | None":
+        return None if HEAD in model.weights else cls(model, shapes, executables)
+
+    def requests(self, task_input: Score, available: Open) -> list[Request]:
+        source, labels = tuple(task_input.source), tuple(task_input.labels)
+        self._check_labels(labels)
+        buckets = tuple(bucket for bucket in self.buckets if bucket.source >= len(source))
+        bucket = best(buckets, available) or buckets[0]
+        return [Request(source, buckets, bucket.source + bucket.target, labels)]
+
+    def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
+        def compile() -> object:
+            return self._model.compile_once(run_score, *self._arrays(bucket, size, []))
+
+        return [Program(("score", bucket, size), compile, long=True)]
+
+    def warm_up(self, bucket: Bucket, size: int) -> None:
+        end = self._model.config.eos_token_id
+        self.run(bucket, size, self.requests(Score([end] * bucket.source, [end] * bucket.target), {}))
+
+    def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> list[tuple[float, ...]]:
+        program = self._executables["score", bucket, size]
+        log_probs = np.asarray(program(self._model.weights, *self._arrays(bucket, size, requests)))
+        lengths = [len(request.payload) for request in requests]
+        return [tuple(row[:length].tolist()) for row, length in zip(log_probs, lengths, strict=False)]
+
+    def _arrays(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> tuple[np.ndarray, ...]:
+        """Ids and mask (B,S), labels (B,T)."""
+        ids, mask = padded_sources([request.source for request in requests], size, bucket.source)
+        labels = np.full((size, bucket.target), IGNORED, np.int32)
+        for row, request in enumerate(requests):
+            labels[row, : len(request.payload)] = request.payload
+        return ids, mask, labels
+
+    def _check_labels(self, labels: Sequence[int]) -> None:
+        limit, vocabulary = self.buckets[0].target, self._model.config.vocab_size
+        if not 1 <= len(labels) <= limit:
+            raise InvalidArgument("labels", f"{len(labels)} tokens, between 1 and {limit} fit")
+        for label in labels:
+            if label != IGNORED and not 0 <= label < vocabulary:
+                description = f"holds {label}, which is neither between 0 and {vocabulary - 1} nor {IGNORED}"
+                raise InvalidArgument("labels", description)
