@@ -53,6 +53,7 @@ class Process:
         self.port = 0
         self.metrics_port = 0
         self._claims_platform = load is None
+        self._serve_first: Callable[[], None] = lambda: None
         self._end: asyncio.Future[Exit | None] | None = None  # None: drain
         self._again = asyncio.Event()  # a second signal
 
@@ -99,13 +100,14 @@ class Process:
         if self._claims_platform:
             gc.collect()
             gc.freeze()  # what is left stays: every later collection would stop all threads to look through it
+        self._serve_first()
         self.health.set(True)
         log.info("ready", extra={"address": address, "models": self.runtime.revisions()})
 
     def _set_platform(self) -> None:
         from bart_server.engine import platform  # jax is only imported to serve, not for --help
 
-        platform.set_up(self.settings, self.metrics.compiled)
+        self._serve_first = platform.set_up(self.settings, self.metrics.compiled)
 
     async def _drain(self) -> Exit:
         log.info("draining", extra={"grace": self.settings.grace})

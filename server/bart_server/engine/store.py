@@ -150,8 +150,12 @@ def within(shape: Shape, last: int | None) -> bool:
     return last is None or shape.priority <= last
 
 
-def lower_priority() -> None:
-    """Lets the other threads of this process go first, where a thread can have a priority of its own: on Linux."""
+def lower_priority(*threads: int) -> None:
+    """Lets the other threads of this process go first, where a thread can have a priority of its own: on Linux.
+
+    threads: their native ids, the calling thread's if there are none.
+    """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        for thread in threads or (threading.get_native_id(),):
+            with contextlib.suppress(OSError):  # it has ended
+                os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
