@@ -1,4 +1,4 @@
-"""How much may be in the house at once, and how long it takes to leave. Pure Python, not thread-safe by itself.
+"""How much may be in flight at once, and how long it takes to end. Pure Python, not thread-safe by itself.
 
 Two budgets: requests (from the first byte to the last, so that waiting for a tokenizer counts too) and cost (estimated
 padded tokens x beams, from admission to the last token). Whatever does not fit is refused at once: an overloaded server
