@@ -1,7 +1,8 @@
 """Keeps the code on docs/*.md what the files say: `python docs/quote.py` rewrites it, `--check` only tells.
 
 A line `<!-- FILE NAME -->` before a Python block says what the block quotes: a function, class or name of that file.
-A block after `<!-- run -->` quotes nothing: docs/run.py runs it.
+Other blocks quote nothing: what follows `<!-- run -->` is run by docs/run.py, what follows `<!-- tests/FILE -->` by
+that test.
 """
 
 import ast
@@ -11,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 QUOTE = re.compile(r"<!-- (\S+\.py) (\w+) -->\n```python\n(.*?)\n```\n", flags=re.S)
+RUN = re.compile(r"<!-- (?:run|tests/\S+\.py) -->\n```python\n")
 
 
 def source_of(file: str, name: str) -> str:
@@ -29,9 +31,9 @@ def main(check: bool) -> int:
     for page in sorted(ROOT.glob("docs/*.md")):
         before = page.read_text(encoding="utf-8")
         after = QUOTE.sub(lambda m: f"<!-- {m[1]} {m[2]} -->\n```python\n{source_of(m[1], m[2])}\n```\n", before)
-        marked = len(QUOTE.findall(before)) + before.count("<!-- run -->\n```python\n")
+        marked = len(QUOTE.findall(before)) + len(RUN.findall(before))
         if unmarked := before.count("```python\n") - marked:
-            raise SystemExit(f"{page.name}: {unmarked} Python blocks are neither quotes nor run")
+            raise SystemExit(f"{page.name}: {unmarked} Python blocks are neither quoted nor run")
         if after != before:
             stale += 1
             print(f"{page.name} quotes code that has changed" + ("" if check else ": rewritten"))
