@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 import torch
 
 from bart_oneliner import convert, loss
@@ -45,3 +46,12 @@ def norm(gradient: Gradient) -> float:
 def distance(a: Gradient, b: Gradient) -> float:
     assert a.keys() == b.keys()
     return norm({name: a[name] - b[name] for name in a})
+
+
+def assert_equal(ours: tuple[float, Gradient], theirs: tuple[float, Gradient]) -> None:
+    """In float64: the loss to 1e-12, every tensor's gradient to 1e-9 of the whole gradient's norm."""
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-12)
+    allowed = 1e-9 * norm(theirs[1])
+    for name, gradient in theirs[1].items():
+        difference = np.linalg.norm(ours[1][name] - gradient)
+        assert difference <= allowed, f"{name}: gradients differ by {difference:.1e}, allowed {allowed:.1e}"

@@ -1,8 +1,9 @@
-"""Any checkpoint against PyTorch, as a table: `python -m tests.report [FOLDER | HUB_ID | tiny | base | large]`.
+"""Any checkpoint against PyTorch, as a table: `python -m tests.report [FOLDER | HUB_ID | tiny | base | large | …]`.
 
-Without an argument the embedded checkpoint; `tiny`, `base` and `large` are random weights in those shapes. Every row
-has a difference, the tolerance and ✅ or ❌; the exit status is 0 only if all rows are ✅. float64 makes bart-large
-need 18 GB of memory: `--float32` leaves out the rows that need it.
+Without an argument the embedded checkpoint; `tiny`, `base` and `large` are random weights in those shapes of BART, and
+`bert-base`, `roberta-base`, `t5-small` and the other SHAPES of tests/relatives/report.py in those of its relatives.
+Every row has a difference, the tolerance and ✅ or ❌; the exit status is 0 only if all rows are ✅. float64 makes
+bart-large need 18 GB of memory: `--float32` leaves out the rows that need it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +24,9 @@ from bart_inference.tokenization import encode_text, pad, truncate
 from transformers import BartForConditionalGeneration
 
 from bart_oneliner import bart, param_shapes, revert
-from tests import gradients
+from tests import gradients, rows
+from tests.relatives import report as relatives
+from tests.rows import Row, relative
 from tests.twins import BASE, LARGE, TINY, Twin, batch, logits, of, torch_logits, twin
 
 SHAPES = {"tiny": TINY, "base": BASE, "large": LARGE}
@@ -34,43 +36,32 @@ TEXTS = (  # of different lengths, so that there is padding
     "recover what is left of damaged files, and it checks signatures before anything is unpacked.",
     "Command line tool to convert images.",
 )
-KEY_BIASES = "k_proj.bias"
-
-
-class Row(NamedTuple):
-    what: str
-    difference: float
-    tolerance: float
-    note: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return self.difference <= self.tolerance  # not so for NaN
-
-    def __str__(self) -> str:
-        sign = "✅" if self.holds else "❌"
-        return f"{sign} {self.what:<46} {self.difference:>10.1e} {self.tolerance:>10.0e}   {self.note}".rstrip()
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.report", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "checkpoint", nargs="?", help="folder, hub id, or tiny, base, large; the embedded one by default"
-    )
+    shapes = ", ".join((*SHAPES, *relatives.SHAPES))
+    parser.add_argument("checkpoint", nargs="?", help=f"folder, hub id, or {shapes}; the embedded one by default")
     parser.add_argument("--float32", action="store_true", help="leave out what needs float64")
     options = parser.parse_args(arguments)
     name = options.checkpoint or embedded().name
-    pair, model = open_checkpoint(options.checkpoint)
+    table: Iterator[Row]
+    if options.checkpoint and (family := relatives.family_of(options.checkpoint)):
+        pair = relatives.open_checkpoint(options.checkpoint, family)
+        table = relatives.report(pair, float64=not options.float32)
+    else:
+        pair, model = open_checkpoint(options.checkpoint)
+        table = report(pair, model, float64=not options.float32)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(pair.params))
     print(f"{name} ({parameters:,} parameters) against PyTorch")
     print(versions())
     print(f"\n   {'':<46} {'difference':>10} {'tolerance':>10}")
-    rows = []
-    for row in report(pair, model, float64=not options.float32):
-        rows.append(row)
+    done = []
+    for row in table:
+        done.append(row)
         print(row, flush=True)
-    failed = [row for row in rows if not row.holds]
-    print(f"\n{'❌' if failed else '✅'} {len(rows) - len(failed)} of {len(rows)} hold")
+    failed = [row for row in done if not row.holds]
+    print(f"\n{'❌' if failed else '✅'} {len(done) - len(failed)} of {len(done)} hold")
     return 1 if failed else 0
 
 
@@ -106,31 +97,18 @@ def inputs(model: Model) -> dict[str, np.ndarray]:
     return {name: np.asarray(array, np.int32) for name, array in x.items()}
 
 
-def relative(ours: Any, theirs: Any) -> float:
-    """Largest difference over the referee's largest value."""
-    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
-
-
 def report(pair: Twin, model: Model, float64: bool = True) -> Iterator[Row]:
     """The rows, one by one as they are computed."""
     x = inputs(model)
     x.pop("decoder_attention_mask", None)
     shape = f"{len(x['input_ids'])} rows, source {x['input_ids'].shape[1]}, target {x['labels'].shape[1]}"
-    yield parameters(pair)
+    yield rows.parameters(revert(pair.params, pair.config), pair.torch)
     yield Row("logits, float32", relative(logits(pair, x), torch_logits(pair, x)), 1e-5, shape)
     if pair.config.activation_function == "gelu" and not pair.config.scale_embedding:
         line = jax.jit(bart)(pair.params, x["input_ids"], x["attention_mask"], x["decoder_input_ids"])
         yield Row("logits of the one line, float32", relative(line, torch_logits(pair, x)), 1e-5)
     yield from generations(pair, model, x)
     yield from losses_and_gradients(pair, x, float64)
-
-
-def parameters(pair: Twin) -> Row:
-    """How many tensors do not come back from our format to the bit."""
-    ours = revert(pair.params, pair.config)
-    theirs = {name: tensor.numpy() for name, tensor in pair.torch.state_dict().items()}
-    wrong = [name for name in ours if name not in theirs or ours[name].tobytes() != theirs[name].tobytes()]
-    return Row("parameters, converted and back", len(wrong), 0, ", ".join(wrong[:2]) or f"{len(ours)} tensors")
 
 
 def generations(pair: Twin, model: Model, x: dict[str, np.ndarray]) -> Iterator[Row]:
@@ -171,16 +149,7 @@ def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], float64: bool) ->
         wide = of(pair.torch.double())
         x64, truth = gradients.ours(wide, x, 0.1), gradients.theirs(wide, x, 0.1)
         yield Row("logits, float64", relative(logits(wide, x), torch_logits(wide, x)), 1e-12)
-    yield Row("loss with label smoothing, float64", abs(x64[0] - truth[0]) / truth[0], 1e-12, f"{truth[0]:.10f}")
-    whole = gradients.norm(truth[1])
-    far = {name: float(np.linalg.norm(x64[1][name] - g)) / whole for name, g in truth[1].items()}
-    worst = max(far, key=far.__getitem__)
-    yield Row("gradient, worst tensor of the whole norm, float64", far[worst], 1e-9, f"{len(far)} tensors, {worst}")
-    biases = {name: g for name, g in (*x64[1].items(), *truth[1].items()) if name.endswith(KEY_BIASES)}
-    note = "truly 0: softmax does not see them"
-    yield Row("gradient of the key biases, float64", gradients.norm(biases) / whole, 1e-12, note)
-    ratio = gradients.distance(ours[1], truth[1]) / gradients.distance(theirs[1], truth[1])
-    yield Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {whole:.3g}")
+    yield from rows.float64("loss with label smoothing", ours, theirs, x64, truth)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ are large enough that attention is far from uniform, so that a wrong sign, axis 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -61,8 +62,10 @@ def randomise(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+            if not weight.is_floating_point():  # BERT's counted positions
+                continue
             noise = torch.randn(weight.shape, generator=generator)  # drawn in float32 whatever the model's dtype
-            if "norm" in name and name.endswith("weight"):
+            if "norm" in name.lower() and name.endswith("weight"):
                 noise = 1 + 0.2 * noise
             elif name.endswith("bias"):
                 noise *= 0.3
@@ -103,7 +106,8 @@ def batch(config: Config, B: int = 3, S: int = 11, T: int = 7, seed: int = 0) ->
     decoder_input_ids are random, start token first; labels end in -100 where decoder_attention_mask ends.
     """
     rng = np.random.default_rng(seed)
-    special = (config.pad_token_id, config.bos_token_id, config.eos_token_id, config.decoder_start_token_id)
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    special = [getattr(config, name) for name in names if hasattr(config, name)]  # T5 has no bos_token_id
     words = np.setdiff1d(np.arange(config.vocab_size), special)
 
     def side(length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +139,27 @@ def torch_logits(twin: Twin, batch: dict[str, np.ndarray]) -> np.ndarray:
     return twin.torch(
         **{n: torch.tensor(batch[n]).long() for n in FORWARD if n in batch}, use_cache=False
     ).logits.numpy()
+
+
+def record(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
+    """What every module of a model takes (of hidden states, not of masks) and gives while `run` runs it."""
+    seen = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            if torch.is_tensor(output):
+                named = [kwargs.get(k) for k in ("hidden_states", "key_value_states", "encoder_hidden_states")]
+                tensors = [t.numpy() for t in (*args, *named) if torch.is_tensor(t) and t.ndim == 3]
+                seen[name] = tensors, output.numpy()
+
+        return hook
+
+    handles = [m.register_forward_hook(keep(n), with_kwargs=True) for n, m in model.named_modules()]
+    run()
+    for handle in handles:
+        handle.remove()
+    return seen
 
 
 def assert_close(ours: Any, theirs: Any, tolerance: float = 1e-5, what: str = "", where: Any = None) -> None:

@@ -18,35 +18,14 @@ import torch
 from scipy import stats
 
 from bart_oneliner import Config, dropout, embed, encode, forward, layer, loss, run_layers
+from tests.distributions import FALSE_ALARM, assert_same_distribution
 from tests.twins import Twin, assert_close, batch, torch_logits, twin
 
-FALSE_ALARM = 1e-6
 N, T, S, RATE = 4000, 3, 4, 0.3
 RATES = ("dropout", "attention_dropout", "activation_dropout")
 # Wide steps, so that nothing is nearly symmetric, and narrow, so that thousands of rows are cheap.
 SIZES = {"d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "gain": 2.0, "vocab_size": 20}
 SIZES |= {"encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "dropout": 0.0}
-
-
-def assert_same_distribution(ours: Any, theirs: Any) -> None:
-    """Samples (N,T,D): every entry's mean and form, and every pair's correlation."""
-    a, b = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (ours, theirs))
-    constant = b.std(0) == 0
-    assert (constant == (a.std(0) == 0)).all(), "an entry is random on one side only"
-    assert not constant.all(), "nothing is dropped"
-    np.testing.assert_allclose(a[:, constant].mean(0), b[:, constant].mean(0), atol=1e-6)
-    # Attention dropout has few outcomes, whose last bits differ between the frameworks: blur them, equally.
-    rng = np.random.default_rng(0)
-    a, b = (sample[:, ~constant] + rng.normal(0, 1e-3, (len(sample), (~constant).sum())) for sample in (a, b))
-    limit = FALSE_ALARM / a.shape[1] ** 2
-    p = stats.ttest_ind(a, b, equal_var=False).pvalue.min()
-    assert p > limit, f"means differ, p = {p:.1e}"
-    p = stats.ks_2samp(a, b).pvalue.min()
-    assert p > limit, f"forms differ, p = {p:.1e}"
-    products = [np.einsum("ni,nj->nij", z, z) for z in ((x - b.mean(0)) / b.std(0) for x in (a, b))]
-    difference = products[0].mean(0) - products[1].mean(0)
-    z = np.abs(difference) / np.sqrt((products[0].var(0) + products[1].var(0)) / len(a))
-    assert z.max() < stats.norm.isf(limit), f"second moments differ by {z.max():.1f} standard errors"
 
 
 @pytest.fixture(params=RATES)

@@ -13,18 +13,8 @@ import pytest
 import torch
 
 from bart_oneliner import Params, encode
-from tests.gradients import Gradient, distance, norm, ours, theirs
+from tests.gradients import Gradient, assert_equal, distance, norm, ours, theirs
 from tests.twins import BASE, LARGE, Twin, assert_close, batch, logits, of, torch_logits, twin
-
-
-def assert_equal(ours: tuple[float, Gradient], theirs: tuple[float, Gradient]) -> None:
-    """In float64: the loss to 1e-12, every tensor's gradient to 1e-9 of the whole gradient's norm."""
-    assert ours[0] == pytest.approx(theirs[0], rel=1e-12)
-    allowed = 1e-9 * norm(theirs[1])
-    for name, gradient in theirs[1].items():
-        difference = np.linalg.norm(ours[1][name] - gradient)
-        assert difference <= allowed, f"{name}: gradients differ by {difference:.1e}, allowed {allowed:.1e}"
-
 
 KEY_BIASES = tuple(
     f"{attention}.k_proj.bias"

@@ -12,9 +12,9 @@ from scipy import stats
 from transformers import BartConfig, BartForConditionalGeneration
 
 from bart_oneliner import Config, Params, convert, init, loss
+from tests.distributions import FALSE_ALARM, assert_normal, assert_uncorrelated
 from tests.twins import TINY, batch, flat
 
-FALSE_ALARM = 1e-6
 SIZES = {**TINY, "vocab_size": 500, "d_model": 96, "init_std": 0.05, "pad_token_id": 3}
 
 
@@ -43,18 +43,12 @@ def test_zeros_and_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_distribution(name: str) -> None:
-    """Kolmogorov and Smirnov against the normal distribution for the form, a chi-square for the deviation.
-
-    On both samples, so that the referee itself is held to what the README says it does.
-    """
+    """On both samples, so that the referee itself is held to what the README says it does."""
     for who, sample in (("ours", OURS[name]), ("PyTorch's", THEIRS[name])):
         if name == "shared":
             assert not sample[CONFIG.pad_token_id].any(), f"{who} padding row is not zero"
             sample = np.delete(sample, CONFIG.pad_token_id, axis=0)
-        z = sample.ravel().astype(np.float64) / CONFIG.init_std
-        form = stats.kstest(z, "norm").pvalue
-        spread = 2 * min(stats.chi2.cdf((z**2).sum(), z.size), stats.chi2.sf((z**2).sum(), z.size))
-        assert form > FALSE_ALARM / 100 and spread > FALSE_ALARM / 100, f"{who} {name}: p = {form:.1e}, {spread:.1e}"
+        assert_normal(sample, CONFIG.init_std, f"{who} {name}")
 
 
 def test_no_two_tensors_are_correlated() -> None:
@@ -64,11 +58,7 @@ def test_no_two_tensors_are_correlated() -> None:
         for name in DRAWN
         for i, part in enumerate(OURS[name] if "layers" in name else [OURS[name][4:]])
     }
-    correlation = np.corrcoef(list(pieces.values()))
-    np.fill_diagonal(correlation, 0)
-    limit = stats.norm.isf(FALSE_ALARM / len(pieces) ** 2) / np.sqrt(1152)
-    at = np.unravel_index(np.abs(correlation).argmax(), correlation.shape)
-    assert np.abs(correlation).max() < limit, [list(pieces)[i] for i in at]
+    assert_uncorrelated(pieces)
 
 
 def test_another_key_gives_other_parameters_and_the_same_key_the_same() -> None:

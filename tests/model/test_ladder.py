@@ -33,7 +33,7 @@ from bart_oneliner import (
     merge_heads,
     split_heads,
 )
-from tests.twins import FORWARD, Twin, assert_close, batch, logits, torch_logits, twin
+from tests.twins import FORWARD, Twin, assert_close, batch, logits, record, torch_logits, twin
 
 PART, WHOLE = 2e-6, 5e-6
 
@@ -77,27 +77,6 @@ MASKS: dict[str, tuple[Callable[[np.ndarray], np.ndarray] | None, ...]] = {
 }
 # Every configuration with padding, and every mask with the tiny one.
 GRID = [(config, "padded right") for config in CONFIGS] + [("tiny", mask) for mask in list(MASKS)[1:]]
-
-
-def record(a: Twin, x: dict[str, np.ndarray]) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
-    """What every module of the torch model takes (of hidden states, not of masks) and gives in one forward pass."""
-    seen = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else output
-            if torch.is_tensor(output):
-                named = [kwargs.get(k) for k in ("hidden_states", "key_value_states", "encoder_hidden_states")]
-                tensors = [t.numpy() for t in (*args, *named) if torch.is_tensor(t) and t.ndim == 3]
-                seen[name.removeprefix("model.")] = tensors, output.numpy()
-
-        return hook
-
-    handles = [m.register_forward_hook(keep(n), with_kwargs=True) for n, m in a.torch.named_modules()]
-    torch_logits(a, x)
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -152,7 +131,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     x = batch(a.config, B=4, S=13, T=9)
     for name, change in zip(("attention_mask", "decoder_attention_mask"), MASKS[mask], strict=True):
         x[name] = change(x[name]).astype(np.int32) if change else x[name]
-    seen = record(a, x)
+    recorded = record(a.torch, lambda: torch_logits(a, x))
+    seen = {name.removeprefix("model."): value for name, value in recorded.items()}
     theirs = {name: output for name, (_, output) in seen.items()}
     for side in ("encoder", "decoder"):  # these two give a dataclass; their last layer gives the same
         theirs[side] = theirs[f"{side}.layers.{getattr(a.config, side + '_layers') - 1}"]

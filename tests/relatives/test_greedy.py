@@ -1,0 +1,38 @@
+"""T5's greedy search writes what PyTorch's writes."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from t5_oneliner import greedy
+
+from tests.relatives.twins import Twin, batch, model, of
+from tests.twins import randomise
+
+
+def ends_early(name: str) -> Twin:
+    """A twin whose answers change from token to token and end at different lengths."""
+    fresh = model(name, num_decoder_layers=1)
+    randomise(fresh, seed=3)
+    with torch.no_grad():
+        fresh.shared.weight *= 4
+        fresh.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight *= 4
+        fresh.lm_head.weight[fresh.config.eos_token_id] *= 1.5
+    return of(name, fresh)
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-v1.1"])
+def test_tokens_are_pytorchs(name: str) -> None:
+    """transformers makes its cache as deep as the encoder, so a decoder of another depth generates without one."""
+    a = ends_early(name)
+    x = batch(a, B=8, S=12)
+    inputs = {name: torch.tensor(x[name]).long() for name in ("input_ids", "attention_mask")}
+    with warnings.catch_warnings(action="ignore"):
+        theirs = a.torch.generate(**inputs, num_beams=1, do_sample=False, max_length=14, use_cache=False).numpy()
+    theirs = np.pad(theirs, ((0, 0), (0, 14 - theirs.shape[1])), constant_values=a.config.pad_token_id)
+    ours = np.asarray(greedy(a.params, a.config, x["input_ids"], x["attention_mask"], max_length=14))
+    np.testing.assert_array_equal(ours, theirs)
+    lengths = (theirs == a.config.eos_token_id).argmax(1)
+    assert len(set(lengths)) > 1, f"all rows end alike: {lengths}"
+    assert len(np.unique(theirs)) > 8, f"all tokens are alike: {np.unique(theirs)}"

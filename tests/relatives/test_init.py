@@ -1,0 +1,142 @@
+"""Fresh parameters of BERT, RoBERTa and T5 are drawn from PyTorch's distribution, tensor by tensor.
+
+As tests/model/test_init.py; a right program fails a test here with a probability of 1e-6, always or never.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import t5_oneliner
+import torch
+from scipy import stats
+from transformers import T5Config
+
+from bart_oneliner import Params
+from tests.distributions import FALSE_ALARM, assert_normal, assert_uncorrelated
+from tests.relatives.twins import FAMILIES, batch, model, of, state_dict
+from tests.twins import flat
+
+SIZES: dict[str, dict[str, Any]] = {  # large enough that a deviation can be told
+    "bert": {"vocab_size": 500, "hidden_size": 96, "initializer_range": 0.05, "pad_token_id": 3},
+    "roberta": {"vocab_size": 500, "hidden_size": 96, "initializer_range": 0.05, "pad_token_id": 3},
+    "t5": {"vocab_size": 500, "d_model": 96, "d_kv": 24, "d_ff": 200, "initializer_factor": 0.5},
+    "t5-v1.1": {"vocab_size": 500, "d_model": 96, "d_kv": 24, "d_ff": 200, "initializer_factor": 0.5},
+}
+
+
+def theirs(name: str, seed: int = 0) -> tuple[Params, Any]:
+    torch.manual_seed(seed)
+    a = of(name, model(name, **SIZES[name]))
+    return a.params, a.config
+
+
+def deviation(config: Any, name: str) -> float:
+    """What README and the papers say each tensor starts with."""
+    if config.__class__ is not t5_oneliner.Config:
+        return config.initializer_range
+    D, K, H, F = config.d_model, config.d_kv, config.num_heads, config.d_ff
+    widths = {"shared": 1, "lm_head": 1, "q_proj.weight": D * K, "out_proj.weight": H * K, "fc2.weight": F}
+    [width] = [w for end, w in widths.items() if name.endswith(end)] or [D]
+    factor = 1.0 if name == "lm_head" else config.initializer_factor  # which the test draws, not transformers
+    return factor * width**-0.5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_tensor_is_drawn_as_pytorchs(name: str) -> None:
+    """Form and deviation of both samples; zeros and ones exactly; no two layers, heads or tensors alike."""
+    reference, config = theirs(name)
+    page = FAMILIES[name].page
+    samples = {"PyTorch's": flat(reference), "ours": flat(page.init(config, jax.random.key(0)))}
+    drawn = [n for n, a in samples["PyTorch's"].items() if a.std() > 0 and "norm" not in n]
+    assert len(drawn) == {"bert": 10, "roberta": 10, "t5": 21, "t5-v1.1": 24}[name], drawn
+    padded = {"bert": ["shared"], "roberta": ["shared", "embed_positions"]}.get(name, [])
+    for who, tensors in samples.items():
+        for n, a in tensors.items():
+            assert a.dtype == np.float32 and a.shape == samples["PyTorch's"][n].shape
+            if n not in drawn:
+                np.testing.assert_array_equal(a, samples["PyTorch's"][n], f"{who} {n}")
+                continue
+            if n in padded:
+                assert not a[config.pad_token_id].any(), f"{who} {n}: the padding row is not zero"
+                a = np.delete(a, config.pad_token_id, axis=0)
+            ours_has_factor = who == "ours" and n == "lm_head"
+            factor = config.initializer_factor if ours_has_factor else 1.0
+            assert_normal(a, factor * deviation(config, n), f"{who} {n}")
+    parts = {
+        f"{n}[{i}]": part.ravel()[-400:]
+        for n in drawn
+        for i, part in enumerate(samples["ours"][n] if "layers" in n else [samples["ours"][n]])
+        if part.size >= 400
+    }
+    assert_uncorrelated(parts)
+    again, other = (flat(page.init(config, jax.random.key(seed))) for seed in (0, 1))
+    for n in drawn:
+        np.testing.assert_array_equal(samples["ours"][n], again[n], n)
+        assert (samples["ours"][n] != other[n]).any(), n
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "t5"])
+def test_fresh_models_have_pytorchs_loss(name: str) -> None:
+    """Welch's t-test over twelve models each, all on one batch."""
+    _, config = theirs(name)
+    page = FAMILIES[name].page
+    fresh = of(name, model(name, **SIZES[name]))
+    x = {n: a for n, a in batch(fresh, B=4, S=20, T=16).items() if n in ("input_ids", "attention_mask", "labels")}
+    ours = [float(page.loss(page.init(config, jax.random.key(seed)), config, **x)) for seed in range(12)]
+    referee = [float(page.loss(theirs(name, seed)[0], config, **x)) for seed in range(12)]
+    assert stats.ttest_ind(ours, referee, equal_var=False).pvalue > FALSE_ALARM, (np.mean(ours), np.mean(referee))
+
+
+# ── T5: why the numbers are what they are ─────────────────────────────────────────────────────────────────────────────
+
+T5 = t5_oneliner.Config(vocab_size=1000, d_model=256, d_kv=64, d_ff=512, num_layers=2, num_heads=4)
+
+
+def scores_deviation(config: t5_oneliner.Config, params: Params) -> float:
+    """Of the first encoder layer's attention scores, over random tokens."""
+    ids = jnp.asarray(np.random.default_rng(0).integers(2, config.vocab_size, (2, 50)))
+    p = jax.tree.map(lambda leaf: leaf[0], params["encoder"]["layers"])
+    x = t5_oneliner.rms_norm(params["shared"][ids], **p["self_attn_layer_norm"], eps=1e-6)
+    q, k = (jnp.einsum("btd,hdk->bhtk", x, p["self_attn"][name]["weight"]) for name in ("q_proj", "k_proj"))
+    return float(jnp.einsum("bhtk,bhsk->bhts", q, k).std())
+
+
+def test_unscaled_attention_needs_its_initialization() -> None:
+    """Scores of deviation 1 as T5 starts; of √K = 8, a nearly hard maximum, if queries were drawn as keys are."""
+    params = t5_oneliner.init(T5, jax.random.key(0))
+    assert scores_deviation(T5, params) == pytest.approx(1.0, rel=0.15)
+    params["encoder"]["layers"]["self_attn"]["q_proj"]["weight"] *= T5.d_kv**0.5
+    assert scores_deviation(T5, params) == pytest.approx(8.0, rel=0.15)
+
+
+def first_loss(config: t5_oneliner.Config, params: Params) -> float:
+    rng = np.random.default_rng(0)
+    ids, labels = rng.integers(2, config.vocab_size, (2, 4, 20))
+    return float(t5_oneliner.loss(params, config, ids, np.ones_like(ids), labels))
+
+
+def test_the_scale_before_a_tied_head_makes_the_first_loss() -> None:
+    """ln V with D^-1/2 before the head; without it logits have deviation √D = 16, and the loss is ten times ln V."""
+    import dataclasses
+
+    params = t5_oneliner.init(T5, jax.random.key(0))
+    unscaled = dataclasses.replace(T5, scale_decoder_outputs=False)
+    assert first_loss(T5, params) == pytest.approx(math.log(T5.vocab_size) + 0.5, abs=0.3)
+    assert first_loss(unscaled, params) > 8 * math.log(T5.vocab_size)
+
+
+def test_transformers_draws_shared_from_the_standard_normal_and_v1_1s_head_is_the_same_matrix() -> None:
+    """The report about T5 was of shared N(0, 1). The head of a fresh v1.1 should be N(0, 1) of its own, and is not."""
+    torch.manual_seed(0)
+    fields = {"vocab_size": 1000, "d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_heads": 4}
+    fresh = FAMILIES["t5-v1.1"].model(T5Config(**fields, tie_word_embeddings=False, feed_forward_proj="gated-gelu"))
+    assert_normal(state_dict(fresh)["shared.weight"], 1.0, "shared")
+    assert fresh.lm_head.weight is fresh.shared.weight
+    ids = torch.randint(2, 1000, (4, 20))
+    with torch.no_grad():
+        loss = fresh(input_ids=ids, labels=ids, decoder_input_ids=fresh._shift_right(ids)).loss.item()
+    assert loss > 8 * math.log(1000), f"{loss:.1f}: no longer unscaled"

@@ -1,0 +1,62 @@
+"""The rows of a report: what was compared, how far it is from PyTorch's, and whether that is near enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tests import gradients
+from tests.gradients import Gradient
+
+KEY_BIASES = "k_proj.bias"
+
+
+class Row(NamedTuple):
+    what: str
+    difference: float
+    tolerance: float
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= self.tolerance  # not so for NaN
+
+    def __str__(self) -> str:
+        sign = "✅" if self.holds else "❌"
+        return f"{sign} {self.what:<46} {self.difference:>10.1e} {self.tolerance:>10.0e}   {self.note}".rstrip()
+
+
+def relative(ours: Any, theirs: Any) -> float:
+    """Largest difference over the referee's largest value."""
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def parameters(ours: dict[str, np.ndarray], referee: torch.nn.Module) -> Row:
+    """How many tensors do not come back from our format to the bit."""
+    theirs = {name: tensor.numpy() for name, tensor in referee.state_dict().items()}
+    wrong = [name for name in ours if name not in theirs or ours[name].tobytes() != theirs[name].tobytes()]
+    return Row("parameters, converted and back", len(wrong), 0, ", ".join(wrong[:2]) or f"{len(ours)} tensors")
+
+
+def float64(
+    what: str,
+    ours: tuple[float, Gradient],
+    theirs: tuple[float, Gradient],
+    x64: tuple[float, Gradient],
+    truth: tuple[float, Gradient],
+) -> Iterator[Row]:
+    """A loss and its gradients in float32 and in float64, in ours and PyTorch's; `truth` is PyTorch's float64."""
+    yield Row(f"{what}, float64", abs(x64[0] - truth[0]) / truth[0], 1e-12, f"{truth[0]:.10f}")
+    whole = gradients.norm(truth[1])
+    far = {name: float(np.linalg.norm(x64[1][name] - g)) / whole for name, g in truth[1].items()}
+    worst = max(far, key=far.__getitem__)
+    yield Row("gradient, worst tensor of the whole norm, float64", far[worst], 1e-9, f"{len(far)} tensors, {worst}")
+    biases = {name: g for name, g in (*x64[1].items(), *truth[1].items()) if name.endswith(KEY_BIASES)}
+    if biases:
+        note = "truly 0: softmax does not see them"
+        yield Row("gradient of the key biases, float64", gradients.norm(biases) / whole, 1e-12, note)
+    ratio = gradients.distance(ours[1], truth[1]) / gradients.distance(theirs[1], truth[1])
+    yield Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {whole:.3g}")
