@@ -86,7 +86,7 @@ def test_sentence_embeddings_are_pytorchs(a: Mini) -> None:
         theirs = torch_embed(a.torch, a.x).numpy()
     assert_close(ours, theirs, 1e-6, "sentence embeddings")
     similarity = ours @ ours.T
-    assert similarity[0, 1] > 0.6 > 0.3 > similarity[0, 2], similarity.round(2)
+    assert similarity[0, 1] > 0.4 > 0.2 > similarity[0, 2], similarity.round(2)
 
 
 def test_the_pooler_is_pytorchs(a: Mini) -> None:
