@@ -1,6 +1,7 @@
 """Keeps the code on docs/*.md what the files say: `python docs/quote.py` rewrites it, `--check` only tells.
 
 A line `<!-- FILE NAME -->` before a Python block says what the block quotes: a function, class or name of that file.
+`<!-- FILE NAME 3 from: TEXT -->` quotes the line that contains TEXT, which must be the only one, and the two after it.
 Other blocks quote nothing: what follows `<!-- run -->` is run by docs/run.py, what follows `<!-- tests/FILE -->` by
 that test.
 """
@@ -8,10 +9,11 @@ that test.
 import ast
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-QUOTE = re.compile(r"<!-- (\S+\.py) (\w+) -->\n```python\n(.*?)\n```\n", flags=re.S)
+QUOTE = re.compile(r"(<!-- (\S+\.py) (\w+)(?: (\d+) from: ([^\n]+?))? -->)\n```python\n(.*?)\n```\n", flags=re.S)
 RUN = re.compile(r"<!-- (?:run|tests/\S+\.py) -->\n```python\n")
 
 
@@ -26,11 +28,24 @@ def source_of(file: str, name: str) -> str:
     raise SystemExit(f"{file} has no {name}")
 
 
+def quoted(match: re.Match[str]) -> str:
+    """A quote as it should be."""
+    mark, file, name, count, text, _ = match.groups()
+    code = source_of(file, name)
+    if count:
+        lines = code.splitlines()
+        places = [i for i, line in enumerate(lines) if text in line]
+        if len(places) != 1:
+            raise SystemExit(f"{text!r} is in {len(places)} lines of {name} in {file}, not in one")
+        code = textwrap.dedent("\n".join(lines[places[0] : places[0] + int(count)]))
+    return f"{mark}\n```python\n{code}\n```\n"
+
+
 def main(check: bool) -> int:
     stale = 0
     for page in sorted(ROOT.glob("docs/*.md")):
         before = page.read_text(encoding="utf-8")
-        after = QUOTE.sub(lambda m: f"<!-- {m[1]} {m[2]} -->\n```python\n{source_of(m[1], m[2])}\n```\n", before)
+        after = QUOTE.sub(quoted, before)
         marked = len(QUOTE.findall(before)) + len(RUN.findall(before))
         if unmarked := before.count("```python\n") - marked:
             raise SystemExit(f"{page.name}: {unmarked} Python blocks are neither quoted nor run")

@@ -5,6 +5,7 @@ The rules of the server's folders are in tests/server/test_layout.py, what start
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import pytest
 from support import process
 
 ROOT = Path(__file__).resolve().parents[1]
+RELATIVES = {"bert_oneliner", "t5_oneliner"}
 PACKAGES = {"bart_oneliner", "bart_inference", "bart_server", "bart_client", "bart_proto", "bart_training"}
-OURS = PACKAGES | {"benchmarks", "support", "tests"}
+OURS = PACKAGES | RELATIVES | {"benchmarks", "support", "tests"}
 MAY_IMPORT = {  # folder -> which of ours its modules may import besides their own folder
     "bart_oneliner.py": {"bart_inference"},  # its demo only: see test_the_page_imports_nothing_of_ours
+    "relatives": {"bart_oneliner"},
     "inference/bart_inference": {"bart_oneliner"},
     "training/bart_training": {"bart_inference", "bart_oneliner"},
     "server/bart_server": {"bart_inference", "bart_oneliner", "bart_proto"},
@@ -115,8 +118,15 @@ def test_no_module_assigns_into_another_of_ours():
 def is_module(name: str) -> bool:
     """Whether a dotted name is one of our modules."""
     path = Path(*name.split("."))
-    roots = (ROOT, *(ROOT / folder for folder in ("inference", "server", "training", "clients/python")))
+    roots = (ROOT, *(ROOT / folder for folder in ("relatives", "inference", "server", "training", "clients/python")))
     return any((root / path).with_suffix(".py").is_file() or (root / path).is_dir() for root in roots)
+
+
+def test_no_wheel_contains_the_relatives():
+    """They are pages to read and to train; a checkout's `pip install -e .` makes them importable."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    packed = [*wheel["include"], *wheel["sources"], *wheel["force-include"]]
+    assert not [path for path in packed if "relatives" in path] and "relatives" in wheel["dev-mode-dirs"]
 
 
 @pytest.mark.parametrize("module", ["bart_oneliner", "bart_inference.generation.generate", "bart_inference.cli"])

@@ -1,5 +1,6 @@
 """What docs/findings.md says of the relatives, but for initialization (test_init) and padding (test_masked_lm)."""
 
+import dataclasses
 from typing import Any
 
 import bert_oneliner
@@ -93,11 +94,9 @@ def test_berts_eps_is_below_float32s_notice() -> None:
 
 
 def test_barts_eps_in_bert_would_show() -> None:
-    """All-MiniLM-L6-v2's smallest variances are near 1e-3, where 1e-5 is a percent: too much for equal results."""
+    """So a layer norm that has BART's eps cannot be used as it is."""
     a = twin("bert")
     x = batch(a)
-    import dataclasses
-
     other = a._replace(config=dataclasses.replace(a.config, layer_norm_eps=1e-5))
     difference = np.abs(logits(other, x) - torch_logits(a, x)).max() / np.abs(torch_logits(a, x)).max()
     assert difference > 5e-6, f"{difference:.1e} would pass"
