@@ -24,7 +24,8 @@ def source_of(file: str, name: str) -> str:
         names = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
         if name in (getattr(node, "name", None), *names):
             first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-            return "\n".join(text.splitlines()[first - 1 : node.end_lineno]).partition("  # type: ignore")[0]
+            lines = text.splitlines()[first - 1 : node.end_lineno]
+            return "\n".join(line.partition("  # type: ignore")[0] for line in lines)
     raise SystemExit(f"{file} has no {name}")
 
 

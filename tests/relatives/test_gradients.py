@@ -21,7 +21,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert, relu, pad 7, steep": ("bert", {"hidden_act": "relu", "pad_token_id": 7, "gain": 3.0}),
     "roberta": ("roberta", {}),
     "t5": ("t5", {}),
-    "t5, pad 5, steep": ("t5", {"pad_token_id": 5, "gain": 1.5}),
+    "t5, pad 5, steep": ("t5", {"pad_token_id": 5, "gain": 3.0}),
     "t5 v1.1": ("t5-v1.1", {}),
     "t5, gated and tied": ("t5", {"feed_forward_proj": "gated-gelu"}),
 }

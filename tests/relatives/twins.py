@@ -114,9 +114,17 @@ def state_dict(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def twin(name: str, seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any) -> Twin:
-    """A random model of a family and its twin; dtype "float64" has the float32 model's weights exactly."""
+    """A random model of a family and its twin; dtype "float64" has the float32 model's weights exactly.
+
+    T5's queries are smaller by the root of K, as its initialization has them: so scores are as large as BART's, and
+    attention is not nearly hard, which would multiply rounding a hundredfold in wide models.
+    """
     fresh = model(name, **fields)
     randomise(fresh, seed, gain)
+    with torch.no_grad():
+        for module in fresh.modules():
+            if isinstance(module, modeling_t5.T5Attention):
+                module.q.weight *= module.key_value_proj_dim**-0.5
     return of(name, fresh.to(getattr(torch, dtype)))
 
 
