@@ -32,6 +32,9 @@ class Settings:
     model: tuple[str, ...] = setting(
         (f"debian-tiny={EMBEDDED}",), "NAME=PATH of a checkpoint folder or hub id; repeatable, the first is the default"
     )
+    adapter: tuple[str, ...] = setting(
+        (), "NAME=PATH of a LoRA adapter's folder or hub id, merged into the model of that name; repeatable"
+    )
     host: str = setting("localhost", "address to listen on; beyond loopback only with TLS or --insecure")
     port: int = setting(50051, "port to listen on; 0 takes a free one")
     metrics: str = setting("localhost:9464", "HOST:PORT of the Prometheus metrics, or off")
@@ -86,6 +89,11 @@ class Settings:
         """Name to path."""
         return dict(entry.split("=", 1) for entry in self.model)
 
+    def adapter_of(self, path: str) -> str | None:
+        """The path of the adapter that is merged into the checkpoint at `path`."""
+        adapters = dict(entry.split("=", 1) for entry in self.adapter)
+        return next((adapters[name] for name, base in self.models().items() if base == path and name in adapters), None)
+
 
 def check(settings: Settings) -> None:
     """Raises SettingsError for the first setting that cannot be."""
@@ -94,6 +102,14 @@ def check(settings: Settings) -> None:
         name, separator, path = entry.partition("=")
         need(bool(name and separator and path), "model", entry, "NAME=PATH")
     need(bool(names) and len(set(names)) == len(names), "model", names, "at least one, all of different names")
+    adapted = [entry.partition("=")[0] for entry in settings.adapter]
+    for entry in settings.adapter:
+        name, separator, path = entry.partition("=")
+        need(bool(separator and path) and name in names, "adapter", entry, "NAME=PATH with the name of a model")
+        base = settings.models()[name]
+        alone = list(settings.models().values()).count(base) == 1
+        need(alone, "adapter", entry, f"of a model that shares {base} with no other: make the adapter's folder a model")
+    need(len(set(adapted)) == len(adapted), "adapter", adapted, "at most one for each model")
     need(0 <= settings.port <= 65535, "port", settings.port, "between 0 and 65535")
     need(settings.platform in ("cpu", "tpu", "cuda"), "platform", settings.platform, "cpu, tpu or cuda")
     need(settings.dtype in ("float32", "bfloat16"), "dtype", settings.dtype, "float32 or bfloat16")
@@ -177,7 +193,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         text = f"{field.metadata['help']} [{default if default != '' else 'none'}]"
         if kinds[field.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif field.name == "model":
+        elif field.name in ("model", "adapter"):
             parser.add_argument(flag, action="append", metavar="NAME=PATH", help=text)
         else:
             parser.add_argument(flag, metavar="X", help=text)

@@ -25,6 +25,12 @@ def test_models_repeat_and_lists_are_comma_separated():
     assert parse([], {"BART_SERVER_MODEL": "a=x,b=y"}).models() == {"a": "x", "b": "y"}
 
 
+def test_an_adapter_belongs_to_a_model():
+    config = parse(["--model", "a=x", "--model", "b=y", "--adapter", "b=z=1"], {})
+    assert (config.adapter_of("x"), config.adapter_of("y")) == (None, "z=1")
+    assert parse([], {"BART_SERVER_ADAPTER": "debian-tiny=here"}).adapter_of("embedded") == "here"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -32,6 +38,10 @@ def test_models_repeat_and_lists_are_comma_separated():
         (["--port", "x"], "--port is 'x', it has to be int"),
         (["--model", "x"], "--model is 'x', it has to be NAME=PATH"),
         (["--model", "a=x", "--model", "a=y"], "different names"),
+        (["--model", "a=x", "--adapter", "b=y"], "--adapter is 'b=y', it has to be NAME=PATH with the name of a model"),
+        (["--model", "a=x", "--adapter", "a"], "--adapter is 'a', it has to be NAME=PATH"),
+        (["--model", "a=x", "--adapter", "a=y", "--adapter", "a=z"], "at most one for each model"),
+        (["--model", "a=x", "--model", "b=x", "--adapter", "a=y"], "of a model that shares x with no other"),
         (["--platform", "gpu"], "--platform is 'gpu', it has to be cpu, tpu or cuda"),
         (["--dtype", "float16"], "--dtype"),
         (["--beams", "4,1"], "--beams is (4, 1), it has to be positive and ascending"),

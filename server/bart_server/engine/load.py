@@ -18,7 +18,7 @@ def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
 
     Raises bart_inference.CheckpointError, or SettingsError for shapes that the checkpoint cannot have.
     """
-    model = bart_inference.load(None if path == EMBEDDED else path, settings.dtype)
+    model = bart_inference.load(None if path == EMBEDDED else path, settings.dtype, settings.adapter_of(path))
     prepared = bart_inference.prepare(model)
     shapes = Shapes(settings.beams, settings.sampling_beams, settings.sources, settings.target, settings.rows)
     return JaxEngine(prepared, digest(prepared), shapes), prepared.tokenizer
