@@ -19,7 +19,7 @@ T5 is an encoder and a decoder with cross-attention, as BART is. What differs, i
     start        the decoder starts with the padding token
 
 The dimension key is BART's: B batch, S source length, T target length, V vocabulary, D width, H heads, K head width,
-F feed-forward width, L layers; and R, the number of relative position buckets. Names in the tree are BART's as well.
+F feed-forward width, L layers. Names in the tree are BART's as well.
 """
 
 from __future__ import annotations
