@@ -29,11 +29,11 @@ from benchmarks.serving import Server, closed_loop, fixed_lengths, measured, mix
 GENERATION = {  # fast path -> cells that go through it
     "onednn": ("base-b1-greedy-s128", "base-b8-beam4-s512"),
     "onednn-attention": ("base-b1-beam4-s1024", "base-b8-greedy-s512"),
-    "onednn-to-heads": ("base-b1-greedy-s512", "base-b8-beam4-s128"),
+    "onednn-to-heads": ("base-b8-beam4-s128", "base-b8-greedy-s1024"),
     "scores-by-source": ("base-b8-greedy-s1024",),
     "one-query-by-xla": ("base-b8-greedy-s1024",),
     "huge-pages": ("base-b1-greedy-s128", "base-b1-beam4-s512", "tiny-text-b1"),
-    "top-by-blocks": ("base-b1-beam4-s128", "base-b8-beam4-s128", "tiny-text-b1"),
+    "top-by-blocks": ("base-b1-beam4-s128", "base-b8-beam4-s128", "tiny-text-b1", "tiny-text-b16"),
 }
 SERVING = ("packed-sources", "several-rows")
 FLAGS = ("--beams", "1", "--sampling-beams", "", "--sources", "128")
