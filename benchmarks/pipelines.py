@@ -3,11 +3,12 @@
 transformers 4.57.6 needs an environment of its own, whose Python is named; this script runs there, too, and imports
 nothing of ours then:
 
-    python benchmarks/pipelines.py --theirs golden-env/bin/python [--model models/debian-tiny] [--rounds 5]
+    python benchmarks/pipelines.py --theirs golden-env/bin/python [--model FOLDER] [--rounds 5] [--threads 1]
 
 Both load the folder, answer each case once (ours compiles then) and are then timed in turns, so that other load on the
-machine meets both; a round's ratio compares neighbors in time. Texts are the embedded checkpoint's examples, repeated.
-Both print their summaries' digest: they are the same texts.
+machine meets both; a round's ratio compares neighbors in time. The processor's seconds are counted beside the clock's:
+they say most where the machine is shared, and then one thread each is fairest, since threads that wait for each other
+suffer most. Texts are the embedded checkpoint's examples, repeated; the summaries of both are compared.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -33,7 +35,7 @@ def texts(count: int) -> list[str]:
 
 
 def work(whose: str, model: str) -> None:
-    """Answer one case for each line of standard input: seconds and the digest of the summaries, as JSON."""
+    """Answer one case for each line of standard input: both clocks' seconds and the summaries' digest, as JSON."""
     if whose == "ours":
         sys.path[:0] = [str(ROOT), str(ROOT / "inference")]
         from bart_inference import pipeline
@@ -43,20 +45,26 @@ def work(whose: str, model: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         inputs = texts(CASES[line.strip()])
-        begun = time.perf_counter()
+        begun = time.perf_counter(), time.process_time()
         results = summarizer(inputs[0] if len(inputs) == 1 else inputs)
-        seconds = time.perf_counter() - begun
-        words = "\n".join(result["summary_text"].strip() for result in results)
-        print(json.dumps([seconds, hashlib.sha256(words.encode()).hexdigest()[:12]]), flush=True)
+        seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        words = "\n".join(result["summary_text"] for result in results)
+        print(json.dumps([*seconds, hashlib.sha256(words.encode()).hexdigest()]), flush=True)
 
 
 class Worker:
     """A process with one of the two pipelines loaded."""
 
-    def __init__(self, python: str, whose: str, model: str):
+    def __init__(self, python: str, whose: str, model: str, threads: int | None):
         command = [python, str(Path(__file__)), "--worker", whose, "--model", model]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        pipe, environment = subprocess.PIPE, dict(os.environ)
+        if threads:
+            environment["OMP_NUM_THREADS"] = str(threads)
+            if threads == 1:
+                environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
         assert self.line() == "ready"
 
     def line(self) -> str:
@@ -66,11 +74,33 @@ class Worker:
             raise RuntimeError(f"a worker ended with status {self.process.wait()}")
         return line
 
-    def run(self, case: str) -> tuple[float, str]:
+    def run(self, case: str) -> tuple[float, float, str]:
+        """The clock's seconds, the processor's, and the summaries' digest."""
         assert self.process.stdin is not None
         print(case, file=self.process.stdin, flush=True)
-        seconds, digest = json.loads(self.line())
-        return seconds, digest
+        clock, processor, digest = json.loads(self.line())
+        return clock, processor, digest
+
+
+def compare(case: str, workers: dict[str, Worker], rounds: int) -> None:
+    """Print the medians of a case and the ratios of neighbors in time."""
+    firsts = {whose: worker.run(case) for whose, worker in workers.items()}
+    timed: dict[str, list[tuple[float, float, str]]] = {whose: [] for whose in workers}
+    for _ in range(rounds):
+        for whose, worker in workers.items():
+            timed[whose].append(worker.run(case))
+    for clock, name in enumerate(("clock", "processor")):
+        ours, theirs = ([run[clock] for run in timed[whose]] for whose in ("ours", "theirs"))
+        ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+        print(
+            f"{case}, {name}: ours {statistics.median(ours):.3f} s, transformers {statistics.median(theirs):.3f} s "
+            f"(medians of {rounds}); ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+        )
+    same = firsts["ours"][2] == firsts["theirs"][2]
+    print(
+        f"{case}: first call {firsts['ours'][0]:.1f} s and {firsts['theirs'][0]:.1f} s; the same texts: {same}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -78,27 +108,17 @@ def main() -> None:
     parser.add_argument("--theirs", metavar="PYTHON", help="the Python of an environment with transformers 4.57.6")
     parser.add_argument("--model", default=str(ROOT / "models" / "debian-tiny"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of each side; the libraries' own choice by default")
     parser.add_argument("--worker", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         return work(args.worker, args.model)
     if not args.theirs:
         parser.error("--theirs is needed: the Python of an environment with transformers 4.57.6")
-    workers = {"ours": Worker(sys.executable, "ours", args.model), "theirs": Worker(args.theirs, "theirs", args.model)}
+    pythons = {"ours": sys.executable, "theirs": args.theirs}
+    workers = {whose: Worker(python, whose, args.model, args.threads) for whose, python in pythons.items()}
     for case in CASES:
-        firsts = {whose: worker.run(case) for whose, worker in workers.items()}
-        digests = {digest for _, digest in firsts.values()}
-        times: dict[str, list[float]] = {whose: [] for whose in workers}
-        for _ in range(args.rounds):
-            for whose, worker in workers.items():
-                times[whose].append(worker.run(case)[0])
-        ratios = [theirs / ours for ours, theirs in zip(times["ours"], times["theirs"], strict=True)]
-        middle = {whose: statistics.median(values) for whose, values in times.items()}
-        print(
-            f"{case}: ours {middle['ours']:.3f} s, transformers {middle['theirs']:.3f} s (medians of {args.rounds}); "
-            f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); first call "
-            f"{firsts['ours'][0]:.1f} s and {firsts['theirs'][0]:.1f} s; same texts: {len(digests) == 1}"
-        )
+        compare(case, workers, args.rounds)
 
 
 if __name__ == "__main__":

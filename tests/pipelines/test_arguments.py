@@ -137,6 +137,7 @@ def test_attributes_are_those_that_scripts_read(checkpoint: Folder, summarizer: 
     assert summarizer.model.config.max_length == 20, "older code reads it from the config"
     classifier = pipeline("sentiment-analysis", checkpoint("sentiment"))
     assert classifier.task == "sentiment-analysis"
+    assert str(classifier.model.device) == "cpu"
     assert classifier.model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
     assert summarizer.predict(A) == summarizer.transform(A) == summarizer(A)
 
@@ -206,6 +207,9 @@ def test_too_many_tokens_are_both_errors_and_name_both_lengths(summarizer: Any) 
         summarizer(A, max_length=400)
     with pytest.raises(ValueError, match=r"texts\[1\] is empty"):
         summarizer([A, " "])
+    results = summarizer(text for text in (A, A, ""))
+    with pytest.raises(ValueError, match=r"texts\[2\] is empty"):
+        list(results)
 
 
 def test_samples_are_repeated_by_the_seed_of_random(summarizer: Any) -> None:
@@ -270,6 +274,12 @@ def test_a_mask_that_is_missing_is_a_pipeline_exception(checkpoint: Folder) -> N
     with pytest.raises(PipelineException, match=r"No mask_token \(<mask>\) found") as caught:
         pipeline("fill-mask", checkpoint("base"))(A)
     assert caught.value.task == "fill-mask"
+
+
+def test_an_example_may_be_made_before_it_is_asked(checkpoint: Folder) -> None:
+    reader = pipeline("question-answering", checkpoint("squad"))
+    sample = reader.create_sample(question="What runs?", context=A)
+    assert reader(sample) == reader(question="What runs?", context=A)
 
 
 def test_no_pipeline_imports_torch_or_transformers(checkpoint: Folder) -> None:

@@ -39,7 +39,8 @@ class PipelineIterator:
     Iterating anew starts anew where the inputs allow it. len() is that of the inputs, TypeError if they have none.
     """
 
-    def __init__(self, inputs: Any, answer: Callable[[list[Any]], list[Any]], batch_size: int):
+    def __init__(self, inputs: Any, answer: Callable[[list[Any], int], list[Any]], batch_size: int):
+        """answer: of a batch, with the number of inputs before it."""
         self._inputs = inputs
         self._answer = answer
         self._batch_size = batch_size
@@ -59,13 +60,15 @@ class PipelineIterator:
 
     def _run(self) -> Iterator[Any]:
         batch: list[Any] = []
+        done = 0
         for item in each(self._inputs):
             batch.append(item)
             if len(batch) == self._batch_size:
-                yield from self._answer(batch)
+                yield from self._answer(batch, done)
+                done += len(batch)
                 batch = []
         if batch:
-            yield from self._answer(batch)
+            yield from self._answer(batch, done)
 
 
 def each(inputs: Any) -> Iterator[Any]:
@@ -82,6 +85,15 @@ def is_lazy(inputs: Any) -> bool:
     if isinstance(inputs, (str, bytes, list, tuple, set, frozenset, Mapping, np.ndarray, np.generic)):
         return False
     return hasattr(inputs, "__iter__") or (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"))
+
+
+def only_text(item: Any) -> str:
+    """A text, alone or in a tuple, as the tokenizers of transformers take it; ValueError for anything else."""
+    if isinstance(item, tuple) and len(item) == 1:
+        item = item[0]
+    if not isinstance(item, str):
+        raise ValueError(f"the input must be a text, got {type(item).__name__}: {item!r}")
+    return item
 
 
 class Pipeline:
@@ -115,7 +127,7 @@ class Pipeline:
         raise NotImplementedError
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
-        """One result for each input."""
+        """One result for each input. settings has "batch_size", and "first", the number of inputs before these."""
         raise NotImplementedError
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
@@ -129,11 +141,15 @@ class Pipeline:
         batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        settings = {**self._defaults, **self.settings(**keywords), "batch_size": batch_size}
+        settings = {**self._defaults, **self.settings(**keywords), "batch_size": batch_size, "first": 0}
         if isinstance(inputs, list):
             return self.answer(inputs, settings)
         if is_lazy(inputs):
-            return PipelineIterator(inputs, lambda batch: self.answer(batch, settings), batch_size or 1)
+
+            def answer(batch: list[Any], first: int) -> list[Any]:
+                return self.answer(batch, {**settings, "first": first})
+
+            return PipelineIterator(inputs, answer, batch_size or 1)
         return self.answer([inputs], settings)[0]
 
     def transform(self, X: Any) -> Any:

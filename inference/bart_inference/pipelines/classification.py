@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bart_inference.pipelines.base import Pipeline, in_batches, logger
+from bart_inference.pipelines.base import Pipeline, in_batches, logger, only_text
 from bart_inference.pipelines.tokenizer import Encoded
 from bart_inference.tasks.classify import classify
 from bart_inference.tasks.common import softmax
@@ -63,7 +63,7 @@ class TextClassificationPipeline(Classifier):
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
         options = {**self._defaults.get("tokenizer", {}), **settings.get("tokenizer", {})}
         rows = [self.encode(item, options) for item in inputs]
-        for i, row in enumerate(rows):
+        for i, row in enumerate(rows, settings["first"]):
             self.check_length(row.ids, f"inputs[{i}]", "truncation=True cuts it")
         return [self.labels(logits, settings) for logits in self.logits(rows, settings["batch_size"])]
 
@@ -106,15 +106,6 @@ def apply(function: Any, logits: np.ndarray) -> np.ndarray:
     raise ValueError(f"function_to_apply must be 'softmax', 'sigmoid' or 'none', got {function!r}")
 
 
-def only_text(item: Any) -> str:
-    """A text, alone or in a tuple, as the tokenizers of transformers take it; ValueError for anything else."""
-    if isinstance(item, tuple) and len(item) == 1:
-        item = item[0]
-    if not isinstance(item, str):
-        raise ValueError(f"the input must be a text, got {type(item).__name__}: {item!r}")
-    return item
-
-
 class ZeroShotClassificationPipeline(Classifier):
     """For each text {"sequence", "labels", "scores"}, the likeliest label first.
 
@@ -155,7 +146,7 @@ class ZeroShotClassificationPipeline(Classifier):
         labels = settings.get("labels")
         texts: list[str] = []
         rows: list[Encoded] = []
-        for i, item in enumerate(inputs):
+        for i, item in enumerate(inputs, settings["first"]):
             if labels is None or not hasattr(item, "__len__"):
                 raise TypeError(f"zero-shot classification needs texts and candidate_labels, got {item!r}, {labels!r}")
             if len(labels) == 0 or len(item) == 0:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from bart_inference.adapters import CONFIG as ADAPTER_CONFIG
 from bart_inference.checkpoint import CheckpointError, Model, embedded, load, resolve
 from bart_inference.model.layout import Prepared
 from bart_inference.pipelines import tokenizer as tokenizers
@@ -165,12 +166,12 @@ def load_model(
 
 
 def find_folder(name: str | Path, revision: str | None, token: str | bool | None) -> Path:
-    """A checkpoint's folder; CheckpointNotFoundError if there is none, or none with a config.json."""
+    """A checkpoint's or an adapter's folder; CheckpointNotFoundError if there is none, or it has no config."""
     try:
         folder = resolve(name, revision, token)
     except CheckpointError as error:
         raise CheckpointNotFoundError(str(error)) from error
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         raise CheckpointNotFoundError(f"{folder} has no config.json")
     return folder
 
@@ -191,7 +192,7 @@ def load_tokenizer(
         return tokenizers.from_folder(folder, **overrides)
     if tokenizer is not None:
         return tokenizers.from_object(tokenizer)
-    if folder is not None:
+    if folder is not None and not (folder / ADAPTER_CONFIG).is_file():
         return tokenizers.from_folder(folder, **overrides)
     if (backend := model.prepared.tokenizer) is None:
         raise ValueError("tokenizer must be given: the model has none")

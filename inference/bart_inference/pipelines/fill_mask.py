@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bart_inference.pipelines.base import Pipeline, PipelineException, in_batches, logger
-from bart_inference.pipelines.classification import only_text
+from bart_inference.pipelines.base import Pipeline, PipelineException, in_batches, logger, only_text
 from bart_inference.pipelines.tokenizer import Encoded
 from bart_inference.tasks.common import in_buckets, softmax
 from bart_inference.tasks.fill_mask import run_blanks
@@ -53,11 +52,11 @@ class FillMaskPipeline(Pipeline):
         prepared, mask_id = self.model.prepared, self.tokenizer.mask_token_id
         rows = [self.encode(item, settings.get("tokenizer", {})) for item in inputs]
         blanks = [[i for i, token in enumerate(row.ids) if token == mask_id] for row in rows]
-        for i, at in enumerate(blanks):
+        for i, (row, at) in enumerate(zip(rows, blanks, strict=True), settings["first"]):
             if not at:
                 reason = f"No mask_token ({self.tokenizer.mask_token}) found on the input: inputs[{i}]"
                 raise PipelineException("fill-mask", self.model.base_model_prefix, reason)
-            self.check_length(rows[i].ids, f"inputs[{i}]", 'tokenizer_kwargs={"truncation": True} cuts it')
+            self.check_length(row.ids, f"inputs[{i}]", 'tokenizer_kwargs={"truncation": True} cuts it')
 
         def run(batch: list[int]) -> list[np.ndarray]:
             ids, _ = pad([rows[i].ids for i in batch], prepared.config.pad_token_id)

@@ -22,6 +22,7 @@ class Text2TextGenerationPipeline(Pipeline):
     """
 
     return_name = "generated"
+    verb = "generate from"
 
     def __init__(self, *args: Any, **defaults: Any):
         if "generation_config" in defaults:
@@ -76,7 +77,7 @@ class Text2TextGenerationPipeline(Pipeline):
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
         options = self.options(settings.get("generation", {}))
-        rows = [self.encode(item, i, settings) for i, item in enumerate(inputs)]
+        rows = [self.encode(item, i, settings) for i, item in enumerate(inputs, settings["first"])]
         self.warn([len(row) for row in rows], options)
 
         def run(batch: list[int]) -> list[list[np.ndarray]]:
@@ -105,7 +106,7 @@ class Text2TextGenerationPipeline(Pipeline):
         options = merging.of_call(base, is_default, call)
         table = self.model.prepared.config.max_position_embeddings
         if is_default and options.get("max_new_tokens") == merging.DEFAULT_NEW_TOKENS:
-            options["max_new_tokens"] = min(merging.DEFAULT_NEW_TOKENS, table - 1)
+            options["max_new_tokens"] = self.default_new_tokens
         for name, start in (("max_new_tokens", 1), ("max_length", 0)):
             longest = options.get(name)
             if isinstance(longest, int) and longest + start > table:
@@ -131,8 +132,6 @@ class Text2TextGenerationPipeline(Pipeline):
         self.check_length(ids, f"texts[{i}]", "truncation=True cuts it")
         return ids
 
-    verb = "generate from"
-
     def warn(self, lengths: list[int], options: Mapping[str, Any]) -> None:
         """Log, once a call, what about the lengths is likely a mistake."""
 
@@ -150,6 +149,15 @@ class Text2TextGenerationPipeline(Pipeline):
                 padded = [np.pad(ids, (0, width - len(ids)), constant_values=self.padding) for ids in row]
                 results.append([{f"{self.return_name}_token_ids": ids.astype(np.int64)} for ids in padded])
         return results
+
+    @property
+    def default_new_tokens(self) -> int:
+        """transformers' default length, or what the position table leaves."""
+        return min(merging.DEFAULT_NEW_TOKENS, self.model.prepared.config.max_position_embeddings - 1)
+
+    def is_default_length(self, options: Mapping[str, Any]) -> bool:
+        """Whether nobody set the length of the answers."""
+        return self.generation_config.length_is_default and options.get("max_new_tokens") == self.default_new_tokens
 
     @property
     def padding(self) -> int:
@@ -174,10 +182,10 @@ class SummarizationPipeline(Text2TextGenerationPipeline):
         if longest < shortest:
             logger.warning("Your min_length=%d must be inferior than your max_length=%d.", shortest, longest)
         short = [length for length in lengths if length < longest]
-        if short:
+        if short and not self.is_default_length(options):
             logger.warning(
                 "Your max_length is set to %d, but your input_length is only %d. A summary is usually shorter than its "
-                "text: you might consider decreasing max_length, e.g. summarizer('...', max_length=%d)",
+                "text: you might consider decreasing max_length manually, e.g. summarizer('...', max_length=%d)",
                 longest, short[0], short[0] // 2,
             )  # fmt: skip
 
@@ -196,7 +204,7 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         long = [length for length in lengths if length > 0.9 * longest]
         if long:
             logger.warning(
-                "Your input_length: %d is bigger than 0.9 * max_length: %d. You might consider increasing max_length, "
-                "e.g. translator('...', max_length=400)",
+                "Your input_length: %d is bigger than 0.9 * max_length: %d. You might consider increasing your "
+                "max_length manually, e.g. translator('...', max_length=400)",
                 long[0], longest,
             )  # fmt: skip

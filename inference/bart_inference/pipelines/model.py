@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from bart_inference.checkpoint import Model
 from bart_inference.model.layout import Prepared, prepare
+from bart_inference.pipelines.arguments import Device, check_device
 from bart_inference.pipelines.options import GLOBAL_DEFAULTS
 
 
@@ -55,9 +58,11 @@ class PipelineModel:
         self.name_or_path = name
         self.dtype = str(self.prepared.weights["shared"].dtype)
 
+    @property
+    def device(self) -> Device:
+        return check_device(None, jax.default_backend())
+
     def num_parameters(self) -> int:
         """As the checkpoint counts them: copies that the device's layout makes are left out."""
-        import jax
-
         weights = {name: leaf for name, leaf in self.prepared.weights.items() if name != "head"}
         return sum(leaf.size for leaf in jax.tree.leaves(weights))

@@ -113,10 +113,9 @@ def of_generation_config(config: Any, checkpoint: Mapping[str, Any], version: st
     What it leaves at transformers' default is filled from the checkpoint; from a generation_config.json older than
     transformers 4.50 (`version`) only the special tokens are.
     """
-    fields = config if isinstance(config, Mapping) else getattr(config, "to_dict", dict)()
-    if not fields and not isinstance(config, (Mapping, GenerationConfig)) and not hasattr(config, "to_dict"):
+    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
         raise ValueError(f"generation_config must be a mapping or have to_dict(), got {type(config).__name__}")
-    stated = supported(fields, "generation_config")
+    stated = supported(config if isinstance(config, Mapping) else config.to_dict(), "generation_config")
     stated = {n: v for n, v in stated.items() if v is not None and v != GLOBAL_DEFAULTS.get(n, 1.0)}
     if is_recent(version):
         return {**checkpoint, **stated}

@@ -79,6 +79,11 @@ class QuestionAnsweringPipeline(Pipeline):
         examples = [as_examples(item) for item in ([inputs] if isinstance(inputs, dict) else inputs)]
         return self.call(examples[0] if len(examples) == 1 else examples, **keywords)
 
+    @staticmethod
+    def create_sample(question: Any, context: Any) -> Example | list[Example]:
+        """An example, or several where both are lists, for a call with examples."""
+        return as_examples({"question": question, "context": context})
+
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
         examples = [
             item if isinstance(item, Example) else Example(item["question"], item["context"]) for item in inputs
