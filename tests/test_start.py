@@ -49,3 +49,14 @@ def test_fine_tuning_names_the_extra_where_it_is_missing() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "bart-finetune: optax is missing: pip install 'bart-oneliner[train]'\n"
+
+
+def test_the_server_names_the_extra_where_it_is_missing() -> None:
+    done = run(
+        "import sys; sys.modules['prometheus_client'] = None  # as above\n"
+        "from bart_server.__main__ import main\n"
+        "sys.argv = ['bart-server', '--port', '0']\n"
+        "main()"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "bart_server: prometheus_client is missing: pip install 'bart-oneliner[server]'\n"

@@ -5,6 +5,9 @@ from typing import Any
 
 from bart_server.settings import SettingsError, parse
 
+# What the server needs besides the model, from the extra `server`.
+EXTRA = ("bart_proto", "google", "grpc", "grpc_health", "grpc_reflection", "prometheus_client")
+
 
 def main(load: Any = None) -> None:
     """load: what reads the models, see Runtime; tests give another one."""
@@ -13,8 +16,13 @@ def main(load: Any = None) -> None:
     except SettingsError as error:
         print(f"bart_server: {error}", file=sys.stderr)
         sys.exit(2)
-    from bart_server import process  # after the settings, so that --help loads neither grpc nor a model
-
+    try:
+        from bart_server import process  # after the settings, so that --help loads neither grpc nor a model
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        print(f"bart_server: {error.name} is missing: pip install 'bart-oneliner[server]'", file=sys.stderr)
+        sys.exit(2)
     process.run(settings, load)
 
 
