@@ -19,6 +19,8 @@ from bart_proto.v1 import bart_pb2 as pb
 from bart_server.engine import load as engine_load
 from bart_server.runtime import Runtime
 from bart_server.settings import Settings
+from peft import LoraConfig, get_peft_model
+from transformers import BartForConditionalGeneration
 
 from bart_oneliner import init
 from support.tokenizer import byte_tokenizer
@@ -69,19 +71,19 @@ class Server:
             self.process.kill()
 
 
-def check_it_serves(server, checkpoint):
+def check_it_serves(server, checkpoint, adapter=None):
     """A summary over the wire has the tokens of `generate`; then it drains."""
     try:
         address = server.until("listening")["address"].replace("localhost", "127.0.0.1")
         assert server.until("ready")["models"]["small"].startswith("sha256:")
         with Client(address, timeout=LIMIT) as client:
             summary = client.summarize("Hello, world.")
-            alone = generate(load(checkpoint), [byte_tokenizer().encode("Hello, world.").ids])
+            alone = generate(load(checkpoint, adapter=adapter), [byte_tokenizer().encode("Hello, world.").ids])
             assert list(summary.windows[0].summary.token_ids) == alone.sequences[0][1 : alone.lengths[0]].tolist()
             assert summary.windows[0].summary.score == pytest.approx(float(alone.sequences_scores[0]), rel=1e-4)
             source, labels = byte_tokenizer().encode("Hello, world.").ids, [0, 70, -100, 71, 2]
             scored = client.score("Hello, world.", labels)
-            expected = score(load(checkpoint), [source], None, [labels])[0].tolist()
+            expected = score(load(checkpoint, adapter=adapter), [source], None, [labels])[0].tolist()
             assert list(scored.log_probs) == pytest.approx(expected, rel=1e-4, abs=1e-5)
             assert scored.labels == tuple(labels) and scored.log_probs[2] == 0
     finally:
@@ -92,6 +94,13 @@ def check_it_serves(server, checkpoint):
 def test_it_serves_the_tokens_of_generate_and_drains(checkpoint, cache):
     check_it_serves(Server(checkpoint, "--compile-cache", str(cache)), checkpoint)
     assert any(cache.iterdir())
+
+
+def test_an_adapter_is_merged(checkpoint, cache, tmp_path):
+    base = BartForConditionalGeneration.from_pretrained(checkpoint)
+    get_peft_model(base, LoraConfig(target_modules=["fc1"], init_lora_weights=False)).save_pretrained(tmp_path)
+    server = Server(checkpoint, "--adapter", f"small={tmp_path}", "--compile-cache", str(cache))
+    check_it_serves(server, checkpoint, adapter=tmp_path)
 
 
 def test_20_a_corrupt_compile_cache_is_no_obstacle(checkpoint, cache):
