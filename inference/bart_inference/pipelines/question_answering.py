@@ -76,7 +76,7 @@ class QuestionAnsweringPipeline(Pipeline):
         inputs = find_inputs(args, keywords)
         if is_lazy(inputs):
             return self.call(inputs, **keywords)
-        examples = [as_examples(item) for item in ([inputs] if isinstance(inputs, dict) else inputs)]
+        examples = [as_examples(item) for item in ([inputs] if isinstance(inputs, dict | Example) else inputs)]
         return self.call(examples[0] if len(examples) == 1 else examples, **keywords)
 
     @staticmethod
