@@ -213,7 +213,7 @@ def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
     return {n if n.startswith(outside) else f"model.{n}": a for n, a in give(params, pytorch_name)}
 
 
-# ── Initialisation ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Initialization ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def init(config: Config, key: Array) -> Params:
@@ -255,8 +255,8 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
     """Over the last axis (another axis would leak the future), population variance, eps 1e-5, at least float32."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centred = wide - wide.mean(-1, keepdims=True)
-    normed = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+    centered = wide - wide.mean(-1, keepdims=True)
+    normed = centered / jnp.sqrt(jnp.square(centered).mean(-1, keepdims=True) + 1e-5)
     return (normed * weight + bias).astype(x.dtype)
 
 

@@ -4,7 +4,7 @@
     python -m benchmarks.growth batch source --again --record …                   # these, anew
     python -m benchmarks.growth --report --record …                               # plot and table again
 
-The shape is bart-base's, and every axis leaves the point CENTRE in one direction. The theoretical slope is the analytic
+The shape is bart-base's, and every axis leaves the point CENTER in one direction. The theoretical slope is the analytic
 cost (benchmarks/counts.py) on the machine as measured between the rounds. Rounds go over all points of an axis, so that
 a slow minute falls on all of them; figures are medians. Saved are results.json and growth.png.
 """
@@ -24,7 +24,7 @@ from benchmarks.rivals import Work, Worker
 from support.records import Command
 
 MODEL = "base"
-CENTRE = {"batch": 1, "beams": 4, "source": 256, "new": 64}
+CENTER = {"batch": 1, "beams": 4, "source": 256, "new": 64}
 AXES = {  # between the buckets too, where our padding shows
     "batch": (1, 2, 3, 4, 6, 8),
     "beams": (1, 2, 3, 4, 6, 8),
@@ -43,13 +43,13 @@ def work_of(point: Mapping[str, int]) -> Work:
 def measure(axis: str, folder: pathlib.Path, rounds: int) -> dict[str, Any]:
     """{"points": [{axis: value, "seconds", "limit_seconds"}, …], "machine", "circumstances"}."""
     about = circumstances()
-    points = [CENTRE | {axis: value} for value in AXES[axis]]
+    points = [CENTER | {axis: value} for value in AXES[axis]]
     works = [work_of(point) for point in points]
     ours, machine = Worker("ours", folder), Worker("machine", folder)
     try:
         for work in works:
             ours.prepare(work)  # compiles
-        machine.prepare(measures_of(Cell(MODEL, CENTRE["batch"], CENTRE["beams"], CENTRE["source"]), works[0]))
+        machine.prepare(measures_of(Cell(MODEL, CENTER["batch"], CENTER["beams"], CENTER["source"]), works[0]))
         times: list[list[float]] = [[] for _ in works]
         shown = []
         for _ in range(rounds):
@@ -109,7 +109,7 @@ def plot(axes: Mapping[str, Any], path: pathlib.Path) -> None:
         limits = [p["limit_seconds"] for p in found["points"]]
         frame.plot(values, limits, "--", color="#666666", label="the machine's limit")
         frame.set(xlabel=TITLES[axis], ylabel="seconds", ylim=(0, None), xlim=(0, None))
-        rest = ", ".join(f"{TITLES[name]} {value}" for name, value in CENTRE.items() if name != axis)
+        rest = ", ".join(f"{TITLES[name]} {value}" for name, value in CENTER.items() if name != axis)
         frame.set_title(rest, fontsize=9, color="#444444")
         frame.grid(color="#e5e5e5")
         frame.set_axisbelow(True)

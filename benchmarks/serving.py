@@ -1,4 +1,4 @@
-"""Load on the server: overhead when idle, throughput against offline and one-at-a-time, and behaviour when overloaded.
+"""Load on the server: overhead when idle, throughput against offline and one-at-a-time, and behavior when overloaded.
 
     python -m benchmarks.serving embedded --record benchmarks/records/<date>_serving-embedded
     python -m benchmarks.serving base     --record benchmarks/records/<date>_serving-base

@@ -31,11 +31,11 @@ class Drawing:
             self.text(x + w / 2, middle, line, QUIET if i else INK, 12 if i else 13, "middle")
 
     def text(
-        self, x: float, y: float, s: str, colour: str = INK, size: int = 13, anchor: str = "start", mono: bool = False
+        self, x: float, y: float, s: str, color: str = INK, size: int = 13, anchor: str = "start", mono: bool = False
     ) -> None:
         family = "ui-monospace, Menlo, Consolas, monospace" if mono else "system-ui, Helvetica, Arial, sans-serif"
         self.parts.append(
-            f'<text x="{x}" y="{y}" font-family="{family}" font-size="{size}" fill="{colour}" '
+            f'<text x="{x}" y="{y}" font-family="{family}" font-size="{size}" fill="{color}" '
             f'text-anchor="{anchor}" xml:space="preserve">{escape(s)}</text>'
         )
 

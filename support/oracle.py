@@ -91,7 +91,7 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
     kinds = {name: getattr(type(model), name) for name in (*names, "_check_early_stop_heuristic")}
 
     def gaps(values: torch.Tensor) -> torch.Tensor:
-        """(B,n) in descending order -> the least distance between neighbours that are alive (B,)."""
+        """(B,n) in descending order -> the least distance between neighbors that are alive (B,)."""
         distance = torch.where(values[:, 1:] > DEAD, values[:, :-1] - values[:, 1:], torch.inf)
         return distance.nan_to_num(torch.inf).amin(1)
 

@@ -42,7 +42,7 @@ MUTATIONS = [
         ".sum(-1, keepdims=True) / (x.shape[-1] - 1) + 1e-5)",
     ),
     Mutation("eps 1e-6", ".mean(-1, keepdims=True) + 1e-5)", ".mean(-1, keepdims=True) + 1e-6)"),
-    Mutation("layer norm without its mean", "centred = wide - wide.mean(-1, keepdims=True)", "centred = wide"),
+    Mutation("layer norm without its mean", "centered = wide - wide.mean(-1, keepdims=True)", "centered = wide"),
     Mutation("position offset 1", '["embed_positions"][2 : 2 +', '["embed_positions"][1 : 1 +'),
     Mutation("position offset 0", '["embed_positions"][2 : 2 +', '["embed_positions"][0 : 0 +'),
     Mutation("scale d_model instead of its root", "math.sqrt(config.d_model)", "config.d_model"),

@@ -57,7 +57,7 @@ class Twin(NamedTuple):
         return Model(self.params, self.config, self.torch.generation_config.to_diff_dict(), None)
 
 
-def randomise(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
+def randomize(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
     """Random weights in every parameter and buffer: variance-preserving matrices times `gain`, nothing zero or one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def twin(seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any
     dtype "float64" (inside the fixture x64) has the float32 model's weights exactly, in float64.
     """
     model = BartForConditionalGeneration(BartConfig(**{**TINY, **fields}))
-    randomise(model, seed, gain)
+    randomize(model, seed, gain)
     return of(model.to(getattr(torch, dtype)))
 
 

@@ -1,4 +1,4 @@
-// Summarises standard input: node summarize.mjs [HOST:PORT] [--stream] < text
+// Summarizes standard input: node summarize.mjs [HOST:PORT] [--stream] < text
 //
 // The contract is read from protos/ when it runs; nothing is generated. Calls that the server refuses for lack of room
 // are tried again within the deadline.

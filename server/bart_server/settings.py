@@ -66,7 +66,7 @@ class Settings:
     max_batch_items: int = setting(64, "texts of one BatchSummarize")
     max_labels: int = setting(64, "labels of one ClassifyZeroShot")
     max_label_bytes: int = setting(400, "size of one label within the template")
-    tokenizer_threads: int = setting(2, "threads that tokenise")
+    tokenizer_threads: int = setting(2, "threads that tokenize")
 
     tls_cert: str = setting("", "PEM file with the server's certificate chain")
     tls_key: str = setting("", "PEM file with its key")

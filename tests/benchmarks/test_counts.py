@@ -52,5 +52,5 @@ def test_growth_is_measured_against_a_straight_line_of_the_counts():
     assert growth.slope("batch", points, "seconds") == pytest.approx(0.5)
     assert "| sources in a batch | 500.00 | 250.00 | 2.00 |" in growth.report({"batch": {"points": points}})
     for axis, values in growth.AXES.items():
-        limits = [growth.limit(growth.CENTRE | {axis: value}, Machine(1e10, 1e11)) for value in values]
+        limits = [growth.limit(growth.CENTER | {axis: value}, Machine(1e10, 1e11)) for value in values]
         assert limits == sorted(limits), axis

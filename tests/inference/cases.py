@@ -16,7 +16,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from support import oracle
 from support.oracle import Case, Outcome
-from tests.twins import TINY, Twin, of, randomise
+from tests.twins import TINY, Twin, of, randomize
 
 torch.set_num_threads(1)  # these models are tiny: a second thread only waits, for ever on a busy machine
 
@@ -38,12 +38,12 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 def checkpoint(name: str) -> tuple[Twin, Prepared]:
     """A random checkpoint of CHECKPOINTS that has something to say.
 
-    A random BART repeats one token for ever: its tied head favours the token just read and the longest embedding, and
+    A random BART repeats one token for ever: its tied head favors the token just read and the longest embedding, and
     what it reads from the source outweighs the rest. So embeddings have one length here, positions and what was
     generated weigh more, the source less, and the end-of-sequence token is likely enough to be met.
     """
     model = BartForConditionalGeneration(BartConfig(**{**SMALL, **CHECKPOINTS[name]}))
-    randomise(model, seed=sum(map(ord, name)))
+    randomize(model, seed=sum(map(ord, name)))
     with torch.no_grad():
         for path, weight in [*model.named_parameters(), *model.named_buffers()]:
             if path.endswith("bias"):

@@ -9,7 +9,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer, PreTrainedModel
 
-from tests.twins import TINY, randomise
+from tests.twins import TINY, randomize
 
 torch.set_num_threads(1)  # these models are tiny: a second thread only waits
 
@@ -36,7 +36,7 @@ def write_folder(folder: Path, kind: type[PreTrainedModel] = BartForConditionalG
     write_bpe(folder)
     tokenizer = BartTokenizer.from_pretrained(folder)
     model = kind(BartConfig(**{**TINY, "vocab_size": len(tokenizer), **fields}))
-    randomise(model)
+    randomize(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

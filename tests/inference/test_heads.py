@@ -36,14 +36,14 @@ from transformers import (
 )
 
 from tests.inference.folders import TEXTS, write_folder
-from tests.twins import TINY, Twin, assert_close, batch, of, randomise
+from tests.twins import TINY, Twin, assert_close, batch, of, randomize
 
 SHAPES: list[dict[str, Any]] = [{}, {"scale_embedding": True, "activation_function": "relu", "pad_token_id": 0}]
 
 
 def with_class(kind: type[PreTrainedModel], **fields: Any) -> tuple[Twin, Model]:
     model = kind(BartConfig(**{**TINY, **fields}))
-    randomise(model)
+    randomize(model)
     twin = of(model)
     return twin, Model(twin.params, twin.config, {}, None)
 

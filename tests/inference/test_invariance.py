@@ -1,4 +1,4 @@
-"""What must not matter does not: batch, bucket, padding, neighbours, chunks, layout; and nothing compiles anew."""
+"""What must not matter does not: batch, bucket, padding, neighbors, chunks, layout; and nothing compiles anew."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def test_buckets_batch_size_and_dummy_rows_do_not_matter(way: dict[str, Any], mo
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_neighbours_do_not_change_a_row_by_a_bit(way: dict[str, Any]) -> None:
+def test_neighbors_do_not_change_a_row_by_a_bit(way: dict[str, Any]) -> None:
     prepared = checkpoint("uneven")[1]
     ids, mask = sources()
-    neighbours, their_mask = sources(seed=1)
+    neighbors, their_mask = sources(seed=1)
     others = [{}, {"no_repeat_ngram_size": 2, "top_k": 0}, {"repetition_penalty": 1.5, "bad_words_ids": [[4], [5, 6]]}]
     per_row = way.get("num_return_sequences", 1)
     first = list(range(per_row))
     expected = rows_of(generate(prepared, ids, mask, max_length=24, **way), first)
-    changed = np.concatenate([ids[:1], neighbours[1:]]), np.concatenate([mask[:1], their_mask[1:]])
+    changed = np.concatenate([ids[:1], neighbors[1:]]), np.concatenate([mask[:1], their_mask[1:]])
     found = rows_of(generate(prepared, *changed, options=others, max_length=24, **way), first)
     assert_same(found, expected, "row 0", tolerance=0)
 

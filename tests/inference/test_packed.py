@@ -52,7 +52,7 @@ def test_a_source_is_encoded_as_alone(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("L", [64, 96, 112, 128])
-def test_neither_its_place_nor_its_neighbours_change_a_bit(layout: str, L: int) -> None:
+def test_neither_its_place_nor_its_neighbors_change_a_bit(layout: str, L: int) -> None:
     """As the server packs them; see rows.TOGETHER."""
     prepared, ids = prepare(load(), layout), source(21, 0)
     first = encoded(prepared, [ids], 0, L)

@@ -51,5 +51,5 @@ def test_names_are_listed_once_each_and_imported_for_type_checkers_from_where_th
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'summarise'"):
-        _ = bart_inference.summarise  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'summaries'"):
+        _ = bart_inference.summaries  # type: ignore[attr-defined]

@@ -71,12 +71,12 @@ def test_what_cannot_be_summarized_is_refused(model: Model) -> None:
 
 DOCUMENTS = [
     "This package provides a small program that shows the weather in a terminal. It reads the forecast from the network"
-    " and draws it with colours. It is configured with a file in the home directory.",
+    " and draws it with colors. It is configured with a file in the home directory.",
     "Python library to read and write spreadsheets. The library supports formulas, styles and charts, and does not need"
     " an office suite. This package installs the library for Python 3.",
     "A game in which the player digs tunnels, collects stones and avoids monsters. There are a hundred levels, and an"
     " editor to make new ones. This package contains the data files.",
-    "This is a tool for administrators of mail servers: it analyses log files and reports delays, refused messages and"
+    "This is a tool for administrators of mail servers: it analyzes log files and reports delays, refused messages and"
     " the busiest senders.",
 ]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration, BartForSequenceClassification
 
 from bart_oneliner import Config, convert, forward, open_state, param_shapes, pytorch_name, revert, take_leaf
-from tests.twins import BASE, LARGE, TINY, assert_close, batch, flat, randomise, torch_logits, twin
+from tests.twins import BASE, LARGE, TINY, assert_close, batch, flat, randomize, torch_logits, twin
 
 TIED_COPIES = {"model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"}
 
@@ -155,7 +155,7 @@ def test_a_missing_final_logits_bias_is_zero() -> None:
 
 def test_a_task_head_rides_along_and_comes_back() -> None:
     model = BartForSequenceClassification(BartConfig(**TINY, num_labels=5))
-    randomise(model)
+    randomize(model)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     config = Config.from_json(model.config.to_dict())
     params = convert(state, config)

@@ -45,7 +45,7 @@ def test_tokens_are_pytorchs(forced: dict[str, int]) -> None:
 
 
 def test_the_cached_step_writes_the_same() -> None:
-    """The optimisation equals the specification."""
+    """The optimization equals the specification."""
     a = ends_early()
     x = batch(a.config, B=8, S=12)
     specification = np.asarray(greedy(a.params, a.config, x["input_ids"], x["attention_mask"], max_length=14))

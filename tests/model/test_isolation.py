@@ -1,4 +1,4 @@
-"""What must not influence a result does not: the future, the neighbours in a batch, padding, dummy rows."""
+"""What must not influence a result does not: the future, the neighbors in a batch, padding, dummy rows."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def test_tokens_after_a_position_do_not_change_its_logits(a: Twin) -> None:
     assert (after[:, 4:] != before[:, 4:]).any()
 
 
-def test_neighbours_do_not_change_a_row_by_a_bit(a: Twin) -> None:
+def test_neighbors_do_not_change_a_row_by_a_bit(a: Twin) -> None:
     """In the same compiled shape, whatever the other rows hold, a row of nothing but padding among them."""
     x, y = batch(a.config, B=4, seed=1), batch(a.config, B=4, seed=2)
     y["attention_mask"][3] = 0

@@ -28,7 +28,7 @@ from tests.relatives.twins import (
     torch_logits,
     twin,
 )
-from tests.twins import assert_close, randomise
+from tests.twins import assert_close, randomize
 
 COPIES = {  # of the embedding, or of the head's bias
     "bert": {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"},
@@ -101,7 +101,7 @@ def test_checkpoints_come_in_several_forms(case: str) -> None:
 def test_pooler_and_next_sentence_ride_along_and_come_back(cls: Any) -> None:
     """What bert-base-uncased's file holds, and what a sentence encoder's holds."""
     torch_model = cls(BertConfig(**TINY_BERT))
-    randomise(torch_model)
+    randomize(torch_model)
     state = state_dict(torch_model)
     config = bert_oneliner.Config.from_json(torch_model.config.to_dict())
     params = bert_oneliner.convert(state, config)
@@ -185,7 +185,7 @@ def test_transformers_5_ties_the_head_of_a_fresh_v1_1() -> None:
     fields = TINY_T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     fresh = FAMILIES["t5-v1.1"].model(T5Config(**fields))
     assert fresh.lm_head.weight is fresh.shared.weight and not fresh.config.scale_decoder_outputs
-    randomise(fresh)
+    randomize(fresh)
     a = of("t5-v1.1", fresh)
     assert a.config.tie_word_embeddings and not a.config.scale_decoder_outputs and "lm_head" not in a.params
     x = batch(a)

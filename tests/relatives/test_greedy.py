@@ -8,13 +8,13 @@ import torch
 from t5_oneliner import greedy
 
 from tests.relatives.twins import Twin, batch, model, of
-from tests.twins import randomise
+from tests.twins import randomize
 
 
 def ends_early(name: str, seed: int) -> Twin:
     """A twin whose answers change from token to token, as distances weigh much, and end at different lengths."""
     fresh = model(name, num_decoder_layers=1)
-    randomise(fresh, seed)
+    randomize(fresh, seed)
     with torch.no_grad():
         fresh.shared.weight *= 0.3
         fresh.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight *= 12

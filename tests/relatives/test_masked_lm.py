@@ -25,7 +25,7 @@ from tests.relatives.twins import (
     torch_logits,
     twin,
 )
-from tests.twins import assert_close, randomise
+from tests.twins import assert_close, randomize
 
 SOURCE = Path(bert_oneliner.__file__).read_text(encoding="utf-8")
 
@@ -64,7 +64,7 @@ def test_missing_token_types_are_zero(name: str) -> None:
 def test_hidden_states_and_pooler_are_pytorchs(family: Any) -> None:
     """BertModel, RobertaModel: no head, names without prefix."""
     model = family[1](family[0](**TINY_BERT)).eval()
-    randomise(model)
+    randomize(model)
     config = Config.from_json(model.config.to_dict())
     params = bert_oneliner.convert(state_dict(model), config)
     assert "lm_head" not in params and "pooler" in params

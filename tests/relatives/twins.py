@@ -35,7 +35,7 @@ from transformers.models.t5 import modeling_t5
 from bart_oneliner import Params
 from tests import twins
 from tests.gradients import Gradient
-from tests.twins import flat, randomise
+from tests.twins import flat, randomize
 
 
 class Family(NamedTuple):
@@ -120,7 +120,7 @@ def twin(name: str, seed: int = 0, gain: float = 1.0, dtype: str = "float32", **
     attention is not nearly hard, which would multiply rounding a hundredfold in wide models.
     """
     fresh = model(name, **fields)
-    randomise(fresh, seed, gain)
+    randomize(fresh, seed, gain)
     with torch.no_grad():
         for module in fresh.modules():
             if isinstance(module, modeling_t5.T5Attention):

@@ -33,7 +33,7 @@ CONFIG = Config(
     encoder_ffn_dim=48,
     decoder_ffn_dim=40,
     max_position_embeddings=24,
-    init_std=0.7,  # far from uniform attention, so that a neighbour's influence would show
+    init_std=0.7,  # far from uniform attention, so that a neighbor's influence would show
 )
 GENERATION = {
     "bos_token_id": 0,
@@ -164,15 +164,15 @@ def test_12_a_source_of_special_tokens_only_is_as_alone(engine, prepared):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_neighbours_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
-    """In the same compiled shape: a first neighbour that stays to the end keeps it."""
+def test_neighbors_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
+    """In the same compiled shape: a first neighbor that stays to the end keeps it."""
 
-    def run(neighbours):
+    def run(neighbors):
         house = House(engine, chunk=2)
         stays = house.ask(source(20, 50), num_beams=beams, min_length=24, max_length=24)
         box = house.ask(source(20, 1), num_beams=beams, max_length=24)
         house.scheduler.iterate()
-        if neighbours:
+        if neighbors:
             gone = house.ask(source(15, 60), num_beams=beams, min_length=16)
             house.scheduler.iterate()
             house.scheduler.cancel(gone.job)
@@ -181,7 +181,7 @@ def test_neighbours_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
         assert stays.finish
         return answers(box)
 
-    assert run(neighbours=True) == run(neighbours=False)
+    assert run(neighbors=True) == run(neighbors=False)
 
 
 def test_13_workers_side_by_side_change_no_answer(engine, prepared):
@@ -194,13 +194,13 @@ def test_13_workers_side_by_side_change_no_answer(engine, prepared):
         same(answers(box), alone(prepared, ids, **options))
 
 
-def test_neighbours_in_the_same_encoded_row_change_no_bit(engine):
+def test_neighbors_in_the_same_encoded_row_change_no_bit(engine):
     """Of other words and other lengths, so that the source lies elsewhere in a row of the same compiled length."""
 
-    def run(neighbours):
+    def run(neighbors):
         house = House(engine)
         box = house.ask(source(20, 1), max_length=24)
-        for ids in neighbours:
+        for ids in neighbors:
             house.ask(ids, min_length=24, max_length=24)
         house.work()
         return answers(box)
@@ -208,7 +208,7 @@ def test_neighbours_in_the_same_encoded_row_change_no_bit(engine):
     runs = [[source(24, 50)], [source(19, 51)], [source(22, 52)]]
     chosen = [pieces([20, len(ids)], encoder_shapes(24, 3)) for [ids] in runs]
     assert [[piece.shape for piece in found] for found in chosen] == [[EncoderShape(1, 64)]] * 3
-    assert len({str(run(neighbours)) for neighbours in runs}) == 1
+    assert len({str(run(neighbors)) for neighbors in runs}) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3}])

@@ -51,7 +51,7 @@ class ChunkGate:
         self.permits.release(1000)
 
 
-def test_1_a_cancelled_call_frees_its_row_and_leaves_its_neighbour_alone(start, stubs):
+def test_1_a_cancelled_call_frees_its_row_and_leaves_its_neighbor_alone(start, stubs):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
     summarization = stubs(server).summarization

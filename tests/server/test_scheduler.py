@@ -182,7 +182,7 @@ def test_cancel_while_encoding_frees_the_row_before_the_first_step():
     assert boxes[0].events == [] and boxes[1].finish.hypotheses[0].tokens == (20, END)
 
 
-def test_cancel_while_decoding_frees_the_row_within_one_chunk_and_leaves_neighbours_alone():
+def test_cancel_while_decoding_frees_the_row_within_one_chunk_and_leaves_neighbors_alone():
     house = House()
     gone, stays = house.ask([10] * 8), house.ask([20] * 7)
     house.iterate(1)
@@ -363,12 +363,12 @@ def test_draining_refuses_the_new_and_finishes_the_old():
     house = House()
     box = house.ask([10] * 6)
     house.iterate(1)
-    tokenising = house.scheduler.reserve(house.engine)
+    tokenizing = house.scheduler.reserve(house.engine)
     house.scheduler.drain()
     with pytest.raises(Unavailable, match="shutting down"):
         house.ask([20])
     late = Mailbox()
-    house.scheduler.submit(tokenising, house.engine.requests(Generate([30]))[0], late)
+    house.scheduler.submit(tokenizing, house.engine.requests(Generate([30]))[0], late)
     assert not house.scheduler.idle()
     house.iterate(1)
     assert box.finish and late.finish

@@ -363,7 +363,7 @@ def test_a_full_house_refuses_before_tokenising_with_a_retry_hint(start, stubs):
     summarization = stubs(server).summarization
     first = summarization.Summarize.future(pb.SummarizeRequest(text="one"), timeout=PATIENCE)
     gate.wait()
-    error = failure(summarization.Summarize, pb.SummarizeRequest(text="x" * 1000))  # too long, had it been tokenised
+    error = failure(summarization.Summarize, pb.SummarizeRequest(text="x" * 1000))  # too long, had it been tokenized
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     [packed] = rpc_status.from_call(error).details
     retry = error_details_pb2.RetryInfo()

@@ -105,7 +105,7 @@ def test_what_lies_beyond_a_corpus_is_of_other_families_and_resembles_none_of_it
         record("echo", "its own text about quite different things than the others", "GNU compiler"),
         record("fresh", "this one tells of nothing that anybody has read before here", "something new"),
     ]
-    newer[2] = newer[2]._replace(summary_key=corpus.normalised("GNU compiler"))
+    newer[2] = newer[2]._replace(summary_key=corpus.normalized("GNU compiler"))
     assert [r.package for r in corpus.beyond(newer, tmp_path)] == ["fresh"]
 
 

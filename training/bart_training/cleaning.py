@@ -100,5 +100,5 @@ def worth_learning(document: str, summary: str) -> bool:
     )
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))

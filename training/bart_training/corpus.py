@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bart_training import apt, cleaning
-from bart_training.cleaning import normalised
+from bart_training.cleaning import normalized
 from bart_training.noise import SENTENCE
 
 SHARED_BY = 20  # a sentence that so many source families share is boilerplate
@@ -30,9 +30,9 @@ class Record(NamedTuple):
     source: str
     document: str
     summary: str
-    first: str  # normalised first paragraph
-    full: str  # normalised document
-    summary_key: str  # normalised summary
+    first: str  # normalized first paragraph
+    full: str  # normalized document
+    summary_key: str  # normalized summary
     rank: tuple[int, int, str]  # which of several siblings to keep: lowest first
 
     @property
@@ -74,7 +74,7 @@ def candidates(packages: list[apt.Package]) -> list[Record]:
                 kept.append(text)
         document, summary = cleaning.cut(" ".join(kept)), cleaning.clean_synopsis(package.synopsis)
         if cleaning.worth_learning(document, summary):
-            keys = normalised(kept[0]), normalised(document), normalised(summary)
+            keys = normalized(kept[0]), normalized(document), normalized(summary)
             records.append(Record(package.name, package.source, document, summary, *keys, rank(package)))
     return records
 
@@ -152,8 +152,8 @@ def beyond(records: list[Record], corpus: Path) -> list[Record]:
             for fields in map(json.loads, lines):
                 keys = {
                     "first": "",
-                    "full": normalised(fields["document"]),
-                    "summary_key": normalised(fields["summary"]),
+                    "full": normalized(fields["document"]),
+                    "summary_key": normalized(fields["summary"]),
                 }
                 known.append(Record(**fields, **keys, rank=(0, 0, "")))
     families = {r.family for r in known}

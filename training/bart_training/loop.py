@@ -91,7 +91,7 @@ def load_state(path: Path, params: Params, state: Any) -> tuple[Params, Any, int
 
 
 def load_params(path: Path, config: Config) -> Params:
-    """The weights of a saved state, which stand before the optimiser's."""
+    """The weights of a saved state, which stand before the optimizer's."""
     shapes, treedef = jax.tree.flatten(bart_oneliner.param_shapes(config))
     with np.load(path) as saved:
         return jax.tree.unflatten(treedef, [saved[f"arr_{i}"] for i in range(len(shapes))])

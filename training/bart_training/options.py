@@ -15,7 +15,7 @@ class Options:
     clip: float = 1.0
     label_smoothing: float = 0.0
     accumulate: int = 1  # batches that make one update
-    bfloat16: bool = False  # compute in bfloat16, keep the weights and the optimiser in float32: for TPUs
+    bfloat16: bool = False  # compute in bfloat16, keep the weights and the optimizer in float32: for TPUs
     seed: int = 0
     save_every: int = 200
     log_every: int = 10

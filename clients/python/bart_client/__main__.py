@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-file", help="file with a bearer token [or $BART_TOKEN]")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    summarize = commands.add_parser("summarize", help="summarise files, standard input or JSON lines")
+    summarize = commands.add_parser("summarize", help="summarize files, standard input or JSON lines")
     add_input(summarize)
     summarize.add_argument("--long-input", choices=["error", "truncate", "chunk"], default="error")
     summarize.add_argument("--beams", type=int, dest="num_beams", help="beam width")

@@ -44,7 +44,7 @@ def from_status(status: status_pb2.Status, request_id: str | None = None) -> Bar
 
 def from_call(error: grpc.RpcError) -> BartError:
     """The error of a failed call, sync or asyncio, with the details of its trailing metadata."""
-    metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs, in both flavours
+    metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs, in both flavors
     status, request_id = metadata.get("grpc-status-details-bin"), metadata.get("x-request-id")
     if status is not None:
         return from_status(status_pb2.Status.FromString(status), request_id)

@@ -30,7 +30,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Window:
-    """text[begin:end] was summarised by itself."""
+    """text[begin:end] was summarized by itself."""
 
     begin: int
     end: int

@@ -1,7 +1,7 @@
 """Logits processors, in transformers' order (GenerationMixin._get_logits_processor), with every option per row.
 
 Letters as in bart_oneliner; here B is sources, N beams of each, T the token buffer. Scores are (B,N,V): raw logits for
-greedy search and sampling, log-probabilities that nobody renormalises for beam search. What no row wants is skipped at
+greedy search and sampling, log-probabilities that nobody renormalizes for beam search. What no row wants is skipped at
 run time, and a row's neutral value (0, 1, -1) changes none of its scores by a bit.
 """
 
@@ -32,8 +32,8 @@ def process(scores: Array, history: History, o: OptionArrays, do_sample: bool) -
     own = jnp.where(jnp.arange(history.tokens.shape[-1]) < length[:, None, None], history.tokens, -1)
     source, penalty = history.source[:, None], o.encoder_repetition_penalty
     scores = when((o.bias_tokens[:, :, -1] >= 0).any(), lambda s: bias(s, history, o), scores)
-    scores = when((penalty != 1).any(), lambda s: penalise(s, source, penalty), scores)
-    scores = when((o.repetition_penalty != 1).any(), lambda s: penalise(s, own, o.repetition_penalty), scores)
+    scores = when((penalty != 1).any(), lambda s: penalize(s, source, penalty), scores)
+    scores = when((o.repetition_penalty != 1).any(), lambda s: penalize(s, own, o.repetition_penalty), scores)
     scores = when((o.no_repeat_ngram > 0).any(), lambda s: ban_own_ngrams(s, own, history, o), scores)
     scores = when((o.encoder_no_repeat_ngram > 0).any(), lambda s: ban_source_ngrams(s, history, o), scores)
     scores = ban(scores, jnp.where((length < o.min_length)[:, None], o.eos, -1))
@@ -46,8 +46,8 @@ def process(scores: Array, history: History, o: OptionArrays, do_sample: bool) -
     scores = when((suppressed >= 0).any(), lambda s: ban(s, suppressed), scores)
     if do_sample:
         scores = warp(scores, o)
-    normalise = o.renormalize[:, None, None]
-    return when(o.renormalize.any(), lambda s: jnp.where(normalise, jax.nn.log_softmax(s), s), scores)
+    normalize = o.renormalize[:, None, None]
+    return when(o.renormalize.any(), lambda s: jnp.where(normalize, jax.nn.log_softmax(s), s), scores)
 
 
 def when(wanted: Array, f: Callable[[Array], Array], scores: Array) -> Array:
@@ -86,7 +86,7 @@ def bias(scores: Array, history: History, o: OptionArrays) -> Array:
     return scores + scatter(jnp.zeros_like(scores), ids).add(added, mode="drop")  # summed first, as there
 
 
-def penalise(scores: Array, ids: Array, penalty: Array) -> Array:
+def penalize(scores: Array, ids: Array, penalty: Array) -> Array:
     """RepetitionPenalty- and EncoderRepetitionPenaltyLogitsProcessor, for token ids (B,1 or N,n) and a penalty (B,)."""
     ids = jnp.broadcast_to(ids, (*scores.shape[:2], ids.shape[-1]))
     s, p = jnp.take_along_axis(scores, jnp.maximum(ids, 0), -1), penalty[:, None, None]

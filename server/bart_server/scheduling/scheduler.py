@@ -130,7 +130,7 @@ def fit(rows: int, sizes: Sequence[int]) -> int:
 
 
 class Reservation:
-    """Places for requests to one engine, from before they are tokenised until `release` (or the end of its with block).
+    """Places for requests to one engine, from before they are tokenized until `release` (or the end of its with block).
 
     arrived: when they were taken, of the scheduler's clock.
     """
@@ -211,7 +211,7 @@ class Scheduler:
         return engine in self._revisions
 
     def reserve(self, engine: Engine, count: int = 1) -> Reservation:
-        """Takes places for requests that are about to be tokenised. Raises Overloaded or Unavailable."""
+        """Takes places for requests that are about to be tokenized. Raises Overloaded or Unavailable."""
         with self._changed, self._counted():
             self._check_alive()
             if self._draining:
