@@ -17,7 +17,7 @@ once; what is said of the way back is in it too.
     scheduling/session.py       `submit` takes the request across to the scheduler's threads.
                                 Back: the events of the worker's thread wake the function on the event loop.
     scheduling/scheduler.py     the request waits in its bucket's queue, gets a row, is decoded a chunk at a time.
-                                Back: `_harvest` delivers the hypotheses of rows that are finished.
+                                Back: `_answer_finished` delivers the hypotheses of rows that are finished.
 """
 
 import importlib

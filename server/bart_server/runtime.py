@@ -27,8 +27,8 @@ from bart_server.scheduling.errors import Unavailable
 from bart_server.scheduling.scheduler import Scheduler
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
-from bart_server.services.methods import Answer, Services
-from bart_server.services.models import LOADING, Models, Served
+from bart_server.services.methods import Response, Services
+from bart_server.services.models import RETRY_WHILE_LOADING, Models, Served
 from bart_server.services.status import code_of
 from bart_server.services.text import Text
 from bart_server.settings import Settings
@@ -156,7 +156,7 @@ class Runtime:
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def call(self, method: str, message: Message, call: Call) -> Answer:
+    def call(self, method: str, message: Message, call: Call) -> Response:
         """What every transport uses: the answer to one message, see `Services.call`."""
         return self._services.call(method, message, call)
 
@@ -245,7 +245,7 @@ class Runtime:
             engine, tokenizer = read(self.settings, path)
             engine.compile(self._stopping.is_set, behind)
             if self._stopping.is_set():
-                raise Unavailable("the runtime has ended", LOADING)
+                raise Unavailable("the runtime has ended", RETRY_WHILE_LOADING)
             if closed := [bucket.name for bucket in engine.buckets if behind and bucket not in engine.open]:
                 raise RuntimeError(f"no program could be compiled for {', '.join(closed)}")
             text = Text(tokenizer, engine.description.source_tokens) if tokenizer else None

@@ -8,7 +8,7 @@ from bart_inference import generate
 from bart_server.engine.engine import JaxEngine
 from bart_server.engine.shapes import Shapes
 from tests.server.harness import working
-from tests.server.test_engine import House, answers, model, source
+from tests.server.test_engine import SchedulerDriver, answers, model, source
 
 assert len(jax.devices()) == 2
 prepared = model()
@@ -19,15 +19,15 @@ for workers, count in ((1, 5), (3, 40)):  # one process and one engine: they tak
     asked = [source(17 + index % 8, index) for index in range(count)]
     boxes = []
     if workers == 1:
-        house = House(engine)
+        driver = SchedulerDriver(engine)
         for ids in asked:
-            boxes.append(house.ask(ids, num_beams=3))
-            house.scheduler.iterate()
-        house.work()
+            boxes.append(driver.ask(ids, num_beams=3))
+            driver.scheduler.iterate()
+        driver.work()
     else:
-        house = House(engine, workers=workers)
-        with working(house.scheduler, workers):
-            boxes = [house.ask(ids, num_beams=3) for ids in asked]
+        driver = SchedulerDriver(engine, workers=workers)
+        with working(driver.scheduler, workers):
+            boxes = [driver.ask(ids, num_beams=3) for ids in asked]
             assert all(box.ended.wait(60) for box in boxes)
     for ids, box in zip(asked, boxes, strict=True):
         alone = generate(prepared, [ids], num_beams=3)

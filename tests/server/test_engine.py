@@ -65,7 +65,7 @@ def engine(prepared):
     return compiled
 
 
-class House:
+class SchedulerDriver:
     """A scheduler over the engine whose iterations the test makes."""
 
     def __init__(self, engine, chunk=3, workers=1, observer=None):
@@ -130,13 +130,13 @@ MIXED = [
 
 
 def test_13_mixed_beams_lengths_and_options_together_are_each_as_alone(engine, prepared):
-    house = House(engine)
+    driver = SchedulerDriver(engine)
     asked = [(source(17 + (5 * index) % 8, index), MIXED[index % len(MIXED)]) for index in range(2 * len(MIXED))]
     boxes = []
     for ids, options in asked:  # some arrive while others decode
-        boxes.append(house.ask(ids, **options))
-        house.scheduler.iterate()
-    house.work()
+        boxes.append(driver.ask(ids, **options))
+        driver.scheduler.iterate()
+    driver.work()
     for (ids, options), box in zip(asked, boxes, strict=True):
         same(answers(box), alone(prepared, ids, **options))
 
@@ -150,16 +150,16 @@ def test_12_a_source_goes_to_the_shortest_bucket_that_holds_it(prepared, length,
 @pytest.mark.parametrize("length", [1, 2, 23, 24])
 def test_12_every_length_is_as_alone(engine, prepared, length):
     ids = source(length, length) if length > 1 else [2]
-    house = House(engine)
-    box = house.ask(ids)
-    house.work()
+    driver = SchedulerDriver(engine)
+    box = driver.ask(ids)
+    driver.work()
     same(answers(box), alone(prepared, ids))
 
 
 def test_12_a_source_of_special_tokens_only_is_as_alone(engine, prepared):
-    house = House(engine)
-    box = house.ask([0, 2, 2, 1, 1])
-    house.work()
+    driver = SchedulerDriver(engine)
+    box = driver.ask([0, 2, 2, 1, 1])
+    driver.work()
     same(answers(box), alone(prepared, [0, 2, 2, 1, 1]))
 
 
@@ -168,16 +168,16 @@ def test_neighbors_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
     """In the same compiled shape: a first neighbor that stays to the end keeps it."""
 
     def run(neighbors):
-        house = House(engine, chunk=2)
-        stays = house.ask(source(20, 50), num_beams=beams, min_length=24, max_length=24)
-        box = house.ask(source(20, 1), num_beams=beams, max_length=24)
-        house.scheduler.iterate()
+        driver = SchedulerDriver(engine, chunk=2)
+        stays = driver.ask(source(20, 50), num_beams=beams, min_length=24, max_length=24)
+        box = driver.ask(source(20, 1), num_beams=beams, max_length=24)
+        driver.scheduler.iterate()
         if neighbors:
-            gone = house.ask(source(15, 60), num_beams=beams, min_length=16)
-            house.scheduler.iterate()
-            house.scheduler.cancel(gone.job)
-            house.ask(source(18, 70), num_beams=beams, temperature=2.0, no_repeat_ngram_size=2)
-        house.work()
+            gone = driver.ask(source(15, 60), num_beams=beams, min_length=16)
+            driver.scheduler.iterate()
+            driver.scheduler.cancel(gone.job)
+            driver.ask(source(18, 70), num_beams=beams, temperature=2.0, no_repeat_ngram_size=2)
+        driver.work()
         assert stays.finish
         return answers(box)
 
@@ -185,10 +185,10 @@ def test_neighbors_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
 
 
 def test_13_workers_side_by_side_change_no_answer(engine, prepared):
-    house = House(engine, workers=3)
+    driver = SchedulerDriver(engine, workers=3)
     asked = [(source(17 + (5 * index) % 8, index), MIXED[index % len(MIXED)]) for index in range(2 * len(MIXED))]
-    with working(house.scheduler, 3):
-        boxes = [house.ask(ids, **options) for ids, options in asked]
+    with working(driver.scheduler, 3):
+        boxes = [driver.ask(ids, **options) for ids, options in asked]
         assert all(box.ended.wait(PATIENCE) for box in boxes)
     for (ids, options), box in zip(asked, boxes, strict=True):
         same(answers(box), alone(prepared, ids, **options))
@@ -198,11 +198,11 @@ def test_neighbors_in_the_same_encoded_row_change_no_bit(engine):
     """Of other words and other lengths, so that the source lies elsewhere in a row of the same compiled length."""
 
     def run(neighbors):
-        house = House(engine)
-        box = house.ask(source(20, 1), max_length=24)
+        driver = SchedulerDriver(engine)
+        box = driver.ask(source(20, 1), max_length=24)
         for ids in neighbors:
-            house.ask(ids, min_length=24, max_length=24)
-        house.work()
+            driver.ask(ids, min_length=24, max_length=24)
+        driver.work()
         return answers(box)
 
     runs = [[source(24, 50)], [source(19, 51)], [source(22, 52)]]
@@ -213,36 +213,36 @@ def test_neighbors_in_the_same_encoded_row_change_no_bit(engine):
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3}])
 def test_a_streams_tokens_are_the_answers(engine, options):
-    house = House(engine, chunk=1)
-    box = house.ask(source(20, 4), stream=True, max_length=24, **options)
-    house.work()
+    driver = SchedulerDriver(engine, chunk=1)
+    box = driver.ask(source(20, 4), stream=True, max_length=24, **options)
+    driver.work()
     assert sum(box.deltas, ()) == box.finish.hypotheses[0].tokens
     assert len(box.deltas) > 1
 
 
 def test_samples_of_one_source_are_those_of_generate(engine, prepared):
-    house = House(engine)
+    driver = SchedulerDriver(engine)
     options = {"do_sample": True, "num_return_sequences": 3, "seed": 11}
-    boxes = house.ask(source(20, 5), **options)
-    house.work()
+    boxes = driver.ask(source(20, 5), **options)
+    driver.work()
     same([answer for box in boxes for answer in answers(box)], alone(prepared, source(20, 5), **options))
 
 
 def test_unseeded_samples_differ_from_request_to_request(engine):
-    house = House(engine)
-    boxes = [house.ask(source(12, 5), do_sample=True, temperature=5.0, top_k=0) for _ in range(4)]
-    house.work()
+    driver = SchedulerDriver(engine)
+    boxes = [driver.ask(source(12, 5), do_sample=True, temperature=5.0, top_k=0) for _ in range(4)]
+    driver.work()
     assert len({box.finish.hypotheses[0].tokens for box in boxes}) > 1
 
 
 def test_14_finish_reasons_tell_the_models_end_from_the_limit(engine):
-    house = House(engine)
+    driver = SchedulerDriver(engine)
     forced, unforced = (
-        house.ask(source(12, 5), max_new_tokens=2),
-        house.ask(source(12, 5), max_new_tokens=2, forced_eos_token_id=None),
+        driver.ask(source(12, 5), max_new_tokens=2),
+        driver.ask(source(12, 5), max_new_tokens=2, forced_eos_token_id=None),
     )
-    ended = house.ask(source(12, 5), sequence_bias={(2,): 1000.0})
-    house.work()
+    ended = driver.ask(source(12, 5), sequence_bias={(2,): 1000.0})
+    driver.work()
     assert [box.finish.hypotheses[0].stopped for box in (forced, unforced, ended)] == [False, False, True]
     assert forced.finish.hypotheses[0].tokens[-1] == 2 and ended.finish.hypotheses[0].tokens == (2,)
 
@@ -296,13 +296,13 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
-    house = House(engine)
+    driver = SchedulerDriver(engine)
     for index in range(30):
-        house.ask(source(2 + index % 23, index), stream=index % 2 == 0, **MIXED[index % len(MIXED)])
+        driver.ask(source(2 + index % 23, index), stream=index % 2 == 0, **MIXED[index % len(MIXED)])
         if index % 3 == 0:
-            house.scheduler.cancel(house.ask(source(9, index)).job)
-        house.scheduler.iterate()
-    house.work()
+            driver.scheduler.cancel(driver.ask(source(9, index)).job)
+        driver.scheduler.iterate()
+    driver.work()
     assert compiled == []
     jax.jit(lambda x: x + len(compiled))(1.0)  # the listener does hear a compilation
     assert compiled
@@ -325,17 +325,17 @@ def test_served_with_a_few_programs_and_the_rest_behind_the_answers_are_the_same
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     compiling = threading.Thread(target=engine.compile, args=(lambda: False, True))
-    house, boxes, sources = House(engine, workers=2, observer=metrics), [], set()
-    with working(house.scheduler, 2):
+    driver, boxes, sources = SchedulerDriver(engine, workers=2, observer=metrics), [], set()
+    with working(driver.scheduler, 2):
         compiling.start()
         while compiling.is_alive() or len(boxes) < 16:
             pair = [
-                house.ask(source(17 + index % 4, index), max_length=24) for index in range(len(boxes), len(boxes) + 2)
+                driver.ask(source(17 + index % 4, index), max_length=24) for index in range(len(boxes), len(boxes) + 2)
             ]
             assert all(box.ended.wait(PATIENCE) for box in pair)
             boxes += pair
             sources |= {box.job.bucket.source for box in pair}
-        last = house.ask(source(17, 0), max_length=24)
+        last = driver.ask(source(17, 0), max_length=24)
         assert last.ended.wait(PATIENCE)
     assert sources == {20, 24} and last.job.bucket.source == 20, "the better bucket was used when it had opened"
     assert all(engine.open[bucket] == (1, 2) for bucket in engine.buckets)
@@ -352,15 +352,15 @@ def test_11_nan_weights_are_a_fault_and_no_answer(engine):
     for (kind, *key), executable in engine.store._executables.items():  # the programs are the same, the weights not
         spoiled.store._executables[kind, *(renamed.get(part, part) for part in key)] = executable
     spoiled.store.open = {bucket: bucket.sizes for bucket in spoiled.buckets}
-    house = House(spoiled)
-    boxes = [house.ask(source(9, 1)), house.ask(source(9, 1), num_beams=3), house.ask(source(9, 1), do_sample=True)]
-    house.work()
+    driver = SchedulerDriver(spoiled)
+    boxes = [driver.ask(source(9, 1)), driver.ask(source(9, 1), num_beams=3), driver.ask(source(9, 1), do_sample=True)]
+    driver.work()
     assert all(isinstance(box.error, DeviceFault) for box in boxes)
 
 
 def test_9_a_fault_in_the_device_spares_those_who_come_after(engine, prepared):
-    house = House(engine)
-    doomed = house.ask(source(20, 1))
+    driver = SchedulerDriver(engine)
+    doomed = driver.ask(source(20, 1))
     key = ("step", doomed.job.bucket, 1)
     program = engine.store[key]
 
@@ -369,12 +369,12 @@ def test_9_a_fault_in_the_device_spares_those_who_come_after(engine, prepared):
 
     engine.store._executables[key] = lost
     try:
-        house.work()
+        driver.work()
     finally:
         engine.store._executables[key] = program
     assert isinstance(doomed.error, DeviceFault)
-    after = house.ask(source(20, 1))
-    house.work()
+    after = driver.ask(source(20, 1))
+    driver.work()
     same(answers(after), alone(prepared, source(20, 1)))
 
 
@@ -440,13 +440,13 @@ def test_any_options_are_refused_by_name_or_answered(engine, prepared):
     @settings(max_examples=60, deadline=None)
     @given(options=OPTIONS)
     def check(options):
-        house = House(engine, chunk=24)
+        driver = SchedulerDriver(engine, chunk=24)
         try:
-            box = house.ask(source(17, 1), **options)
+            box = driver.ask(source(17, 1), **options)
         except InvalidArgument as error:
             assert error.field.removeprefix("options.") in options, options
             return
-        house.work()
+        driver.work()
         assert all(np.isfinite(score) for _, score in answers(box)), options
         if not options.get("do_sample") or "seed" in options:
             same(answers(box), alone(prepared, source(17, 1), **options))
@@ -460,14 +460,14 @@ def test_any_options_are_refused_by_name_or_answered(engine, prepared):
 
 
 def test_scores_in_batches_beside_generation_are_those_of_score_alone(engine, prepared):
-    house = House(engine)
-    generating = house.ask(source(20, 1), max_length=24)
+    driver = SchedulerDriver(engine)
+    generating = driver.ask(source(20, 1), max_length=24)
     targets = [[5, 6, 7, 2], [9], [-100, 4, -100, 2], [11] * 24, [-100, -100]]
     sources = [source(17 + index, index) for index in range(5)]
     boxes = []
     for ids, labels in zip(sources, targets, strict=True):
-        boxes += house.put(Score(ids, labels))
-    house.work()
+        boxes += driver.put(Score(ids, labels))
+    driver.work()
     same(answers(generating), alone(prepared, source(20, 1), max_length=24))
     for ids, labels, box in zip(sources, targets, boxes, strict=True):
         expected = score(prepared, [ids], None, [labels])[0].tolist()
@@ -511,10 +511,10 @@ def test_classifications_in_batches_are_those_of_classify_alone(classifier):
     engine = JaxEngine(classifier, "sha256:nli", SHAPES)
     engine.compile(lambda: False)
     assert engine.description.tasks == (Classify,)
-    house = House(engine)
+    driver = SchedulerDriver(engine)
     sources = [source(17 + index, index) for index in range(5)]
-    boxes = [box for ids in sources for box in house.put(Classify(ids))]
-    house.work()
+    boxes = [box for ids in sources for box in driver.put(Classify(ids))]
+    driver.work()
     for ids, box in zip(sources, boxes, strict=True):
         contradiction, _, entailment = classify(classifier, [ids])[0]
         assert box.finish.values == pytest.approx((contradiction, entailment), abs=1e-4)

@@ -1,4 +1,4 @@
-"""What goes wrong in production, each with an oracle. Numbers in brackets: the failure modes of the serving notes."""
+"""What goes wrong in production: vanishing clients, overload, faults of the device, damaged messages, and signals."""
 
 import asyncio
 import random
@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import grpc
 import pytest
@@ -51,7 +50,7 @@ class ChunkGate:
         self.permits.release(1000)
 
 
-def test_1_a_cancelled_call_frees_its_row_and_leaves_its_neighbor_alone(start, stubs):
+def test_a_cancelled_call_frees_its_row_and_leaves_its_neighbor_alone(start, stubs):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
     summarization = stubs(server).summarization
@@ -68,7 +67,7 @@ def test_1_a_cancelled_call_frees_its_row_and_leaves_its_neighbor_alone(start, s
     wait_until(lambda: server.metric("bart_rows", model="echo", lane="beams1-64") == 0)
 
 
-def test_1_a_cancelled_stream_frees_its_row(start, stubs):
+def test_a_cancelled_stream_frees_its_row(start, stubs):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
     stream = stubs(server).summarization.StreamSummarize(pb.StreamSummarizeRequest(text="x" * 60), timeout=PATIENCE)
@@ -80,7 +79,7 @@ def test_1_a_cancelled_stream_frees_its_row(start, stubs):
     wait_until(server.runtime.scheduler.idle)
 
 
-def test_2_a_connection_that_dies_frees_its_rows(start):
+def test_a_connection_that_dies_frees_its_rows(start):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
     relay = Relay(server.process.port)
@@ -97,7 +96,7 @@ def test_2_a_connection_that_dies_frees_its_rows(start):
     channel.close()
 
 
-def test_2_a_half_open_connection_is_found_and_frees_its_rows(start):
+def test_a_half_open_connection_is_found_and_frees_its_rows(start):
     """The peer vanishes without a word, as when its machine loses power: nothing comes back any more."""
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate), keepalive=1.0)
@@ -114,7 +113,7 @@ def test_2_a_half_open_connection_is_found_and_frees_its_rows(start):
     wait_until(server.runtime.scheduler.idle)
 
 
-def test_2_a_client_that_is_killed_frees_its_rows(start):
+def test_a_client_that_is_killed_frees_its_rows(start):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
     command = [sys.executable, "-m", "bart_client", "--target", server.address, "summarize"]
@@ -162,20 +161,20 @@ class Relay:
         self._server.close()
 
 
-def test_3_a_deadline_is_kept_while_the_device_is_busy(start, stubs):
+def test_a_deadline_is_kept_while_the_device_is_busy(start, stubs):
     gate = Gate("step")
     server = start(FakeEngine(on_call=gate))
-    began = time.monotonic()
     code = code_of(lambda: stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=0.3))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 2
-    wait_until(lambda: server.metric("bart_requests") == 0)  # before the device is back
+    wait_until(lambda: server.metric("bart_requests") == 0)
+    assert not gate.opened.is_set(), "the device was still busy when the call ended"
     gate.open()
     wait_until(server.runtime.scheduler.idle)
 
 
-def test_5_at_ten_times_the_load_the_refused_hear_it_at_once_and_the_admitted_are_served(start, stubs):
-    server = start(FakeEngine(on_call=lambda verb, requests: time.sleep(0.002)), max_requests=8)
+def test_at_ten_times_the_load_the_refused_hear_it_at_once_and_the_admitted_are_served(start, stubs):
+    gate = Gate("encode")
+    server = start(FakeEngine(on_call=gate), max_requests=8)
     summarization = stubs(server).summarization
     done, lock = [], threading.Lock()
 
@@ -186,10 +185,11 @@ def test_5_at_ten_times_the_load_the_refused_hear_it_at_once_and_the_admitted_ar
     for index in range(400):
         call = summarization.Summarize.future(pb.SummarizeRequest(text=f"text {index}"), timeout=PATIENCE)
         call.add_done_callback(ended)
+    wait_until(lambda: len(done) == 392)
+    assert {code for code, _ in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}, "refused while the device is busy"
+    gate.open()
     wait_until(lambda: len(done) == 400)
-    codes = [code for code, _ in done]
-    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert codes.count(grpc.StatusCode.OK) >= 8
+    assert [code for code, _ in done].count(grpc.StatusCode.OK) == 8
     assert all(call.result().text.startswith("text ") for code, call in done if code is grpc.StatusCode.OK)
     wait_until(server.runtime.scheduler.idle)
     assert code_of(lambda: summarization.Summarize(pb.SummarizeRequest(text="after"), timeout=PATIENCE)) is (
@@ -197,7 +197,7 @@ def test_5_at_ten_times_the_load_the_refused_hear_it_at_once_and_the_admitted_ar
     )
 
 
-def test_6_a_retry_storm_is_told_to_spread(start, stubs):
+def test_a_retry_storm_is_told_to_spread(start, stubs):
     gate = Gate("encode")
     server = start(FakeEngine(on_call=gate), max_requests=1)
     summarization = stubs(server).summarization
@@ -213,7 +213,7 @@ def test_6_a_retry_storm_is_told_to_spread(start, stubs):
     assert min(pauses) >= 1000 and max(pauses) <= 2000 and len(pauses) > 30
 
 
-def test_7_a_slow_reader_holds_no_row_and_bounded_memory(start, stubs):
+def test_a_slow_reader_holds_no_row_and_bounded_memory(start, stubs):
     server = start(chunk=1)
     streams = [
         stubs(server).summarization.StreamSummarize(pb.StreamSummarizeRequest(text="z" * 60), timeout=PATIENCE)
@@ -224,7 +224,7 @@ def test_7_a_slow_reader_holds_no_row_and_bounded_memory(start, stubs):
     assert ["".join(m.delta.text for m in stream) for stream in streams] == ["z" * 60] * 8
 
 
-def test_7_a_stream_that_stays_unread_is_given_up():
+def test_a_stream_that_stays_unread_is_given_up():
     """The client's window is smaller than the stream, so that the server cannot write to its end."""
     engine = FakeEngine(sources=(600,), beams=(1,), target_tokens=600)
     settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=1)
@@ -232,7 +232,7 @@ def test_7_a_stream_that_stays_unread_is_given_up():
 
     async def main():
         async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
-            server = GrpcServer(settings, runtime, stall=0.3)
+            server = GrpcServer(settings, runtime, unread_limit=0.3)
             await server.start()
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=window) as channel:
                 stub = bart_pb2_grpc.SummarizationServiceStub(channel)
@@ -251,7 +251,7 @@ def test_7_a_stream_that_stays_unread_is_given_up():
     asyncio.run(main())
 
 
-def test_8_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs):
+def test_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))
     summarization = stubs(server).summarization
@@ -267,13 +267,13 @@ def test_8_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs)
     assert server.join() is Exit.DRAINED
 
 
-def test_8_an_idle_server_ends_at_once(start):
+def test_an_idle_server_ends_at_once(start):
     server = start()
     server.signal()
     assert server.join() is Exit.DRAINED
 
 
-def test_8_a_server_that_compiles_ends_without_waiting_for_it(start):
+def test_a_server_that_compiles_ends_without_waiting_for_it(start):
     gate = Gate("compile")
     server = start(FakeEngine(on_call=gate), wait=False)
     gate.wait()
@@ -282,7 +282,7 @@ def test_8_a_server_that_compiles_ends_without_waiting_for_it(start):
     gate.open()
 
 
-def test_8_a_second_signal_ends_a_server_that_drains(start, stubs):
+def test_a_second_signal_ends_a_server_that_drains(start, stubs):
     gate = Gate("step")
     server = start(FakeEngine(on_call=gate))
     call = stubs(server).summarization.Summarize.future(pb.SummarizeRequest(text="x"), timeout=PATIENCE)
@@ -294,7 +294,7 @@ def test_8_a_second_signal_ends_a_server_that_drains(start, stubs):
     gate.open()
 
 
-def test_8_a_spent_grace_ends_a_server_that_drains(start, stubs):
+def test_a_spent_grace_ends_a_server_that_drains(start, stubs):
     gate = Gate("step")
     server = start(FakeEngine(on_call=gate), grace=0.1)
     call = stubs(server).summarization.Summarize.future(pb.SummarizeRequest(text="x"), timeout=PATIENCE)
@@ -305,7 +305,7 @@ def test_8_a_spent_grace_ends_a_server_that_drains(start, stubs):
     gate.open()
 
 
-def test_9_a_device_error_fails_its_batch_and_the_next_one_works(start, stubs):
+def test_a_device_error_fails_its_batch_and_the_next_one_works(start, stubs):
     broken = threading.Event()
 
     def fault(verb, requests):
@@ -323,7 +323,7 @@ def test_9_a_device_error_fails_its_batch_and_the_next_one_works(start, stubs):
     assert server.metric("bart_device_faults_total") == 1
 
 
-def test_10_a_dead_scheduler_ends_the_process_unready(start, stubs):
+def test_a_dead_scheduler_ends_the_process_unready(start, stubs):
     class Deadly(FakeEngine):
         def step(self, bucket, state, steps):
             raise SystemExit("not even an Exception")
@@ -335,7 +335,7 @@ def test_10_a_dead_scheduler_ends_the_process_unready(start, stubs):
     assert not server.process.health.serving
 
 
-def test_11_numbers_that_are_none_are_internal(start, stubs):
+def test_nan_is_an_internal_error(start, stubs):
     class Spoiled(FakeEngine):
         def results(self, bucket, state, rows):
             answers = super().results(bucket, state, rows)
@@ -348,7 +348,7 @@ def test_11_numbers_that_are_none_are_internal(start, stubs):
 
 
 @pytest.mark.parametrize("text", ["\0", "\ufffd", "\u202e", "e\u0301" * 10, "</s><s>", "\U0010ffff"])
-def test_15_strange_text_comes_back_as_it_is(start, stubs, text):
+def test_strange_text_comes_back_as_it_is(start, stubs, text):
     expected = text.replace("</s>", "").replace("<s>", "")  # special tokens are special in a text too, as in HF's
     assert stubs(start()).summarization.Summarize(pb.SummarizeRequest(text=text), timeout=PATIENCE).text == expected
 
@@ -358,7 +358,7 @@ def test_15_strange_text_comes_back_as_it_is(start, stubs, text):
     [b"\xff" * 20, b"\x12\x02\xc3\x28", b"\x12\xff\xff\xff\xff\x0f", bytes(random.Random(0).randbytes(300))],
     ids=["no-tag", "no-utf8", "no-length", "noise"],
 )
-def test_15_bytes_that_are_no_message_are_an_invalid_argument(start, stubs, frame):
+def test_bytes_that_are_no_message_are_an_invalid_argument(start, stubs, frame):
     server = start()
     with server.channel() as channel:
         call = channel.unary_unary("/bart.v1.SummarizationService/Summarize")
@@ -381,7 +381,7 @@ GOOD = pb.GenerateRequest(
 @settings(max_examples=150, deadline=None)
 @example(at=0, cut=0, put=b"")
 @given(at=st.integers(0, len(GOOD)), cut=st.integers(0, 8), put=st.binary(max_size=12))
-def test_15_damaged_messages_are_answered_or_refused_and_never_more(sturdy, at, cut, put):
+def test_damaged_messages_are_answered_or_refused_and_never_more(sturdy, at, cut, put):
     frame = GOOD[:at] + put + GOOD[at + cut :]
     with sturdy.channel() as channel:
         code = code_of(lambda: channel.unary_unary("/bart.v1.GenerationService/Generate")(frame, timeout=PATIENCE))
@@ -391,14 +391,14 @@ def test_15_damaged_messages_are_answered_or_refused_and_never_more(sturdy, at, 
         assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
-def test_15_unknown_fields_are_ignored(start):
+def test_unknown_fields_are_ignored(start):
     frame = pb.SummarizeRequest(text="ok").SerializeToString() + b"\xa2\x06\x03abc"  # field 100
     with start().channel() as channel:
         call = channel.unary_unary("/bart.v1.SummarizationService/Summarize")
         assert pb.SummarizeResponse.FromString(call(frame, timeout=PATIENCE)).text == "ok"
 
 
-def test_15_noise_on_the_port_harms_nobody(start, stubs):
+def test_noise_on_the_port_harms_nobody(start, stubs):
     server = start()
     noise = random.Random(1)
     for size in (1, 100, 10_000):
@@ -407,7 +407,7 @@ def test_15_noise_on_the_port_harms_nobody(start, stubs):
     assert stubs(server).summarization.Summarize(pb.SummarizeRequest(text="ok"), timeout=PATIENCE).text == "ok"
 
 
-def test_18_a_checkpoint_that_cannot_be_read_ends_the_process_unready(start):
+def test_a_checkpoint_that_cannot_be_read_ends_the_process_unready(start):
     def corrupt(settings, path):
         raise ValueError("model.safetensors: header too large")
 
@@ -416,7 +416,7 @@ def test_18_a_checkpoint_that_cannot_be_read_ends_the_process_unready(start):
 
 
 @pytest.mark.parametrize("bursts", [45, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_26_nothing_leaks_in_a_soak(start, stubs, bursts):
+def test_nothing_leaks_in_a_soak(start, stubs, bursts):
     """Twenty calls a burst, a third cancelled, some refused: every place, row, thread and descriptor is back."""
     import psutil
 

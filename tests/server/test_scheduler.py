@@ -3,14 +3,14 @@
 import pytest
 from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
-from bart_server.scheduling.scheduler import FAULTS, Scheduler
+from bart_server.scheduling.scheduler import MAX_SUCCESSIVE_FAULTS, Scheduler
 from bart_server.scheduling.tasks import Classify, Generate
 
 from support.echo import END, FakeEngine
 from tests.server.harness import Clock, Mailbox
 
 
-class House:
+class SchedulerDriver:
     """A scheduler whose iterations the test makes."""
 
     def __init__(self, engine=None, budget=None, chunk=4, **settings):
@@ -47,294 +47,294 @@ class House:
 
 
 def test_an_answer_is_the_echo():
-    house = House()
-    box = house.ask([10, 11, 12])
-    house.iterate(1)
+    driver = SchedulerDriver()
+    box = driver.ask([10, 11, 12])
+    driver.iterate(1)
     [answer] = box.finish.hypotheses
     assert (answer.tokens, answer.score, answer.stopped) == ((10, 11, 12, END), -3.0, True)
-    assert house.scheduler.iterate() is False
+    assert driver.scheduler.iterate() is False
 
 
 def test_a_length_limit_is_told_from_an_end():
-    house = House()
-    box = house.ask([10, 11, 12], max_new_tokens=2)
-    house.iterate(1)
+    driver = SchedulerDriver()
+    box = driver.ask([10, 11, 12], max_new_tokens=2)
+    driver.iterate(1)
     [answer] = box.finish.hypotheses
     assert (answer.tokens, answer.stopped) == ((10, 11), False)
 
 
 def test_a_stream_gets_each_chunk_once_and_then_the_end():
-    house = House(chunk=2)
-    box = house.ask([10, 11, 12], stream=True)
-    house.iterate(2)
+    driver = SchedulerDriver(chunk=2)
+    box = driver.ask([10, 11, 12], stream=True)
+    driver.iterate(2)
     assert box.deltas == [(10, 11), (12, END)]
     assert box.finish.hypotheses[0].tokens == (10, 11, 12, END)
 
 
 def test_a_beam_stream_sends_only_what_all_beams_agree_on():
-    house = House(chunk=2)
-    box = house.ask([10, 11, 12, 13, 14], stream=True, num_beams=3)
-    house.iterate(3)
+    driver = SchedulerDriver(chunk=2)
+    box = driver.ask([10, 11, 12, 13, 14], stream=True, num_beams=3)
+    driver.iterate(3)
     assert box.deltas == [(10, 11), (12, 13, 14, END)]  # after 2, 4 and 6 steps; the last two tokens may change
 
 
 def test_those_who_wait_together_are_encoded_together():
-    house = House()
+    driver = SchedulerDriver()
     for token in (10, 20, 30):
-        house.ask([token])
-    house.iterate(1)
-    assert house.calls() == [("encode", 3), ("insert", 3), ("step", 3)]
+        driver.ask([token])
+    driver.iterate(1)
+    assert driver.calls() == [("encode", 3), ("insert", 3), ("step", 3)]
 
 
 def test_a_newcomer_joins_the_running_batch_within_one_chunk():
-    house = House()
-    first = house.ask([10] * 8)
-    house.iterate(1)
-    second = house.ask([20])
-    house.iterate(1)
+    driver = SchedulerDriver()
+    first = driver.ask([10] * 8)
+    driver.iterate(1)
+    second = driver.ask([20])
+    driver.iterate(1)
     assert second.finish.hypotheses[0].tokens == (20, END)
     assert not first.events
-    house.iterate(1)
+    driver.iterate(1)
     assert first.finish.hypotheses[0].tokens == (*[10] * 8, END)
 
 
 def test_finished_rows_leave_at_once_and_the_batch_shrinks():
-    house = House()
+    driver = SchedulerDriver()
     for source in ([10] * 8, [20], [30]):
-        house.ask(source)
-    house.iterate(1)
-    batch = house.batch()
+        driver.ask(source)
+    driver.iterate(1)
+    batch = driver.batch()
     assert len(batch.jobs) == 1  # 3 rows ran in the shape of 4; one is left
-    house.iterate(2)
+    driver.iterate(2)
     assert batch.state is None and batch.jobs == []
 
 
 def test_more_than_the_rows_wait_their_turn():
-    house = House()
-    boxes = [house.ask([10 + index]) for index in range(6)]
-    house.iterate(1)
+    driver = SchedulerDriver()
+    boxes = [driver.ask([10 + index]) for index in range(6)]
+    driver.iterate(1)
     assert [bool(box.events) for box in boxes] == [True] * 4 + [False] * 2
-    house.iterate(1)
+    driver.iterate(1)
     assert all(box.finish for box in boxes)
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_an_empty_batch_is_replaced_and_not_filled(cancelled):
-    house = House(FakeEngine(sizes=(1,)))
-    boxes = [house.ask([10] * (8 if cancelled else 1)) for _ in range(3)]
+    driver = SchedulerDriver(FakeEngine(sizes=(1,)))
+    boxes = [driver.ask([10] * (8 if cancelled else 1)) for _ in range(3)]
     for box in boxes:
-        house.iterate(1)
+        driver.iterate(1)
         if cancelled:
-            house.scheduler.cancel(box.job)
-    assert house.calls() == [("encode", 1), ("insert", 1), ("step", 1)] * 3
+            driver.scheduler.cancel(box.job)
+    assert driver.calls() == [("encode", 1), ("insert", 1), ("step", 1)] * 3
 
 
 def test_the_earliest_deadline_goes_first():
-    house = House()
-    boxes = [house.ask([10], deadline=house.clock() + seconds) for seconds in (50, 40, 30, 20, 10)]
-    house.iterate(1)
+    driver = SchedulerDriver()
+    boxes = [driver.ask([10], deadline=driver.clock() + seconds) for seconds in (50, 40, 30, 20, 10)]
+    driver.iterate(1)
     assert [bool(box.events) for box in boxes] == [False, True, True, True, True]
 
 
 def test_without_a_deadline_one_is_due_a_minute_after_arrival():
-    house = House(FakeEngine(sizes=(1,)))
-    patient = house.ask([10])
-    house.clock.time += 31
-    urgent = [house.ask([20], deadline=house.clock() + 30) for _ in range(2)]
-    house.iterate(1)
+    driver = SchedulerDriver(FakeEngine(sizes=(1,)))
+    patient = driver.ask([10])
+    driver.clock.time += 31
+    urgent = [driver.ask([20], deadline=driver.clock() + 30) for _ in range(2)]
+    driver.iterate(1)
     assert patient.events and not any(box.events for box in urgent)
 
 
 def test_different_beams_and_sampling_run_side_by_side():
-    house = House()
-    boxes = [house.ask([10, 11]), house.ask([20, 21], num_beams=3), house.ask([30, 31], do_sample=True)]
-    house.iterate(1)
+    driver = SchedulerDriver()
+    boxes = [driver.ask([10, 11]), driver.ask([20, 21], num_beams=3), driver.ask([30, 31], do_sample=True)]
+    driver.iterate(1)
     assert [box.finish.hypotheses[0].tokens for box in boxes] == [(10, 11, END), (20, 21, END), (30, 31, END)]
 
 
 def test_hypotheses_come_best_first():
-    house = House()
-    box = house.ask([10, 11, 12], num_beams=3, num_return_sequences=3)
-    house.iterate(1)
+    driver = SchedulerDriver()
+    box = driver.ask([10, 11, 12], num_beams=3, num_return_sequences=3)
+    driver.iterate(1)
     assert [h.score for h in box.finish.hypotheses] == [-3.0, -4.0, -5.0]
 
 
 def test_cancel_while_queued_costs_the_device_nothing():
-    house = House()
-    box = house.ask([10])
-    house.scheduler.cancel(box.job)
-    house.iterate(1)
-    assert house.calls() == [] and box.events == []
+    driver = SchedulerDriver()
+    box = driver.ask([10])
+    driver.scheduler.cancel(box.job)
+    driver.iterate(1)
+    assert driver.calls() == [] and box.events == []
 
 
 def test_cancel_while_encoding_frees_the_row_before_the_first_step():
-    house = House()
+    driver = SchedulerDriver()
     boxes = []
 
     def cancel_the_first(verb, requests):
         if verb == "encode":
-            house.scheduler.cancel(boxes[0].job)
+            driver.scheduler.cancel(boxes[0].job)
 
-    house.engine.on_call = cancel_the_first
-    boxes += [house.ask([10]), house.ask([20])]
-    house.iterate(1)
-    assert house.calls() == [("encode", 2), ("insert", 2), ("step", 1)]
+    driver.engine.on_call = cancel_the_first
+    boxes += [driver.ask([10]), driver.ask([20])]
+    driver.iterate(1)
+    assert driver.calls() == [("encode", 2), ("insert", 2), ("step", 1)]
     assert boxes[0].events == [] and boxes[1].finish.hypotheses[0].tokens == (20, END)
 
 
 def test_cancel_while_decoding_frees_the_row_within_one_chunk_and_leaves_neighbors_alone():
-    house = House()
-    gone, stays = house.ask([10] * 8), house.ask([20] * 7)
-    house.iterate(1)
-    house.scheduler.cancel(gone.job)
-    house.iterate(1)
-    assert house.calls() == [("encode", 2), ("insert", 2), ("step", 2), ("step", 1)]
+    driver = SchedulerDriver()
+    gone, stays = driver.ask([10] * 8), driver.ask([20] * 7)
+    driver.iterate(1)
+    driver.scheduler.cancel(gone.job)
+    driver.iterate(1)
+    assert driver.calls() == [("encode", 2), ("insert", 2), ("step", 2), ("step", 1)]
     assert gone.events == [] and stays.finish.hypotheses[0].tokens == (*[20] * 7, END)
 
 
 def test_a_deadline_that_passes_in_the_queue_is_answered():
-    house = House(FakeEngine(sizes=(1,)))
-    house.ask([10] * 8, deadline=house.clock() + 1)
-    late = house.ask([20], deadline=house.clock() + 2)
-    house.iterate(1)
-    house.clock.time += 3
-    house.iterate(1)
+    driver = SchedulerDriver(FakeEngine(sizes=(1,)))
+    driver.ask([10] * 8, deadline=driver.clock() + 1)
+    late = driver.ask([20], deadline=driver.clock() + 2)
+    driver.iterate(1)
+    driver.clock.time += 3
+    driver.iterate(1)
     assert isinstance(late.error, DeadlineExceeded)
-    assert house.calls() == [("encode", 1), ("insert", 1), ("step", 1)]
+    assert driver.calls() == [("encode", 1), ("insert", 1), ("step", 1)]
 
 
 def test_a_deadline_that_passes_while_decoding_frees_the_row():
-    house = House()
-    late = house.ask([10] * 8, deadline=house.clock() + 1)
-    house.iterate(1)
-    house.clock.time += 2
-    house.iterate(1)
+    driver = SchedulerDriver()
+    late = driver.ask([10] * 8, deadline=driver.clock() + 1)
+    driver.iterate(1)
+    driver.clock.time += 2
+    driver.iterate(1)
     assert isinstance(late.error, DeadlineExceeded)
-    assert house.batch() is None
+    assert driver.batch() is None
 
 
-def test_a_full_house_refuses_at_once_by_count():
-    house = House(budget=Budget(requests=2))
-    house.ask([10]), house.ask([20])
+def test_without_a_free_place_a_call_is_refused_at_once():
+    driver = SchedulerDriver(budget=Budget(requests=2))
+    driver.ask([10]), driver.ask([20])
     with pytest.raises(Overloaded, match="the limit is 2") as refusal:
-        house.ask([30])
+        driver.ask([30])
     assert 0 < refusal.value.retry_after <= 30
-    assert house.calls() == []
+    assert driver.calls() == []
 
 
-def test_a_full_house_refuses_at_once_by_padded_tokens_times_beams():
-    house = House(FakeEngine(sources=(8,)), Budget(cost=(8 + 64) * 3))
-    house.ask([10], num_beams=3, max_new_tokens=64)  # (8 + 63) x 3 = 213 of 216
+def test_a_full_scheduler_refuses_at_once_by_padded_tokens_times_beams():
+    driver = SchedulerDriver(FakeEngine(sources=(8,)), Budget(cost=(8 + 64) * 3))
+    driver.ask([10], num_beams=3, max_new_tokens=64)  # (8 + 63) x 3 = 213 of 216
     with pytest.raises(Overloaded, match="213 padded tokens x beams"):
-        house.ask([20], max_new_tokens=1)
+        driver.ask([20], max_new_tokens=1)
 
 
 def test_room_is_given_back_however_a_request_ends():
-    house = House(budget=Budget(requests=3))
-    place = house.scheduler.reserve(house.engine, 3)
+    driver = SchedulerDriver(budget=Budget(requests=3))
+    place = driver.scheduler.reserve(driver.engine, 3)
     place.release()
     place.release()
-    with house.scheduler.reserve(house.engine) as reservation:
-        [request] = house.engine.requests(Generate([10]))
-        job = house.scheduler.submit(reservation, request, Mailbox())
-        house.scheduler.cancel(job)
-        house.scheduler.cancel(job)
-        house.scheduler.submit(reservation, request, Mailbox(), house.clock() - 1)
-        house.scheduler.submit(reservation, request, Mailbox())
-        house.iterate(1)
-    assert house.scheduler.idle()
-    assert house.scheduler._admission.cost == 0
+    with driver.scheduler.reserve(driver.engine) as reservation:
+        [request] = driver.engine.requests(Generate([10]))
+        job = driver.scheduler.submit(reservation, request, Mailbox())
+        driver.scheduler.cancel(job)
+        driver.scheduler.cancel(job)
+        driver.scheduler.submit(reservation, request, Mailbox(), driver.clock() - 1)
+        driver.scheduler.submit(reservation, request, Mailbox())
+        driver.iterate(1)
+    assert driver.scheduler.idle()
+    assert driver.scheduler._admission.cost == 0
 
 
-def work_at_one_second_a_step(house):
+def work_at_one_second_a_step(driver):
     """Teaches the scheduler its speed: ten requests of cost 9, one second a chunk."""
 
     def tick(verb, requests):
-        house.clock.time += verb == "step"
+        driver.clock.time += verb == "step"
 
-    house.engine.on_call = tick
+    driver.engine.on_call = tick
     for _ in range(10):
-        house.ask([10], max_new_tokens=1)
-        house.iterate(1)
+        driver.ask([10], max_new_tokens=1)
+        driver.iterate(1)
 
 
 def test_what_cannot_meet_its_deadline_is_refused_at_once():
-    house = House(FakeEngine(sources=(8,), sizes=(1,)))
-    work_at_one_second_a_step(house)  # so a request of cost 9 takes about a second
+    driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)))
+    work_at_one_second_a_step(driver)  # so a request of cost 9 takes about a second
     for _ in range(5):
-        house.ask([10], max_new_tokens=1, deadline=house.clock() + 5.5)
+        driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.5)
     with pytest.raises(Overloaded, match=r"about 6.0 s of work are ahead of a deadline in 5.5 s") as refusal:
-        house.ask([10], max_new_tokens=1, deadline=house.clock() + 5.5)
+        driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.5)
     assert refusal.value.retry_after == pytest.approx(5.0, abs=0.11)
-    house.ask([10], max_new_tokens=1, deadline=house.clock() + 5.4)  # due first, so nothing is ahead of it
+    driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.4)  # due first, so nothing is ahead of it
 
 
 def test_a_deadline_is_believed_possible_until_the_speed_is_known():
-    house = House(FakeEngine(sources=(8,), sizes=(1,)))
-    assert house.ask([10], deadline=house.clock() + 0.001)
+    driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)))
+    assert driver.ask([10], deadline=driver.clock() + 0.001)
 
 
 def test_the_retry_hint_is_a_second_until_the_speed_is_known():
-    house = House(FakeEngine(sources=(8,), sizes=(1,)), Budget(requests=4))
-    house.scheduler.reserve(house.engine, 4)
+    driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)), Budget(requests=4))
+    driver.scheduler.reserve(driver.engine, 4)
     with pytest.raises(Overloaded) as unknown:
-        house.scheduler.reserve(house.engine)
+        driver.scheduler.reserve(driver.engine)
     assert unknown.value.retry_after == 1.0
 
 
 def test_a_fault_in_a_step_fails_its_batch_and_nothing_else():
-    house = House()
-    doomed, other = house.ask([10] * 6), house.ask([20] * 6, num_beams=3)
+    driver = SchedulerDriver()
+    doomed, other = driver.ask([10] * 6), driver.ask([20] * 6, num_beams=3)
 
     def break_the_greedy_bucket(verb, requests):
         if verb == "step" and "num_beams" not in requests[0].payload:
             raise RuntimeError("XLA:RESOURCE_EXHAUSTED")
 
-    house.engine.on_call = break_the_greedy_bucket
-    house.iterate(1)
-    house.engine.on_call = lambda verb, requests: None
-    house.iterate(1)
+    driver.engine.on_call = break_the_greedy_bucket
+    driver.iterate(1)
+    driver.engine.on_call = lambda verb, requests: None
+    driver.iterate(1)
     assert isinstance(doomed.error, DeviceFault)
     assert other.finish.hypotheses[0].tokens == (*[20] * 6, END)
-    after = house.ask([30])
-    house.iterate(1)
+    after = driver.ask([30])
+    driver.iterate(1)
     assert after.finish
 
 
 def test_a_fault_in_the_encoder_spares_the_running_batch():
-    house = House()
-    running = house.ask([10] * 6)
-    house.iterate(1)
+    driver = SchedulerDriver()
+    running = driver.ask([10] * 6)
+    driver.iterate(1)
 
     def break_the_encoder(verb, requests):
         if verb == "encode":
             raise MemoryError
 
-    house.engine.on_call = break_the_encoder
-    doomed = house.ask([20])
-    house.iterate(1)
+    driver.engine.on_call = break_the_encoder
+    doomed = driver.ask([20])
+    driver.iterate(1)
     assert isinstance(doomed.error, DeviceFault)
     assert running.finish.hypotheses[0].tokens == (*[10] * 6, END)
 
 
 def test_a_device_that_always_fails_ends_the_scheduler():
     deaths = []
-    house = House()
-    house.scheduler._on_death = deaths.append
+    driver = SchedulerDriver()
+    driver.scheduler._on_death = deaths.append
 
     def always(verb, requests):
         raise RuntimeError("lost")
 
-    house.engine.on_call = always
-    boxes = [house.ask([10], max_new_tokens=1) for _ in range(4 * FAULTS)]
-    house.scheduler.run()
+    driver.engine.on_call = always
+    boxes = [driver.ask([10], max_new_tokens=1) for _ in range(4 * MAX_SUCCESSIVE_FAULTS)]
+    driver.scheduler.run()
     assert len(deaths) == 1
     assert all(isinstance(box.error, DeviceFault | Unavailable) for box in boxes)
     with pytest.raises(Unavailable):
-        house.ask([10])
+        driver.ask([10])
 
 
-def test_numbers_that_are_none_are_a_fault_and_no_answer():
+def test_nan_is_a_fault_and_no_answer():
     class Broken(FakeEngine):
         def results(self, bucket, state, rows):
             spoiled = super().results(bucket, state, rows)
@@ -343,68 +343,68 @@ def test_numbers_that_are_none_are_a_fault_and_no_answer():
         def run(self, bucket, size, requests):
             return [(0.0, float("nan")) for _ in requests]
 
-    house = House(Broken())
-    boxes = [house.ask([10]), house.classify([10])]
-    house.iterate(1)
+    driver = SchedulerDriver(Broken())
+    boxes = [driver.ask([10]), driver.classify([10])]
+    driver.iterate(1)
     assert all(isinstance(box.error, DeviceFault) for box in boxes)
 
 
 def test_classifications_run_in_batches_beside_generation():
-    house = House()
-    generating = house.ask([10, 11])
-    boxes = [house.classify([10] * (1 + index)) for index in range(3)]
-    house.iterate(1)
+    driver = SchedulerDriver()
+    generating = driver.ask([10, 11])
+    boxes = [driver.classify([10] * (1 + index)) for index in range(3)]
+    driver.iterate(1)
     assert generating.finish
     assert [box.finish.values for box in boxes] == [(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]
-    assert ("run", 3) in house.calls()
+    assert ("run", 3) in driver.calls()
 
 
 def test_draining_refuses_the_new_and_finishes_the_old():
-    house = House()
-    box = house.ask([10] * 6)
-    house.iterate(1)
-    tokenizing = house.scheduler.reserve(house.engine)
-    house.scheduler.drain()
+    driver = SchedulerDriver()
+    box = driver.ask([10] * 6)
+    driver.iterate(1)
+    tokenizing = driver.scheduler.reserve(driver.engine)
+    driver.scheduler.drain()
     with pytest.raises(Unavailable, match="shutting down"):
-        house.ask([20])
+        driver.ask([20])
     late = Mailbox()
-    house.scheduler.submit(tokenizing, house.engine.requests(Generate([30]))[0], late)
-    assert not house.scheduler.idle()
-    house.iterate(1)
+    driver.scheduler.submit(tokenizing, driver.engine.requests(Generate([30]))[0], late)
+    assert not driver.scheduler.idle()
+    driver.iterate(1)
     assert box.finish and late.finish
 
 
 def test_a_stopped_scheduler_fails_what_is_left():
-    house = House()
-    box = house.ask([10])
-    house.scheduler.stop()
-    house.scheduler.run()
+    driver = SchedulerDriver()
+    box = driver.ask([10])
+    driver.scheduler.stop()
+    driver.scheduler.run()
     assert isinstance(box.error, Unavailable)
 
 
 def test_timings_are_those_of_the_clock():
-    house = House(chunk=1)
+    driver = SchedulerDriver(chunk=1)
 
     def tick(verb, requests):
-        house.clock.time += {"encode": 2.0, "insert": 0.25, "step": 0.5}[verb]
+        driver.clock.time += {"encode": 2.0, "insert": 0.25, "step": 0.5}[verb]
 
-    house.engine.on_call = tick
-    box = house.ask([10, 11])
-    house.clock.time += 3.0
-    house.iterate(3)
+    driver.engine.on_call = tick
+    box = driver.ask([10, 11])
+    driver.clock.time += 3.0
+    driver.iterate(3)
     assert (box.finish.queued, box.finish.computed) == (3.0, 2.0 + 0.25 + 3 * 0.5)
 
 
 def test_a_bucket_that_no_budget_could_hold_is_refused_at_the_start():
     with pytest.raises(ValueError, match="needs a budget of"):
-        House(budget=Budget(cost=10))
+        SchedulerDriver(budget=Budget(cost=10))
 
 
 def test_memory_does_not_grow_under_cancellation():
-    house = House(FakeEngine(sizes=(1,)))
-    house.ask([10] * 8)
-    house.iterate(1)
+    driver = SchedulerDriver(FakeEngine(sizes=(1,)))
+    driver.ask([10] * 8)
+    driver.iterate(1)
     for _ in range(200):
-        house.scheduler.cancel(house.ask([20]).job)
-    batch = house.batch()
-    assert batch.waiting == [] and len(house.scheduler._jobs) == 1
+        driver.scheduler.cancel(driver.ask([20]).job)
+    batch = driver.batch()
+    assert batch.waiting == [] and len(driver.scheduler._jobs) == 1

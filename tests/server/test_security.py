@@ -144,4 +144,4 @@ def test_a_token_file_without_a_token_is_refused_at_the_start(tmp_path):
 
     (tmp_path / "tokens").write_text("# none\n")
     with pytest.raises(SettingsError, match="without a token"):
-        security.tokens(Settings(token_file=str(tmp_path / "tokens")))
+        security.read_tokens(Settings(token_file=str(tmp_path / "tokens")))

@@ -26,8 +26,8 @@ def violation(error: grpc.RpcError) -> tuple[str, str]:
     [packed] = rpc_status.from_call(error).details
     request = error_details_pb2.BadRequest()
     assert packed.Unpack(request)
-    [found] = request.field_violations
-    return found.field, found.description
+    [violated] = request.field_violations
+    return violated.field, violated.description
 
 
 def test_summarize_answers_with_text_tokens_score_reason_counts_and_times(start, stubs):
@@ -317,7 +317,7 @@ REFUSALS = [
         "classification.ClassifyZeroShot",
         pb.ClassifyZeroShotRequest(text="a", labels=["b"], hypothesis_template="none"),
         "hypothesis_template",
-        "holds 0 times {}",
+        "holds {} 0 times",
     ),
 ]
 
@@ -337,9 +337,9 @@ def test_bad_input_names_field_limit_and_value_and_costs_the_device_nothing(
 ):
     service, name = method.split(".")
     before = list(limited.engines[0].calls)
-    found = violation(failure(getattr(getattr(stubs(limited), service), name), request_))
-    assert found[0] == field
-    assert description in found[1]
+    named = violation(failure(getattr(getattr(stubs(limited), service), name), request_))
+    assert named[0] == field
+    assert description in named[1]
     assert limited.engines[0].calls == before
 
 
@@ -357,7 +357,7 @@ def test_a_model_that_cannot_classify_says_so(start, stubs):
     assert error.details() == "model 'echo' cannot classify; it can: generate"
 
 
-def test_a_full_house_refuses_before_tokenising_with_a_retry_hint(start, stubs):
+def test_without_a_free_place_a_call_is_refused_before_tokenizing_with_a_retry_hint(start, stubs):
     gate = Gate("encode")
     server = start(FakeEngine(on_call=gate), max_requests=1)
     summarization = stubs(server).summarization

@@ -12,7 +12,7 @@ from bart_server.scheduling.tasks import Generate
 
 from support.echo import END, FakeEngine
 from tests.server.harness import PATIENCE, Gate, wait_until, working
-from tests.server.test_scheduler import House
+from tests.server.test_scheduler import SchedulerDriver
 from tests.server.test_workers import awaited
 
 
@@ -33,71 +33,71 @@ def compiled(**settings):
     """An engine whose first programs are there, and a scheduler over it."""
     engine = FakeEngine(**settings)
     engine.compile(lambda: False)
-    return House(engine)
+    return SchedulerDriver(engine)
 
 
 # ── buckets that open ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_request_takes_the_best_bucket_that_is_open_and_the_next_one_a_better_bucket_that_opens_meanwhile():
-    house = compiled(priority=long_ones_first)
-    first = house.ask([10] * 6)
-    house.iterate()
-    behind(house.engine)
-    second = house.ask([20] * 6)
-    house.iterate(2)
+    driver = compiled(priority=long_ones_first)
+    first = driver.ask([10] * 6)
+    driver.iterate()
+    behind(driver.engine)
+    second = driver.ask([20] * 6)
+    driver.iterate(2)
     assert (first.job.bucket.source, second.job.bucket.source) == (64, 8)
     assert first.finish.hypotheses[0].tokens == (*[10] * 6, END)
     assert second.finish.hypotheses[0].tokens == (*[20] * 6, END)
 
 
 def test_who_still_waits_when_a_better_bucket_opens_is_served_in_it():
-    house = compiled(priority=long_ones_first, sizes=(1,))
-    running, waiting = house.ask([10] * 6), house.ask([20] * 6)
-    house.iterate()
+    driver = compiled(priority=long_ones_first, sizes=(1,))
+    running, waiting = driver.ask([10] * 6), driver.ask([20] * 6)
+    driver.iterate()
     assert waiting.job.bucket.source == 64
-    behind(house.engine)
-    house.iterate()
+    behind(driver.engine)
+    driver.iterate()
     assert waiting.job.bucket.source == 8 and waiting.job.started, "it did not wait for the row of the long bucket"
-    house.iterate(2)
+    driver.iterate(2)
     assert running.finish and waiting.finish
 
 
 def test_a_batch_grows_to_a_row_count_that_opens_while_it_runs():
-    house = compiled(priority=lambda bucket, size: int(size > 1), sizes=(1, 4))
-    boxes = [house.ask([10 + index] * 6) for index in range(3)]
-    house.iterate()
-    assert len(house.batch().jobs) == 1
-    behind(house.engine)
-    house.iterate()
-    assert len(house.batch().jobs) == 4
-    house.iterate(3)
+    driver = compiled(priority=lambda bucket, size: int(size > 1), sizes=(1, 4))
+    boxes = [driver.ask([10 + index] * 6) for index in range(3)]
+    driver.iterate()
+    assert len(driver.batch().jobs) == 1
+    behind(driver.engine)
+    driver.iterate()
+    assert len(driver.batch().jobs) == 4
+    driver.iterate(3)
     assert [box.finish.hypotheses[0].tokens for box in boxes] == [(*[10 + index] * 6, END) for index in range(3)]
 
 
 def test_no_request_waits_while_something_is_compiled():
     gate = Gate("compile")
-    house = compiled(priority=long_ones_first)
-    house.engine.on_call = gate
-    compiling = threading.Thread(target=house.engine.compile, args=(lambda: False, True))
+    driver = compiled(priority=long_ones_first)
+    driver.engine.on_call = gate
+    compiling = threading.Thread(target=driver.engine.compile, args=(lambda: False, True))
     compiling.start()
     gate.wait()
-    with working(house.scheduler, 1):
-        box = house.ask([10] * 6)
+    with working(driver.scheduler, 1):
+        box = driver.ask([10] * 6)
         assert awaited(box) == (*[10] * 6, END) and box.job.bucket.source == 64
         gate.open()
         compiling.join(PATIENCE)
-        box = house.ask([10] * 6)
+        box = driver.ask([10] * 6)
         assert awaited(box) == (*[10] * 6, END) and box.job.bucket.source == 8
 
 
 def test_what_no_program_can_hold_yet_is_refused_and_does_not_wait():
-    house = compiled(priority=lambda bucket, size: int(bucket.beams > 1))
+    driver = compiled(priority=lambda bucket, size: int(bucket.beams > 1))
     with pytest.raises(Unavailable, match="is compiled yet"):
-        house.ask([10], num_beams=3)
-    behind(house.engine)
-    box = house.ask([10], num_beams=3)
-    house.iterate()
+        driver.ask([10], num_beams=3)
+    behind(driver.engine)
+    box = driver.ask([10], num_beams=3)
+    driver.iterate()
     assert box.finish
 
 
@@ -113,42 +113,42 @@ def bucket_of(engine, source, beams=1):
 
 
 def test_when_a_bucket_closes_what_runs_ends_there_and_what_waits_goes_elsewhere():
-    house = House(FakeEngine(sizes=(1,)))
-    running, waiting = house.ask([10] * 6), house.ask([20] * 6)
-    house.iterate()
-    house.engine.store.close(bucket_of(house.engine, 8))
-    late = house.ask([30] * 6)
+    driver = SchedulerDriver(FakeEngine(sizes=(1,)))
+    running, waiting = driver.ask([10] * 6), driver.ask([20] * 6)
+    driver.iterate()
+    driver.engine.store.close(bucket_of(driver.engine, 8))
+    late = driver.ask([30] * 6)
     assert late.job.bucket.source == 64
-    house.iterate(5)
+    driver.iterate(5)
     assert (running.job.bucket.source, waiting.job.bucket.source) == (8, 64)
     assert [box.finish.hypotheses[0].tokens[0] for box in (running, waiting, late)] == [10, 20, 30]
 
 
 def test_a_row_count_that_closes_takes_nobody_and_its_rows_end_in_it():
-    house = House(FakeEngine(sources=(64,), sizes=(1, 4)))
-    running = [house.ask([10] * 10) for _ in range(2)]
-    house.iterate()
-    house.engine.store.close(bucket_of(house.engine, 64), 4)
-    late = house.ask([20])
-    house.iterate()
-    assert len(house.batch().jobs) == 4 and not late.events
-    house.iterate(2)
-    assert all(box.finish for box in running) and house.batch() is None
-    house.iterate()
+    driver = SchedulerDriver(FakeEngine(sources=(64,), sizes=(1, 4)))
+    running = [driver.ask([10] * 10) for _ in range(2)]
+    driver.iterate()
+    driver.engine.store.close(bucket_of(driver.engine, 64), 4)
+    late = driver.ask([20])
+    driver.iterate()
+    assert len(driver.batch().jobs) == 4 and not late.events
+    driver.iterate(2)
+    assert all(box.finish for box in running) and driver.batch() is None
+    driver.iterate()
     assert late.finish.hypotheses[0].tokens == (20, END)
 
 
 def test_who_waits_for_the_last_bucket_that_closes_is_told_to_try_again():
-    house = House(FakeEngine(sources=(64,), sizes=(1,)))
-    running, waiting = house.ask([10] * 6), house.ask([20])
-    house.iterate()
-    house.engine.store.close(bucket_of(house.engine, 64))
-    house.iterate()
+    driver = SchedulerDriver(FakeEngine(sources=(64,), sizes=(1,)))
+    running, waiting = driver.ask([10] * 6), driver.ask([20])
+    driver.iterate()
+    driver.engine.store.close(bucket_of(driver.engine, 64))
+    driver.iterate()
     assert isinstance(waiting.error, Unavailable) and running.finish
-    house.engine.store.want([house.engine._shape(bucket_of(house.engine, 64), 1)])
-    behind(house.engine)
-    again = house.ask([20])
-    house.iterate()
+    driver.engine.store.want([driver.engine._shape(bucket_of(driver.engine, 64), 1)])
+    behind(driver.engine)
+    again = driver.ask([20])
+    driver.iterate()
     assert again.finish.hypotheses[0].tokens == (20, END)
 
 
@@ -156,61 +156,61 @@ def test_who_waits_for_the_last_bucket_that_closes_is_told_to_try_again():
 
 
 def test_two_revisions_of_a_model_run_side_by_side_and_the_removed_one_finishes_its_work():
-    house = House(FakeEngine(revision="old", sizes=(1,)))
-    old, new = house.engine, FakeEngine(revision="new", sizes=(1,))
-    running, waiting = house.ask([10] * 6), house.ask([20] * 6)
-    house.iterate()
-    house.scheduler.add("echo", new)
-    tokenizing = house.scheduler.reserve(old)
-    house.scheduler.remove(old)
+    driver = SchedulerDriver(FakeEngine(revision="old", sizes=(1,)))
+    old, new = driver.engine, FakeEngine(revision="new", sizes=(1,))
+    running, waiting = driver.ask([10] * 6), driver.ask([20] * 6)
+    driver.iterate()
+    driver.scheduler.add("echo", new)
+    tokenizing = driver.scheduler.reserve(old)
+    driver.scheduler.remove(old)
     with pytest.raises(Unavailable, match="this revision"):
-        house.scheduler.reserve(old)
-    beside = house.ask([30] * 6, engine=new)
-    house.iterate(2)
+        driver.scheduler.reserve(old)
+    beside = driver.ask([30] * 6, engine=new)
+    driver.iterate(2)
     assert beside.finish and running.finish
     assert ("step", 1) in old.calls and ("step", 1) in new.calls
-    house.iterate(2)
+    driver.iterate(2)
     assert waiting.finish.hypotheses[0].tokens == (*[20] * 6, END)
     for box in (running, waiting):
         box.place.release()
-    assert house.scheduler.serves(old), "a place is still taken"
-    late = house.put(Generate([40]), engine=old, place=tokenizing)
-    house.iterate()
+    assert driver.scheduler.serves(old), "a place is still taken"
+    late = driver.put(Generate([40]), engine=old, place=tokenizing)
+    driver.iterate()
     assert late.finish.hypotheses[0].tokens == (40, END)
     tokenizing.release()
-    assert not house.scheduler.serves(old) and house.scheduler.serves(new)
-    assert {batch.revision.engine for batch in house.scheduler._batches[0]} == {new}
+    assert not driver.scheduler.serves(old) and driver.scheduler.serves(new)
+    assert {batch.revision.engine for batch in driver.scheduler._batches[0]} == {new}
 
 
 def test_a_cancelled_row_of_a_removed_revision_is_freed_and_then_the_engine_is_forgotten():
-    house = House()
-    old, new = house.engine, FakeEngine(revision="new")
-    box = house.ask([10] * 6)
-    house.iterate()
-    house.scheduler.add("echo", new)
-    house.scheduler.remove(old)
-    house.scheduler.cancel(box.job)
+    driver = SchedulerDriver()
+    old, new = driver.engine, FakeEngine(revision="new")
+    box = driver.ask([10] * 6)
+    driver.iterate()
+    driver.scheduler.add("echo", new)
+    driver.scheduler.remove(old)
+    driver.scheduler.cancel(box.job)
     box.place.release()
-    assert house.scheduler.serves(old), "its rows are still in use"
-    house.iterate()
-    assert not house.scheduler.serves(old)
+    assert driver.scheduler.serves(old), "its rows are still in use"
+    driver.iterate()
+    assert not driver.scheduler.serves(old)
 
 
 def test_a_revision_is_replaced_under_load_and_no_request_is_lost():
     engines = [FakeEngine(revision=str(index), sizes=(1, 2)) for index in range(5)]
-    house = House(engines[0], workers=2)
+    driver = SchedulerDriver(engines[0], workers=2)
     boxes = []
-    with working(house.scheduler, 2):
+    with working(driver.scheduler, 2):
         for index, engine in enumerate(engines):
             if index:
-                house.scheduler.add("echo", engine)
-            boxes += [house.ask([10 + number] * 5, engine=engine) for number in range(20)]
+                driver.scheduler.add("echo", engine)
+            boxes += [driver.ask([10 + number] * 5, engine=engine) for number in range(20)]
             if index:
-                house.scheduler.remove(engines[index - 1])
+                driver.scheduler.remove(engines[index - 1])
         answers = [awaited(box) for box in boxes]
         for box in boxes:
             box.place.release()
-        wait_until(lambda: not any(map(house.scheduler.serves, engines[:-1])))
+        wait_until(lambda: not any(map(driver.scheduler.serves, engines[:-1])))
     assert answers == [(*[10 + number] * 5, END) for _ in engines for number in range(20)]
 
 

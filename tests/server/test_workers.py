@@ -7,7 +7,7 @@ from bart_server.scheduling.errors import DeviceFault, Unavailable
 
 from support.echo import END, FakeEngine
 from tests.server.harness import PATIENCE, working
-from tests.server.test_scheduler import House
+from tests.server.test_scheduler import SchedulerDriver
 
 
 def awaited(box):
@@ -17,14 +17,14 @@ def awaited(box):
 
 
 def test_all_take_from_one_queue_and_each_has_rows_of_its_own():
-    house = House(FakeEngine(sizes=(1,)), workers=2)
-    boxes = [house.ask([10 + index] * 8) for index in range(3)]
-    house.iterate(1, worker=0)
-    house.iterate(1, worker=1)
-    assert [house.batch(worker).jobs for worker in (0, 1)] == [[boxes[0].job], [boxes[1].job]]
-    house.iterate(1, worker=1)  # the eighth of nine tokens
-    house.iterate(2, worker=1)
-    assert boxes[1].finish and house.batch(1).jobs == [boxes[2].job] and not boxes[0].events
+    driver = SchedulerDriver(FakeEngine(sizes=(1,)), workers=2)
+    boxes = [driver.ask([10 + index] * 8) for index in range(3)]
+    driver.iterate(1, worker=0)
+    driver.iterate(1, worker=1)
+    assert [driver.batch(worker).jobs for worker in (0, 1)] == [[boxes[0].job], [boxes[1].job]]
+    driver.iterate(1, worker=1)  # the eighth of nine tokens
+    driver.iterate(2, worker=1)
+    assert boxes[1].finish and driver.batch(1).jobs == [boxes[2].job] and not boxes[0].events
 
 
 def test_a_request_is_answered_while_another_worker_waits_for_the_device():
@@ -35,29 +35,29 @@ def test_a_request_is_answered_while_another_worker_waits_for_the_device():
             reached.set()
             assert opened.wait(PATIENCE)
 
-    house = House(FakeEngine(on_call=hold_the_first), workers=2)
-    with working(house.scheduler, 2):
-        held = house.ask([10])
+    driver = SchedulerDriver(FakeEngine(on_call=hold_the_first), workers=2)
+    with working(driver.scheduler, 2):
+        held = driver.ask([10])
         assert reached.wait(PATIENCE)
-        assert awaited(house.ask([20])) == (20, END)
+        assert awaited(driver.ask([20])) == (20, END)
         assert not held.events
         opened.set()
         assert awaited(held) == (10, END)
 
 
 def test_a_fault_in_one_workers_step_spares_the_others_rows():
-    house = House(FakeEngine(sizes=(1,)), workers=2)
-    stays, doomed = house.ask([10] * 6), house.ask([20] * 6)
-    house.iterate(1, worker=0)
+    driver = SchedulerDriver(FakeEngine(sizes=(1,)), workers=2)
+    stays, doomed = driver.ask([10] * 6), driver.ask([20] * 6)
+    driver.iterate(1, worker=0)
 
     def break_the_step(verb, requests):
         if verb == "step":
             raise RuntimeError("lost")
 
-    house.engine.on_call = break_the_step
-    house.iterate(1, worker=1)
-    house.engine.on_call = lambda verb, requests: None
-    house.iterate(1, worker=0)
+    driver.engine.on_call = break_the_step
+    driver.iterate(1, worker=1)
+    driver.engine.on_call = lambda verb, requests: None
+    driver.iterate(1, worker=0)
     assert isinstance(doomed.error, DeviceFault)
     assert stays.finish.hypotheses[0].tokens == (*[10] * 6, END)
 
@@ -71,37 +71,37 @@ def test_the_death_of_one_ends_all_and_is_told_once():
             raise Death
 
     deaths = []
-    house = House(FakeEngine(on_call=die), workers=2, on_death=deaths.append)
-    with working(house.scheduler, 2) as join:
-        box = house.ask([10])
+    driver = SchedulerDriver(FakeEngine(on_call=die), workers=2, on_death=deaths.append)
+    with working(driver.scheduler, 2) as join:
+        box = driver.ask([10])
         join()
         assert isinstance(box.error, Unavailable)
         assert [type(death) for death in deaths] == [Death]
         with pytest.raises(Unavailable):
-            house.ask([20])
+            driver.ask([20])
 
 
 def test_seconds_in_which_several_work_count_once():
-    house = House(FakeEngine(sources=(8,), sizes=(1,)), workers=2)
+    driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)), workers=2)
 
     def tick(verb, requests):
         if verb == "step":
-            house.clock.time += 1
+            driver.clock.time += 1
             if requests[0].source[0] == 10:
-                house.iterate(1, worker=1)  # begins and ends within worker 0's
-                house.clock.time += 1
+                driver.iterate(1, worker=1)  # begins and ends within worker 0's
+                driver.clock.time += 1
 
-    house.engine.on_call = tick
+    driver.engine.on_call = tick
     for token in (10, 20):
-        house.ask([token], max_new_tokens=1)  # cost 9
-    house.iterate(1, worker=0)
-    assert house.scheduler._admission.speed.seconds(18) == pytest.approx(3, rel=0.01)
+        driver.ask([token], max_new_tokens=1)  # cost 9
+    driver.iterate(1, worker=0)
+    assert driver.scheduler._admission.throughput.seconds(18) == pytest.approx(3, rel=0.01)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_request_of_many_is_answered_once_whoever_takes_it(workers):
-    house = House(FakeEngine(sizes=(1, 2)), workers=workers)
-    with working(house.scheduler, workers):
-        boxes = [house.ask([10 + index] * (1 + index % 7), num_beams=(1, 3)[index % 2]) for index in range(200)]
+    driver = SchedulerDriver(FakeEngine(sizes=(1, 2)), workers=workers)
+    with working(driver.scheduler, workers):
+        boxes = [driver.ask([10 + index] * (1 + index % 7), num_beams=(1, 3)[index % 2]) for index in range(200)]
         found = [awaited(box) for box in boxes]
     assert found == [(*[10 + index] * (1 + index % 7), END) for index in range(200)]

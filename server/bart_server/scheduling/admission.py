@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from bart_server.scheduling.errors import Overloaded
 
-HALF_LIFE = 30.0  # seconds of work after which a measurement counts half
-TRUSTED = 1.0  # seconds of work before the measured speed is used to refuse anybody
-LONGEST_HINT = 30.0  # seconds; a longer hint would outlive what it is based on
+HALF_LIFE = 30.0  # seconds of work after which a measurement has half its weight
+MIN_OBSERVED = 1.0  # seconds of work before the measured throughput is used to refuse a request
+MAX_RETRY_AFTER = 30.0  # seconds; what is in flight tells nothing about a later time
 
 
 @dataclass(frozen=True)
@@ -23,38 +23,38 @@ class Budget:
     cost: int = 1_000_000
 
 
-class Speed:
+class Throughput:
     """Cost retired per second of work, with exponential forgetting. Seconds in which several work count once."""
 
     def __init__(self) -> None:
         self._cost = 0.0
         self._seconds = 0.0
-        self._fresh = 0  # retired since seconds were last counted
-        self._working = 0  # who has begun and not ended
-        self._counted = 0.0  # until when their seconds are
+        self._uncounted_cost = 0  # retired since seconds were last counted
+        self._active = 0  # workers inside an iteration
+        self._counted_until = 0.0  # the time up to which their seconds are counted
 
     def retired(self, cost: int) -> None:
-        self._fresh += cost
+        self._uncounted_cost += cost
 
     def began(self, now: float) -> None:
-        if not self._working:
-            self._counted = now
-        self._working += 1
+        if not self._active:
+            self._counted_until = now
+        self._active += 1
 
     def ended(self, now: float, worked: bool) -> None:
-        """worked: False for one who found nothing to do, whose seconds say nothing."""
-        self._working -= 1
+        """worked: False for an iteration that had nothing to do; its seconds are not counted."""
+        self._active -= 1
         if not worked:
             return
-        seconds, self._counted = now - self._counted, now
-        keep = 0.5 ** (seconds / HALF_LIFE)
-        self._cost = self._cost * keep + self._fresh
-        self._seconds = self._seconds * keep + seconds
-        self._fresh = 0
+        seconds, self._counted_until = now - self._counted_until, now
+        decay = 0.5 ** (seconds / HALF_LIFE)
+        self._cost = self._cost * decay + self._uncounted_cost
+        self._seconds = self._seconds * decay + seconds
+        self._uncounted_cost = 0
 
     def seconds(self, cost: float) -> float | None:
         """How long `cost` takes, or None while too little has been seen."""
-        if self._seconds < TRUSTED or self._cost <= 0:
+        if self._seconds < MIN_OBSERVED or self._cost <= 0:
             return None
         return cost / self._cost * self._seconds
 
@@ -64,21 +64,20 @@ class Admission:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.speed = Speed()
+        self.throughput = Throughput()
         self.requests = 0
         self.cost = 0
 
-    def enter(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
         """Takes places for `count` requests, or raises Overloaded."""
         if self.requests + count > self.budget.requests:
-            mean = self.cost / max(1, self.requests)
-            raise Overloaded(
-                f"{self.requests} requests are in work, this call brings {count}; the limit is {self.budget.requests}",
-                self._hint(mean * (self.requests + count - self.budget.requests)),
-            )
+            limit = self.budget.requests
+            excess = self.cost / max(1, self.requests) * (self.requests + count - limit)
+            message = f"{self.requests} requests are in flight, this call brings {count}; the limit is {limit}"
+            raise Overloaded(message, self._retry_after(excess))
         self.requests += count
 
-    def leave(self, count: int) -> None:
+    def release(self, count: int) -> None:
         self.requests -= count
 
     def admit(self, cost: int, ahead: int, remaining: float | None) -> None:
@@ -88,14 +87,14 @@ class Admission:
         """
         if self.cost + cost > self.budget.cost:
             raise Overloaded(
-                f"{self.cost} padded tokens x beams are in work, this request brings {cost}; "
+                f"{self.cost} padded tokens x beams are in flight, this request brings {cost}; "
                 f"the limit is {self.budget.cost}",
-                self._hint(self.cost + cost - self.budget.cost),
+                self._retry_after(self.cost + cost - self.budget.cost),
             )
-        wait = self.speed.seconds(ahead + cost)
+        wait = self.throughput.seconds(ahead + cost)
         if remaining is not None and wait is not None and wait > remaining:
             raise Overloaded(
-                f"about {wait:.1f} s of work are ahead of a deadline in {remaining:.1f} s", self._hint(ahead)
+                f"about {wait:.1f} s of work are ahead of a deadline in {remaining:.1f} s", self._retry_after(ahead)
             )
         self.cost += cost
 
@@ -103,9 +102,9 @@ class Admission:
         """Gives room back. served: to the end, so that it says something about the speed."""
         self.cost -= cost
         if served:
-            self.speed.retired(cost)
+            self.throughput.retired(cost)
 
-    def _hint(self, cost: float) -> float:
+    def _retry_after(self, cost: float) -> float:
         """Seconds after which another try makes sense."""
-        seconds = self.speed.seconds(cost)
-        return min(LONGEST_HINT, max(0.1, 1.0 if seconds is None else math.ceil(seconds * 10) / 10))
+        seconds = self.throughput.seconds(cost)
+        return min(MAX_RETRY_AFTER, max(0.1, 1.0 if seconds is None else math.ceil(seconds * 10) / 10))

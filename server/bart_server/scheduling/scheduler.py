@@ -12,14 +12,15 @@ all take from the same queues. An iteration of a worker
     4. runs the waiting requests of the kind ONCE, one batch a bucket.
 
 So a request waits for at most one chunk when rows are free, and a cancelled one holds its rows for at most one chunk.
-Requests without a deadline are due `PATIENCE` after their arrival, so nobody waits for ever.
+Requests without a deadline are due `DEFAULT_DEADLINE` after their arrival, so nobody waits for ever.
 
 Engines come and go while workers run, two revisions of one model side by side if need be, and so do their buckets. A
 request waits in the queue of the best bucket that is open; when buckets open or close, those that wait are queued anew.
 What has begun to run ends where it is.
 
-A method of an engine that raises fails the requests it was called for, and nothing else; after `FAULTS` such calls in
-succession, or any error of the scheduler's own, the workers end, every request fails, `on_death` is called.
+A method of an engine that raises fails the requests it was called for, and nothing else. After
+`MAX_SUCCESSIVE_FAULTS` such calls in succession, or an error of the scheduler itself, the workers end, every request
+fails, and `on_death` is called.
 """
 
 import contextlib
@@ -29,12 +30,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from bart_server.scheduling.admission import Admission, Budget
 from bart_server.scheduling.contract import (
-    Bucket,
     Deliver,
     Delta,
     Engine,
@@ -43,113 +42,16 @@ from bart_server.scheduling.contract import (
     Finish,
     Hypothesis,
     Kind,
-    Open,
     Request,
     best,
 )
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, DeviceFault, RequestError, Unavailable
+from bart_server.scheduling.jobs import Batch, Job, Reservation, Revision, fit, make_batches, without_idle
 from bart_server.scheduling.observer import Observer
 
-PATIENCE = 60.0  # seconds
-FAULTS = 3
-ELSEWHERE = 1.0  # seconds after which callers may find another server, another revision or the program they need
-
-
-@dataclass(eq=False)
-class Revision:
-    """An engine at work. queues: a heap for each bucket. open: the engine's buckets when last looked at.
-
-    places: reserved and not yet released. jobs: waiting and running. removed: takes no new reservations.
-    """
-
-    model: str
-    engine: Engine
-    open: Open
-    queues: dict[Bucket, list["Job"]]
-    places: int = 0
-    jobs: int = 0
-    removed: bool = False
-
-
-@dataclass(eq=False)
-class Job:
-    """An admitted request. bucket: where it waits or runs. sent: tokens delivered so far. over: it has ended.
-
-    Times are of the scheduler's clock.
-    """
-
-    revision: Revision
-    request: Request
-    bucket: Bucket
-    deliver: Deliver
-    arrived: float
-    deadline: float | None
-    due: float
-    order: int
-    started: float = 0.0
-    sent: int = 0
-    over: bool = False
-
-    def __lt__(self, other: "Job") -> bool:
-        return (self.due, self.order) < (other.due, other.order)
-
-
-@dataclass(eq=False)
-class Batch:
-    """A shape bucket at work on a worker. work: the engine's Once or Decode, as the bucket's kind is.
-
-    waiting: the bucket's queue, shared with the other workers. jobs: one entry for each row of the state.
-    """
-
-    revision: Revision
-    bucket: Bucket
-    worker: int
-    work: Any
-    waiting: list[Job]
-    state: Any = None
-    jobs: list[Job | None] = field(default_factory=list)
-
-    def live(self) -> list[int]:
-        """The rows in use; a job that ended early holds its row until the next iteration."""
-        return [row for row, job in enumerate(self.jobs) if job]
-
-    def sizes(self) -> tuple[int, ...]:
-        """The row counts that are open now."""
-        return self.revision.engine.open.get(self.bucket, ())
-
-
-def make_batches(revision: Revision, worker: int) -> list[Batch]:
-    """A worker's batches of an engine, empty."""
-    engine = revision.engine
-    return [Batch(revision, bucket, worker, engine.work(bucket), queue) for bucket, queue in revision.queues.items()]
-
-
-def fit(rows: int, sizes: Sequence[int]) -> int:
-    """The smallest row count that holds so many rows."""
-    return next(size for size in sizes if size >= rows)
-
-
-class Reservation:
-    """Places for requests to one engine, from before they are tokenized until `release` (or the end of its with block).
-
-    arrived: when they were taken, of the scheduler's clock.
-    """
-
-    def __init__(self, revision: Revision, arrived: float, release: Callable[[], None]) -> None:
-        self.revision = revision
-        self.arrived = arrived
-        self._release: Callable[[], None] | None = release
-
-    def release(self) -> None:
-        release, self._release = self._release, None
-        if release:
-            release()
-
-    def __enter__(self) -> "Reservation":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+DEFAULT_DEADLINE = 60.0  # seconds after its arrival at which a request without a deadline is due
+MAX_SUCCESSIVE_FAULTS = 3  # engine calls that may raise in succession before the workers end
+RETRY_ELSEWHERE = 1.0  # seconds after which a caller may find another server, revision or compiled program
 
 
 class Scheduler:
@@ -164,7 +66,7 @@ class Scheduler:
         on_death: Callable[[BaseException], None] = lambda error: None,
         workers: int = 1,
     ) -> None:
-        # These are replaced and never changed, so that a worker can go through its batches without the lock.
+        # These three are replaced and never mutated, so that a worker can go through its batches without the lock.
         self._revisions: dict[Engine, Revision] = {}
         self._queues: tuple[list[Job], ...] = ()
         self._batches: tuple[tuple[Batch, ...], ...] = ((),) * workers  # of each worker
@@ -179,7 +81,7 @@ class Scheduler:
         self._draining = False
         self._stopped = False
         self._death: BaseException | None = None
-        self._faults = 0  # engine calls that raised since the last step or call of `run` that did not
+        self._faults = 0  # engine calls that raised since the last `step` or `run` that returned
 
     # ── from any thread ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,17 +96,16 @@ class Scheduler:
                 raise ValueError(f"bucket {bucket.name} needs a budget of {bucket.cost}, it is {limit}")
         revision = Revision(model, engine, engine.open, {bucket: [] for bucket in engine.buckets})
         with self._changed:
-            self._set({**self._revisions, engine: revision})
-            self._batches = tuple(
-                (*batches, *make_batches(revision, worker)) for worker, batches in enumerate(self._batches)
-            )
+            self._set_revisions({**self._revisions, engine: revision})
+            added = [make_batches(revision, worker) for worker in range(len(self._batches))]
+            self._batches = tuple((*old, *new) for old, new in zip(self._batches, added, strict=True))
 
     def remove(self, engine: Engine) -> None:
         """Refuses new reservations for an engine; what has a place is served to its end, then the engine is let go."""
         with self._changed:
             revision = self._revisions[engine]
             revision.removed = True
-            self._let_go(revision)
+            self._forget_if_idle(revision)
 
     def serves(self, engine: Engine) -> bool:
         """Whether the engine is known: from `add` until all that was in flight at `remove` has ended."""
@@ -212,17 +113,17 @@ class Scheduler:
 
     def reserve(self, engine: Engine, count: int = 1) -> Reservation:
         """Takes places for requests that are about to be tokenized. Raises Overloaded or Unavailable."""
-        with self._changed, self._counted():
+        with self._changed, self._counting_refusals():
             self._check_alive()
             if self._draining:
-                raise Unavailable("the server is shutting down", ELSEWHERE)
+                raise Unavailable("the server is shutting down", RETRY_ELSEWHERE)
             revision = self._revisions.get(engine)
             if revision is None or revision.removed:
-                raise Unavailable("this revision of the model is not served any more", ELSEWHERE)
-            self._admission.enter(count)
+                raise Unavailable("this revision of the model is not served any more", RETRY_ELSEWHERE)
+            self._admission.reserve(count)
             revision.places += count
             self._report()
-        return Reservation(revision, self._clock(), lambda: self._leave(revision, count))
+        return Reservation(revision, self._clock(), lambda: self._release_places(revision, count))
 
     def submit(
         self, reservation: Reservation, request: Request, deliver: Deliver, deadline: float | None = None
@@ -233,15 +134,15 @@ class Scheduler:
         a worker's thread, so it must return at once. deadline: of the scheduler's clock.
         """
         now = self._clock()
-        due = reservation.arrived + PATIENCE if deadline is None else deadline
+        due = reservation.arrived + DEFAULT_DEADLINE if deadline is None else deadline
         revision = reservation.revision
-        with self._changed, self._counted():
+        with self._changed, self._counting_refusals():
             self._check_alive()
             self._refresh(revision)
             bucket = best(request.buckets, revision.open)
             if bucket is None:
-                raise Unavailable("no program that can hold this request is compiled yet", ELSEWHERE)
-            ahead = sum(job.request.cost for job in self._jobs if job.due <= due)
+                raise Unavailable("no program that can hold this request is compiled yet", RETRY_ELSEWHERE)
+            ahead = sum(job.request.cost for job in self._jobs if job.due <= due)  # served before this request
             self._admission.admit(request.cost, ahead, None if deadline is None else deadline - now)
             order = next(self._orders)
             job = Job(revision, request, bucket, deliver, reservation.arrived, deadline, due, order)
@@ -255,7 +156,7 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """Ends a job without an answer; its row is free before the next chunk. Does nothing if the job has ended."""
         with self._changed:
-            if not job.over:
+            if not job.ended:
                 self._end(job)
                 self._observer.failed(job.revision.model, job.bucket, Cancelled.__name__)
 
@@ -287,7 +188,8 @@ class Scheduler:
                 self.iterate(worker)
         except BaseException as error:
             with self._changed:
-                first, self._death = self._death is None, self._death or error
+                first = self._death is None
+                self._death = self._death or error
                 self._changed.notify_all()
             if first:
                 self._on_death(error)
@@ -295,12 +197,12 @@ class Scheduler:
             why = "the server is broken and about to end" if self._death else "the server is shutting down"
             with self._changed:
                 unfinished = list(self._jobs)
-            self._fail(unfinished, Unavailable(why, ELSEWHERE))
+            self._fail(unfinished, Unavailable(why, RETRY_ELSEWHERE))
 
     def iterate(self, worker: int = 0) -> bool:
         """One iteration; False when there was nothing to do."""
         with self._changed:
-            self._admission.speed.began(self._clock())
+            self._admission.throughput.began(self._clock())
             for revision in self._revisions.values():
                 self._refresh(revision)
         self._expire()
@@ -309,9 +211,9 @@ class Scheduler:
             if batch.jobs or batch.waiting:
                 worked |= self._advance(batch)
         with self._changed:
-            self._admission.speed.ended(self._clock(), worked)
-        if self._faults >= FAULTS:
-            raise RuntimeError(f"{FAULTS} device calls in succession failed")
+            self._admission.throughput.ended(self._clock(), worked)
+        if self._faults >= MAX_SUCCESSIVE_FAULTS:
+            raise RuntimeError(f"{MAX_SUCCESSIVE_FAULTS} device calls in succession failed")
         return worked
 
     def _wait(self, worker: int) -> bool:
@@ -328,13 +230,14 @@ class Scheduler:
         if revision.open is revision.engine.open:
             return
         revision.open = revision.engine.open
-        waiting = [job for queue in revision.queues.values() for job in queue]
+        waiting: list[Job] = []
         for queue in revision.queues.values():
+            waiting += queue
             queue.clear()
         for job in waiting:
             bucket = best(job.request.buckets, revision.open)
             if bucket is None:
-                self._fail([job], Unavailable("no program that can hold this request is left", ELSEWHERE))
+                self._fail([job], Unavailable("no program that can hold this request is left", RETRY_ELSEWHERE))
             else:
                 job.bucket = bucket
                 heapq.heappush(revision.queues[bucket], job)
@@ -350,18 +253,18 @@ class Scheduler:
         try:
             return self._run(batch) if batch.bucket.kind is Kind.ONCE else self._decode(batch)
         except DeviceFault as fault:
-            self._lose(batch, fault)
+            self._fail_running(batch, fault)
             return True
 
     def _run(self, batch: Batch) -> bool:
         """Runs one batch of requests of the kind ONCE; False when none waits."""
         sizes = batch.sizes()
-        jobs = self._take(batch, sizes[-1]) if sizes else []
+        jobs = self._pop_waiting(batch, sizes[-1]) if sizes else []
         if not jobs:
             return False
         try:
             began = self._clock()
-            with self._device(len(jobs), computes=True):
+            with self._engine_call(len(jobs), computes=True):
                 size = fit(len(jobs), sizes)
                 answers = batch.work.run(batch.bucket, size, [job.request for job in jobs])
             self._observer.encoded(batch.revision.model, batch.bucket, len(jobs), self._clock() - began)
@@ -377,27 +280,27 @@ class Scheduler:
 
     def _decode(self, batch: Batch) -> bool:
         """Frees, fills, steps and harvests the rows of one bucket; False when it is empty."""
-        self._drop(batch)
+        self._free_ended(batch)
         self._fill(batch)
         live = batch.live()
         if live:
             began = self._clock()
-            with self._device(len(live), computes=True):
+            with self._engine_call(len(live), computes=True):
                 batch.state, finished = batch.work.step(batch.bucket, batch.state, self._chunk)
             seconds = self._clock() - began
             self._observer.stepped(
                 batch.revision.model, batch.bucket, batch.worker, len(live), len(batch.jobs), seconds
             )
-            self._stream(batch, [row for row in live if row not in finished])
-            self._harvest(batch, finished)
+            self._send_final_tokens(batch, [row for row in live if row not in finished])
+            self._answer_finished(batch, finished)
         self._shrink(batch)
         return bool(live)
 
-    def _drop(self, batch: Batch) -> None:
+    def _free_ended(self, batch: Batch) -> None:
         """Frees the rows of jobs that were cancelled or expired."""
-        rows = [row for row, job in enumerate(batch.jobs) if job and job.over]
+        rows = [row for row, job in enumerate(batch.jobs) if job and job.ended]
         if rows:
-            with self._device():
+            with self._engine_call():
                 batch.state = batch.work.free(batch.bucket, batch.state, rows)
             for row in rows:
                 batch.jobs[row] = None
@@ -407,13 +310,13 @@ class Scheduler:
         sizes, live = batch.sizes(), len(batch.live())
         if not batch.waiting or not sizes or (live and len(batch.jobs) not in sizes):
             return
-        jobs = self._take(batch, sizes[-1] - live)
+        jobs = self._pop_waiting(batch, sizes[-1] - live)
         if not jobs:
             return
         size = fit(live + len(jobs), sizes)
         began = self._clock()
         try:
-            with self._device(len(jobs)):
+            with self._engine_call(len(jobs)):
                 encoded = batch.work.encode(batch.bucket, size, [job.request for job in jobs])
         except DeviceFault as fault:  # the running rows were not touched
             self._fail(jobs, fault)
@@ -424,103 +327,114 @@ class Scheduler:
         except DeviceFault as fault:
             self._fail(jobs, fault)
             raise
-        self._drop(batch)  # those that were cancelled while the encoder ran
+        self._free_ended(batch)  # some may have been cancelled while the encoder ran
 
     def _insert(self, batch: Batch, size: int, encoded: Any, jobs: Sequence[Job]) -> None:
         """Puts encoded jobs into the running batch, which grows to `size` if it has to, or into a new one."""
         live = batch.live()
         if not live:
-            with self._device(len(jobs)):
+            with self._engine_call(len(jobs)):
                 batch.state = batch.work.init(batch.bucket, size)
             batch.jobs = [None] * size
         elif size > len(batch.jobs):
             self._resize(batch, live, size)
-        rows = [row for row, job in enumerate(batch.jobs) if job is None][: len(jobs)]
-        with self._device(len(jobs)):
+        free = [row for row, job in enumerate(batch.jobs) if job is None]
+        rows = free[: len(jobs)]
+        with self._engine_call(len(jobs)):
             batch.state = batch.work.insert(batch.bucket, batch.state, encoded, rows)
         for row, job in zip(rows, jobs, strict=True):
             batch.jobs[row] = job
 
-    def _take(self, batch: Batch, count: int) -> list[Job]:
+    def _pop_waiting(self, batch: Batch, count: int) -> list[Job]:
         """Up to `count` waiting jobs, those that are due first."""
         jobs: list[Job] = []
         with self._changed:
             while batch.waiting and len(jobs) < count:
                 job = heapq.heappop(batch.waiting)
-                if not job.over:
+                if not job.ended:
                     job.started = self._clock()
                     jobs.append(job)
             self._report()
         return jobs
 
-    def _stream(self, batch: Batch, rows: Sequence[int]) -> None:
+    def _send_final_tokens(self, batch: Batch, rows: Sequence[int]) -> None:
         """Delivers the tokens that have become final."""
-        streams = [(row, job) for row in rows if (job := batch.jobs[row]) and job.request.stream]
-        if not streams:
+        streamed_rows: list[int] = []
+        jobs: list[Job] = []
+        for row in rows:
+            job = batch.jobs[row]
+            if job and job.request.stream:
+                streamed_rows.append(row)
+                jobs.append(job)
+        if not jobs:
             return
-        with self._device(len(streams)):
-            prefixes = batch.work.prefix(batch.bucket, batch.state, [row for row, _ in streams])
-        for (_, job), tokens in zip(streams, prefixes, strict=True):
-            self._send(job, tokens)
+        with self._engine_call(len(jobs)):
+            prefixes = batch.work.prefix(batch.bucket, batch.state, streamed_rows)
+        for job, tokens in zip(jobs, prefixes, strict=True):
+            self._send_delta(job, tokens)
 
-    def _harvest(self, batch: Batch, rows: Sequence[int]) -> None:
+    def _answer_finished(self, batch: Batch, rows: Sequence[int]) -> None:
         """Answers finished jobs and frees their rows."""
         if not rows:
             return
-        with self._device(len(rows)):
+        with self._engine_call(len(rows)):
             results = batch.work.results(batch.bucket, batch.state, rows)
             batch.state = batch.work.free(batch.bucket, batch.state, rows)
         for row, hypotheses in zip(rows, results, strict=True):
-            job, batch.jobs[row] = batch.jobs[row], None
+            job = batch.jobs[row]
+            batch.jobs[row] = None
             if job is None:
                 continue
             if any(math.isnan(hypothesis.score) for hypothesis in hypotheses):
                 self._fail([job], DeviceFault("the model computed NaN"))
             else:
-                self._send(job, hypotheses[0].tokens)
+                self._send_delta(job, hypotheses[0].tokens)
                 self._finish(job, hypotheses=hypotheses)
 
     def _shrink(self, batch: Batch) -> None:
         """Moves the live rows to a smaller state when nobody waits for the larger one's; gives up an empty one."""
         live = batch.live()
         if not live:
-            self._give_up(batch)
-        elif not batch.waiting and len(batch.jobs) in (sizes := batch.sizes()):
+            self._discard_state(batch)
+            return
+        sizes = batch.sizes()
+        if not batch.waiting and len(batch.jobs) in sizes:
             size = fit(len(live), sizes)
             if size < len(batch.jobs):
                 self._resize(batch, live, size)
 
     def _resize(self, batch: Batch, live: list[int], size: int) -> None:
-        with self._device(len(live)):
+        with self._engine_call(len(live)):
             batch.state = batch.work.resize(batch.bucket, batch.state, live, size)
         batch.jobs = [batch.jobs[row] for row in live] + [None] * (size - len(live))
 
-    def _lose(self, batch: Batch, fault: DeviceFault) -> None:
+    def _fail_running(self, batch: Batch, fault: DeviceFault) -> None:
         """Fails a batch's running jobs; its state is gone."""
         jobs = [job for job in batch.jobs if job]
-        self._give_up(batch)
+        self._discard_state(batch)
         self._fail(jobs, fault)
 
-    def _give_up(self, batch: Batch) -> None:
+    def _discard_state(self, batch: Batch) -> None:
         """Forgets a batch's state."""
         if batch.jobs:
             batch.state, batch.jobs = None, []
             self._observer.stepped(batch.revision.model, batch.bucket, batch.worker, 0, 0, 0.0)
             if batch.revision.removed:
                 with self._changed:
-                    self._let_go(batch.revision)
+                    self._forget_if_idle(batch.revision)
 
     # ── bookkeeping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _send(self, job: Job, tokens: Sequence[int]) -> None:
+    def _send_delta(self, job: Job, tokens: Sequence[int]) -> None:
         if job.request.stream and len(tokens) > job.sent:
-            with self._changed:  # another worker may find that its deadline has passed: nothing comes after the end
-                if not job.over:
+            with self._changed:  # another worker may end the job meanwhile, and nothing may be delivered after that
+                if not job.ended:
                     new, job.sent = tuple(tokens[job.sent :]), len(tokens)
                     job.deliver(Delta(new))
 
     def _finish(self, job: Job, hypotheses: tuple[Hypothesis, ...] = (), values: tuple[float, ...] = ()) -> None:
-        queued, computed = job.started - job.arrived, self._clock() - job.started
+        queued = job.started - job.arrived
+        computed = self._clock() - job.started
         if self._end(job, Finish(hypotheses, values, queued, computed), served=True):
             tokens = sum(len(hypothesis.tokens) for hypothesis in hypotheses)
             self._observer.finished(job.revision.model, job.bucket, tokens, queued, computed)
@@ -533,9 +447,9 @@ class Scheduler:
     def _end(self, job: Job, event: Event | None = None, served: bool = False) -> bool:
         """Ends a job, once, and delivers its last event. False if it had ended before."""
         with self._changed:
-            if job.over:
+            if job.ended:
                 return False
-            job.over = True
+            job.ended = True
             self._jobs.discard(job)
             self._admission.retire(job.request.cost, served)
             queue = job.revision.queues[job.bucket]
@@ -543,45 +457,48 @@ class Scheduler:
                 queue.remove(job)
                 heapq.heapify(queue)
             job.revision.jobs -= 1
-            self._let_go(job.revision)
+            self._forget_if_idle(job.revision)
             self._report()
         if event:
             job.deliver(event)
         return True
 
-    def _leave(self, revision: Revision, count: int) -> None:
+    def _release_places(self, revision: Revision, count: int) -> None:
         with self._changed:
-            self._admission.leave(count)
+            self._admission.release(count)
             revision.places -= count
-            self._let_go(revision)
+            self._forget_if_idle(revision)
             self._report()
 
-    def _let_go(self, revision: Revision) -> None:
+    def _forget_if_idle(self, revision: Revision) -> None:
         """Forgets a removed engine of which nothing is in flight any more. Under the lock."""
         if not revision.removed or revision.places or revision.jobs:
             return
-        self._batches = tuple(
-            tuple(batch for batch in batches if batch.revision is not revision or batch.jobs)
-            for batches in self._batches
-        )
-        if not any(batch.revision is revision for batches in self._batches for batch in batches):
-            self._set({engine: other for engine, other in self._revisions.items() if other is not revision})
+        self._batches = tuple(without_idle(batches, revision) for batches in self._batches)
+        remaining = itertools.chain.from_iterable(self._batches)
+        if all(batch.revision is not revision for batch in remaining):
+            revisions = dict(self._revisions)
+            del revisions[revision.engine]
+            self._set_revisions(revisions)
 
-    def _set(self, revisions: dict[Engine, Revision]) -> None:
+    def _set_revisions(self, revisions: dict[Engine, Revision]) -> None:
         self._revisions = revisions
-        self._queues = tuple(queue for revision in revisions.values() for queue in revision.queues.values())
+        queues: list[list[Job]] = []
+        for revision in revisions.values():
+            queues += revision.queues.values()
+        self._queues = tuple(queues)
 
     def _report(self) -> None:
         self._observer.queued(self._admission.requests, self._admission.cost, sum(map(len, self._queues)))
 
     def _check_alive(self) -> None:
         if self._death:
-            raise Unavailable("the server is broken and about to end", ELSEWHERE)
+            raise Unavailable("the server is broken and about to end", RETRY_ELSEWHERE)
         if self._stopped:
-            raise Unavailable("the server is shutting down", ELSEWHERE)
+            raise Unavailable("the server is shutting down", RETRY_ELSEWHERE)
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counting_refusals(self) -> Iterator[None]:
         try:
             yield
         except RequestError as error:
@@ -589,7 +506,7 @@ class Scheduler:
             raise
 
     @contextlib.contextmanager
-    def _device(self, requests: int = 0, computes: bool = False) -> Iterator[None]:
+    def _engine_call(self, requests: int = 0, computes: bool = False) -> Iterator[None]:
         """Whatever an engine raises becomes a DeviceFault; the cause stays attached for the log.
 
         requests: how many wait for the call.

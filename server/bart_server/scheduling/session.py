@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from bart_server.scheduling.contract import Delta, Engine, Event, Failure, Finish, Request
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
-from bart_server.scheduling.scheduler import Job, Reservation, Scheduler
+from bart_server.scheduling.jobs import Job, Reservation
+from bart_server.scheduling.scheduler import Scheduler
 
 Result = TypeVar("Result")
 
@@ -28,7 +29,7 @@ class Answer:
 
     def deliver(self, event: Event) -> None:
         """Called on a worker's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the answer
             self._loop.call_soon_threadsafe(self.put, event)
 
     def put(self, event: Event) -> None:
@@ -119,7 +120,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(scheduler: Scheduler, engine: Engine, count: int, remaining: float | None) -> Iterator[Session]:
+def open_session(scheduler: Scheduler, engine: Engine, count: int, remaining: float | None) -> Iterator[Session]:
     """Places for `count` requests to an engine, for at most `remaining` seconds. What is unfinished then is cancelled.
 
     Raises Overloaded or Unavailable when there are no places.

@@ -10,13 +10,13 @@ from bart_proto.v1 import bart_pb2 as pb
 
 from bart_server.scheduling.contract import Delta, Finish, Request
 from bart_server.scheduling.scheduler import Scheduler
-from bart_server.scheduling.session import Answer, Session, session
+from bart_server.scheduling.session import Answer, Session, open_session
 from bart_server.scheduling.tasks import Generate, Task
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.models import Models, Served
 
-BRIEF = 4_000  # characters of a call that are tokenized on the event loop, in less than a millisecond
+INLINE_CHARACTERS = 4_000  # characters of a call that are tokenized on the event loop, in less than a millisecond
 Result = TypeVar("Result")
 
 
@@ -32,26 +32,26 @@ class Backend:
     def find(self, name: str, task: Task, call: Call) -> Served:
         """The model of that name, the first one for the empty name. Raises UnknownModel, WrongTask or Unavailable."""
         served = self._models.find(name)
-        served.need(task)
+        served.require(task)
         call.note(model=served.name)
         return served
 
     @contextlib.contextmanager
     def session(self, served: Served, count: int, call: Call) -> Iterator[Session]:
         """Places for `count` requests of the call to a model; they are cancelled when the call or the block ends."""
-        with session(self._scheduler, served.engine, count, call.remaining()) as opened:
-            call.on_cancel(opened.end)
-            yield opened
+        with open_session(self._scheduler, served.engine, count, call.remaining()) as session:
+            call.on_cancel(session.end)
+            yield session
 
-    async def tokenize(self, opened: Session, work: Callable[[], Result], characters: int) -> Result:
+    async def tokenize(self, session: Session, work: Callable[[], Result], characters: int) -> Result:
         """What `work` makes of a call's texts, which have so many characters; a long call holds up nobody else."""
-        if characters <= BRIEF:
+        if characters <= INLINE_CHARACTERS:
             return work()
-        return await opened.in_thread(self._pool, work)
+        return await session.in_thread(self._pool, work)
 
     async def plan(
         self,
-        opened: Session,
+        session: Session,
         served: Served,
         windows: Callable[[], list[Window]],
         characters: int,
@@ -70,7 +70,7 @@ class Backend:
                 requests += served.engine.requests(Generate(part.ids, options, stream))
             return parts, requests
 
-        return await self.tokenize(opened, work, characters)
+        return await self.tokenize(session, work, characters)
 
     def windows(self, served: Served, text: str, policy: pb.LongInput, field: str = "text") -> list[Window]:
         """The text as the policy wants it: one window, unless it is CHUNK and the text is long."""
@@ -82,7 +82,7 @@ class Backend:
         return [reader.whole(text, field=field)]
 
 
-async def pieces(served: Served, answer: Answer) -> AsyncIterator[tuple[str, tuple[int, ...], Finish | None]]:
+async def text_deltas(served: Served, answer: Answer) -> AsyncIterator[tuple[str, tuple[int, ...], Finish | None]]:
     """Yields (text, token ids, None) as they become final, and at last (text, token ids, Finish)."""
     detokenizer = Detokenizer(served.text.tokenizer) if served.text else None
     finish = None

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 
 from bart_inference.tokenization import Window
 from bart_proto.v1 import bart_pb2 as pb
 
-from bart_server.scheduling.contract import Request
+from bart_server.scheduling.contract import Finish, Request
 from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Classify
 from bart_server.services import conversion
 from bart_server.services.backend import Backend
 from bart_server.services.call import Call
-from bart_server.services.limits import check_count, check_policy, check_size, check_visible
+from bart_server.services.limits import check_count, check_not_blank, check_policy, check_size
 
 TEMPLATE = "This example is {}."
 
@@ -28,24 +29,26 @@ class ClassificationService:
         truncate = request.long_input == pb.LONG_INPUT_TRUNCATE
 
         def plan() -> tuple[list[Window], list[Request]]:
+            """A window and a request for each label: the text and the label's hypothesis, tokenized as a pair."""
             reader = served.reader()
-            fit = reader.truncated if truncate else reader.whole
-            windows = [fit(request.text, template.replace("{}", label)) for label in request.labels]
+            tokenize = reader.truncated if truncate else reader.whole
+            windows: list[Window] = []
             requests: list[Request] = []
-            for window in windows:
+            for label in request.labels:
+                window = tokenize(request.text, template.replace("{}", label))
+                windows.append(window)
                 requests += served.engine.requests(Classify(window.ids))
             return windows, requests
 
-        characters = sum(len(request.text) + len(template) + len(label) for label in request.labels)
+        label_characters = sum(map(len, request.labels))
+        characters = label_characters + len(request.labels) * (len(request.text) + len(template))
         with self._backend.session(served, len(request.labels), call) as session:
             windows, requests = await self._backend.tokenize(session, plan, characters)
             answers = [session.submit(planned) for planned in requests]
             finishes = [await answer.finish() for answer in answers]
-        scores = probabilities([(finish.values[0], finish.values[1]) for finish in finishes], request.multi_label)
-        ranked = sorted(zip(request.labels, scores, strict=True), key=lambda pair: -pair[1])
         usage = conversion.usage(served, windows, finishes)
         call.note(**conversion.usage_facts(usage))
-        labels = [pb.LabelScore(label=label, score=score) for label, score in ranked]
+        labels = label_scores(request.labels, finishes, request.multi_label)
         return pb.ClassifyZeroShotResponse(labels=labels, usage=usage)
 
     def _check(self, request: pb.ClassifyZeroShotRequest, template: str) -> None:
@@ -53,17 +56,32 @@ class ClassificationService:
         check_policy(request.long_input, chunk=False)
         check_size("text", request.text, limits.text_bytes)
         check_count("labels", len(request.labels), limits.labels)
-        if template.count("{}") != 1:
-            raise InvalidArgument("hypothesis_template", f"holds {template.count('{}')} times {{}}, 1 is needed")
+        placeholders = template.count("{}")
+        if placeholders != 1:
+            raise InvalidArgument("hypothesis_template", f"holds {{}} {placeholders} times, once is needed")
         for index, label in enumerate(request.labels):
-            check_visible(f"labels[{index}]", label)
+            check_not_blank(f"labels[{index}]", label)
             check_size(f"labels[{index}]", template.replace("{}", label), limits.label_bytes)
+
+
+def label_scores(labels: Sequence[str], finishes: Sequence[Finish], multi_label: bool) -> list[pb.LabelScore]:
+    """The labels with their scores, highest first. finishes: one for each label, values (contradiction, entailment)."""
+    logits = [(finish.values[0], finish.values[1]) for finish in finishes]
+    scores = probabilities(logits, multi_label)
+    ranked = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)  # before float32 makes ties
+    return [pb.LabelScore(label=label, score=score) for label, score in ranked]
 
 
 def probabilities(logits: Sequence[tuple[float, float]], multi_label: bool) -> list[float]:
     """Scores from (contradiction, entailment) logits, as Hugging Face's zero-shot pipeline has them."""
     if multi_label or len(logits) == 1:
-        return [1 / (1 + math.exp(min(700.0, contradiction - entailment))) for contradiction, entailment in logits]
-    largest = max(entailment for _, entailment in logits)
-    weights = [math.exp(entailment - largest) for _, entailment in logits]
-    return [weight / sum(weights) for weight in weights]
+        return [sigmoid(entailment - contradiction) for contradiction, entailment in logits]
+    entailments = [entailment for _, entailment in logits]
+    largest = max(entailments)
+    weights = [math.exp(entailment - largest) for entailment in entailments]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(min(700.0, -x)))  # exp(710) overflows a double

@@ -1,5 +1,6 @@
 """The wire contract's messages to and from what the server works with."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,68 +20,72 @@ EARLY_STOPPING: dict[int, bool | str] = {
 }
 
 
-def one_token(ids: pb.TokenIds) -> int | None:
-    if len(ids.ids) > 1:
-        raise InvalidArgument("options.forced_bos_token_id", f"{len(ids.ids)} ids, at most 1 can be forced")
-    return ids.ids[0] if ids.ids else None
+def forced_token(message: pb.TokenIds) -> int | None:
+    if len(message.ids) > 1:
+        raise InvalidArgument("options.forced_bos_token_id", f"{len(message.ids)} ids, at most 1 can be forced")
+    return message.ids[0] if message.ids else None
 
 
-def tokens(ids: pb.TokenIds) -> list[int] | None:
-    return list(ids.ids) or None
+def token_ids(message: pb.TokenIds) -> list[int] | None:
+    return list(message.ids) or None
 
 
-def sequences(field: str) -> Callable[[pb.TokenSequences], list[list[int]] | None]:
-    def convert(value: pb.TokenSequences) -> list[list[int]] | None:
-        for index, sequence in enumerate(value.sequences):
-            if not sequence.ids:
-                raise InvalidArgument(f"options.{field}[{index}]", "0 tokens, at least 1 is needed")
-        return [list(sequence.ids) for sequence in value.sequences] or None
-
-    return convert
+def bad_words(message: pb.TokenSequences) -> list[list[int]] | None:
+    words = []
+    for index, word in enumerate(message.sequences):
+        check_not_empty(f"bad_words_ids[{index}]", word.ids)
+        words.append(list(word.ids))
+    return words or None
 
 
-def biases(value: pb.SequenceBiases) -> dict[tuple[int, ...], float] | None:
-    for index, bias in enumerate(value.biases):
-        if not bias.ids:
-            raise InvalidArgument(f"options.sequence_bias[{index}]", "0 tokens, at least 1 is needed")
-        finite(f"sequence_bias[{index}]", bias.bias)
-    return {tuple(bias.ids): bias.bias for bias in value.biases} or None
+def sequence_bias(message: pb.SequenceBiases) -> dict[tuple[int, ...], float] | None:
+    biases = {}
+    for index, entry in enumerate(message.biases):
+        check_not_empty(f"sequence_bias[{index}]", entry.ids)
+        check_finite(f"sequence_bias[{index}]", entry.bias)
+        biases[tuple(entry.ids)] = entry.bias
+    return biases or None
 
 
-def decay(value: pb.ExponentialDecay) -> tuple[int, float] | None:
-    finite("exponential_decay_length_penalty", value.factor)
-    return (value.start, value.factor)
+def exponential_decay(message: pb.ExponentialDecay) -> tuple[int, float] | None:
+    check_finite("exponential_decay_length_penalty", message.factor)
+    return (message.start, message.factor)
 
 
 CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "early_stopping": EARLY_STOPPING.get,
-    "forced_bos_token_id": one_token,
-    "forced_eos_token_id": tokens,
-    "eos_token_id": tokens,
-    "suppress_tokens": tokens,
-    "begin_suppress_tokens": tokens,
-    "bad_words_ids": sequences("bad_words_ids"),
-    "sequence_bias": biases,
-    "exponential_decay_length_penalty": decay,
+    "forced_bos_token_id": forced_token,
+    "forced_eos_token_id": token_ids,
+    "eos_token_id": token_ids,
+    "suppress_tokens": token_ids,
+    "begin_suppress_tokens": token_ids,
+    "bad_words_ids": bad_words,
+    "sequence_bias": sequence_bias,
+    "exponential_decay_length_penalty": exponential_decay,
 }
 
 
 def options(message: pb.GenerationOptions) -> dict[str, Any]:
     """Hugging Face's names and values of the options that are set; None for one that is switched off."""
-    found: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         name = descriptor.name
         if name == "early_stopping" and value not in EARLY_STOPPING:
             raise InvalidArgument("options.early_stopping", f"{value} is no value of bart.v1.EarlyStopping")
         if isinstance(value, float):
-            finite(name, value)
-        found[name] = CONVERSIONS[name](value) if name in CONVERSIONS else value
-    return found
+            check_finite(name, value)
+        converted[name] = CONVERSIONS[name](value) if name in CONVERSIONS else value
+    return converted
 
 
-def finite(name: str, value: float) -> None:
+def check_finite(option: str, value: float) -> None:
     if not math.isfinite(value):
-        raise InvalidArgument(f"options.{name}", f"{value} is not finite")
+        raise InvalidArgument(f"options.{option}", f"{value} is not finite")
+
+
+def check_not_empty(option: str, ids: Sequence[int]) -> None:
+    if not ids:
+        raise InvalidArgument(f"options.{option}", "0 tokens, at least 1 is needed")
 
 
 def sequence(served: Served, hypothesis: Hypothesis) -> pb.Sequence:
@@ -93,33 +98,28 @@ def sequence(served: Served, hypothesis: Hypothesis) -> pb.Sequence:
 
 
 def summary(served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.SummarizeResponse:
-    """One finish for each window."""
-    parts = [
-        pb.Window(
-            begin=window.begin,
-            end=window.end,
-            input_tokens=len(window.ids),
-            summary=sequence(served, finish.hypotheses[0]),
-        )
-        for window, finish in zip(windows, finishes, strict=True)
-    ]
-    return pb.SummarizeResponse(
-        text=" ".join(part.summary.text for part in parts), windows=parts, usage=usage(served, windows, finishes)
-    )
+    """finishes: one for each window."""
+    summarized = []
+    for window, finish in zip(windows, finishes, strict=True):
+        best = sequence(served, finish.hypotheses[0])
+        tokens = len(window.ids)
+        summarized.append(pb.Window(begin=window.begin, end=window.end, input_tokens=tokens, summary=best))
+    text = " ".join(window.summary.text for window in summarized)
+    return pb.SummarizeResponse(text=text, windows=summarized, usage=usage(served, windows, finishes))
 
 
 def generated(served: Served, window: Window, finishes: Sequence[Finish]) -> pb.GenerateResponse:
-    """One finish, or one for each sample."""
-    return pb.GenerateResponse(
-        sequences=[sequence(served, hypothesis) for finish in finishes for hypothesis in finish.hypotheses],
-        usage=usage(served, [window], finishes),
-    )
+    """finishes: one, or one for each sample."""
+    hypotheses = itertools.chain.from_iterable(finish.hypotheses for finish in finishes)
+    sequences = [sequence(served, hypothesis) for hypothesis in hypotheses]
+    return pb.GenerateResponse(sequences=sequences, usage=usage(served, [window], finishes))
 
 
 def usage(served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.Usage:
+    hypotheses = itertools.chain.from_iterable(finish.hypotheses for finish in finishes)
     return pb.Usage(
         input_tokens=sum(len(window.ids) for window in windows),
-        output_tokens=sum(len(hypothesis.tokens) for finish in finishes for hypothesis in finish.hypotheses),
+        output_tokens=sum(len(hypothesis.tokens) for hypothesis in hypotheses),
         truncated=any(window.truncated for window in windows),
         queue_time=duration(max(finish.queued for finish in finishes)),
         compute_time=duration(max(finish.computed for finish in finishes)),

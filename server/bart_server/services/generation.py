@@ -11,7 +11,7 @@ from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.session import Answer, Session
 from bart_server.scheduling.tasks import Generate, Score, Task
 from bart_server.services import conversion
-from bart_server.services.backend import Backend, pieces
+from bart_server.services.backend import Backend, text_deltas
 from bart_server.services.call import Call
 from bart_server.services.limits import check_policy, check_size, one_sequence
 from bart_server.services.models import Served
@@ -36,11 +36,13 @@ class GenerationService:
         options = one_sequence(conversion.options(request.options))
         with self._backend.session(served, 1, call) as session:
             window, [answer] = await self._submit(session, served, request, options, stream=True)
-            async for text, ids, finish in pieces(served, answer):
+            async for text, ids, finish in text_deltas(served, answer):
                 if text or ids:
-                    yield pb.StreamGenerateResponse(delta=pb.Delta(text=text, token_ids=ids))
+                    delta = pb.Delta(text=text, token_ids=ids)
+                    yield pb.StreamGenerateResponse(delta=delta)
                 if finish:
-                    yield pb.StreamGenerateResponse(result=generated(call, served, window, [finish]))
+                    result = generated(call, served, window, [finish])
+                    yield pb.StreamGenerateResponse(result=result)
 
     async def score(self, request: pb.ScoreRequest, call: Call) -> pb.ScoreResponse:
         served = self._check(request, Score, call)
@@ -49,8 +51,10 @@ class GenerationService:
         check_size("target_text", request.target_text, self._backend.limits.text_bytes)
 
         def plan() -> tuple[Window, Sequence[int], Sequence[Request]]:
-            window, labels = self._source(served, request), self._labels(served, request)
-            return window, labels, served.engine.requests(Score(window.ids, labels))
+            window = self._source(served, request)
+            labels = self._labels(served, request)
+            requests = served.engine.requests(Score(window.ids, labels))
+            return window, labels, requests
 
         characters = len(request.text) + len(request.target_text)
         with self._backend.session(served, 1, call) as session:
@@ -58,7 +62,8 @@ class GenerationService:
             finish = await session.submit(planned).finish()
         usage = conversion.usage(served, [window], [finish])
         call.note(**conversion.usage_facts(usage))
-        return pb.ScoreResponse(labels=pb.Labels(ids=labels), log_probs=finish.values, usage=usage)
+        scored = pb.Labels(ids=labels)
+        return pb.ScoreResponse(labels=scored, log_probs=finish.values, usage=usage)
 
     def _check(self, request: Any, task: Task, call: Call) -> Served:
         served = self._backend.find(request.model, task, call)
@@ -82,9 +87,11 @@ class GenerationService:
         if request.WhichOneof("input") == "text":
             [window] = self._backend.windows(served, request.text, request.long_input)
             return window
-        ids, limit = tuple(request.token_ids.ids), served.engine.description.source_tokens
+        ids = tuple(request.token_ids.ids)
+        limit = served.engine.description.source_tokens
         if request.long_input == pb.LONG_INPUT_TRUNCATE and len(ids) > limit:
-            return Window(0, 0, (*ids[: limit - 1], ids[-1]), truncated=True)  # the last one ends the text
+            cut = (*ids[: limit - 1], ids[-1])  # the last token ends the text
+            return Window(0, 0, cut, truncated=True)
         return Window(0, 0, ids)
 
     def _labels(self, served: Served, request: pb.ScoreRequest) -> Sequence[int]:

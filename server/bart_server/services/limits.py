@@ -26,7 +26,7 @@ def check_size(field: str, text: str, limit: int) -> None:
         raise InvalidArgument(field, f"{size} bytes, at most {limit} are allowed")
 
 
-def check_visible(field: str, text: str) -> None:
+def check_not_blank(field: str, text: str) -> None:
     if not text.strip():
         raise InvalidArgument(field, "blank, at least 1 visible character is needed")
 

@@ -19,8 +19,8 @@ from bart_server.services.limits import Limits
 from bart_server.services.models import Models, ModelService
 from bart_server.services.summarization import SummarizationService
 
-Answer = Awaitable[Message] | AsyncGenerator[Message, None]
-Function = Callable[[Any, Call], Answer]
+Response = Awaitable[Message] | AsyncGenerator[Message, None]
+Function = Callable[[Any, Call], Response]
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,23 @@ class Method:
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.short_name).lower()
 
     def parse(self, data: bytes) -> Message:
-        """Raises InvalidArgument for bytes that are no such message."""
+        """Raises InvalidArgument for bytes that cannot be parsed as the method's message."""
         try:
             return self.request.FromString(data)
         except DecodeError:
-            raise InvalidArgument("request", f"{len(data)} bytes that are no such message") from None
+            description = f"{len(data)} bytes that cannot be parsed as {self.request.DESCRIPTOR.full_name}"
+            raise InvalidArgument("request", description) from None
 
 
 def methods() -> dict[str, Method]:
     """From the contract's descriptor: a method that is added there needs a function of its name and no entry here."""
-    found = {}
+    by_name = {}
     for service in pb.DESCRIPTOR.services_by_name.values():
         for method in service.methods:
             request, response = getattr(pb, method.input_type.name), getattr(pb, method.output_type.name)
             described = Method(service.full_name, method.name, request, response, method.server_streaming)
-            found[described.name] = described
-    return found
+            by_name[described.name] = described
+    return by_name
 
 
 METHODS = methods()
@@ -80,7 +81,7 @@ class Services:
             method.name: getattr(implementations[method.service], method.function) for method in METHODS.values()
         }
 
-    def call(self, method: str, message: Message, call: Call) -> Answer:
+    def call(self, method: str, message: Message, call: Call) -> Response:
         """The answer to one message: awaited, or iterated over if `METHODS[method].streams`.
 
         Raises a RequestError, at once or while it is awaited; `status.status` says what to tell the caller.

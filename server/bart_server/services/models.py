@@ -12,7 +12,7 @@ from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.text import Text
 
-LOADING = 2.0  # seconds after which a caller may look again
+RETRY_WHILE_LOADING = 2.0  # seconds after which a caller may look again
 TASKS: dict[Task, pb.Task] = {
     Generate: pb.TASK_GENERATION,
     Classify: pb.TASK_CLASSIFICATION,
@@ -28,10 +28,10 @@ class Served:
     engine: Engine
     text: Text | None
 
-    def need(self, task: Task) -> None:
+    def require(self, task: Task) -> None:
         if task not in self.engine.description.tasks:
-            able = ", ".join(map(task_name, self.engine.description.tasks))
-            raise WrongTask(f"model {self.name!r} cannot {task_name(task)}; it can: {able}")
+            tasks = ", ".join(map(task_name, self.engine.description.tasks))
+            raise WrongTask(f"model {self.name!r} cannot {task_name(task)}; it can: {tasks}")
 
     def reader(self, field: str = "text") -> Text:
         """The tokenizer, or InvalidArgument for the field that needs it."""
@@ -48,12 +48,12 @@ class Models:
 
     def publish(self, served: Iterable[Served]) -> None:
         """From now on new calls go to these; a model of the same name is replaced and keeps its place in the order."""
-        self._served = self._served | {one.name: one for one in served}
+        self._served = self._served | {model.name: model for model in served}
 
     def all(self) -> list[Served]:
         """In the order of the command line. Raises Unavailable while loading."""
         if not self._served:
-            raise Unavailable("the models are being loaded", LOADING)
+            raise Unavailable("the models are being loaded", RETRY_WHILE_LOADING)
         return list(self._served.values())
 
     def find(self, name: str) -> Served:

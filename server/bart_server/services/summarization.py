@@ -12,9 +12,9 @@ from bart_server.scheduling.errors import RequestError
 from bart_server.scheduling.session import Answer, Session
 from bart_server.scheduling.tasks import Generate
 from bart_server.services import conversion
-from bart_server.services.backend import Backend, pieces
+from bart_server.services.backend import Backend, text_deltas
 from bart_server.services.call import Call
-from bart_server.services.limits import check_count, check_policy, check_size, check_visible, one_sequence
+from bart_server.services.limits import check_count, check_not_blank, check_policy, check_size, one_sequence
 from bart_server.services.models import Served
 from bart_server.services.status import status
 
@@ -43,7 +43,7 @@ class SummarizationService:
             finishes = []
             for index, answer in enumerate(answers):
                 separator = " " if index else ""
-                async for text, ids, finish in pieces(served, answer):
+                async for text, ids, finish in text_deltas(served, answer):
                     if finish:
                         finishes.append(finish)
                     if text or ids or separator:
@@ -68,14 +68,15 @@ class SummarizationService:
                 return pb.BatchSummarizeItem(summary=conversion.summary(served, windows, finishes))
             except RequestError as error:
                 call.check()  # the end of the call is not the item's
-                failed = status(error)
-                return pb.BatchSummarizeItem(
-                    error=pb.ItemStatus(code=failed.code, message=failed.message, details=failed.details)
-                )
+                failure = status(error)
+                item_status = pb.ItemStatus(code=failure.code, message=failure.message, details=failure.details)
+                return pb.BatchSummarizeItem(error=item_status)
 
         with self._backend.session(served, len(request.texts), call) as session:
-            items = await asyncio.gather(*(item(session, index, text) for index, text in enumerate(request.texts)))
-        call.note(items=len(items), errors=sum(item.HasField("error") for item in items))
+            waiting = [item(session, index, text) for index, text in enumerate(request.texts)]
+            items = await asyncio.gather(*waiting)
+        errors = [item for item in items if item.HasField("error")]
+        call.note(items=len(items), errors=len(errors))
         return pb.BatchSummarizeResponse(items=items)
 
     def _check(self, request: Any, call: Call) -> tuple[Served, dict[str, Any]]:
@@ -85,7 +86,7 @@ class SummarizationService:
 
     def _check_text(self, field: str, text: str) -> None:
         check_size(field, text, self._backend.limits.text_bytes)
-        check_visible(field, text)
+        check_not_blank(field, text)
 
     async def _submit(
         self,

@@ -19,20 +19,21 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if not settings.tls_cert:
         return None
     current = certificates(settings)
-    stamp = stamps(settings)
+    read_at = modification_times(settings)
 
-    def fetch() -> Any:
-        nonlocal stamp
+    def fetch() -> Any:  # grpc's stubs leave out that None means unchanged
+        nonlocal read_at
         try:
-            if (now := stamps(settings)) == stamp:
+            modified = modification_times(settings)
+            if modified == read_at:
                 return None
-            fresh = certificates(settings)
-            stamp = now
-            log.info("certificates reloaded")
-            return fresh
+            changed = certificates(settings)
         except (OSError, ValueError):
             log.warning("certificates unreadable, the old ones stay")
             return None
+        read_at = modified
+        log.info("certificates reloaded")
+        return changed
 
     return grpc.dynamic_ssl_server_credentials(
         current, fetch, require_client_authentication=bool(settings.tls_client_ca)
@@ -40,26 +41,35 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 def certificates(settings: Settings) -> grpc.ServerCertificateConfiguration:
-    key, chain = (pathlib.Path(path).read_bytes() for path in (settings.tls_key, settings.tls_cert))
-    authorities = pathlib.Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
-    for name, pem in (("tls_key", key), ("tls_cert", chain), ("tls_client_ca", authorities)):
-        if pem is not None and b"-----BEGIN" not in pem:
-            raise SettingsError(f"--{name.replace('_', '-')} names a file that is not PEM")
+    """Raises SettingsError for a file without PEM, OSError for one that cannot be read."""
+    key = read_pem("--tls-key", settings.tls_key)
+    chain = read_pem("--tls-cert", settings.tls_cert)
+    authorities = read_pem("--tls-client-ca", settings.tls_client_ca) if settings.tls_client_ca else None
     return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
 
 
-def stamps(settings: Settings) -> tuple[int, ...]:
-    """When the files were written."""
+def read_pem(flag: str, path: str) -> bytes:
+    content = pathlib.Path(path).read_bytes()
+    if b"-----BEGIN" not in content:
+        raise SettingsError(f"{flag} names a file that is not PEM")
+    return content
+
+
+def modification_times(settings: Settings) -> list[int]:
+    """Of the certificate files, in nanoseconds."""
     paths = filter(None, (settings.tls_key, settings.tls_cert, settings.tls_client_ca))
-    return tuple(pathlib.Path(path).stat().st_mtime_ns for path in paths)
+    return [pathlib.Path(path).stat().st_mtime_ns for path in paths]
 
 
-def tokens(settings: Settings) -> list[str] | None:
+def read_tokens(settings: Settings) -> list[str] | None:
     """The accepted bearer tokens; None if everybody may call. Blank lines and lines that begin with # are skipped."""
     if not settings.token_file:
         return None
-    lines = [line.strip() for line in pathlib.Path(settings.token_file).read_text().splitlines()]
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
+    tokens = []
+    for line in pathlib.Path(settings.token_file).read_text().splitlines():
+        line = line.strip()
+        if line and not line.startswith("#"):
+            tokens.append(line)
+    if not tokens:
         raise SettingsError("--token-file names a file without a token")
-    return found
+    return tokens

@@ -23,7 +23,7 @@ from bart_server.transport import credentials
 from bart_server.transport.health import Health
 from bart_server.transport.interceptor import Authentication, Interceptor
 
-STALL = 30.0  # seconds
+UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read on
 REQUEST_ID = "x-request-id"
 CODES = {code.value[0]: code for code in grpc.StatusCode}  # by the numbers that google.rpc.Code has too
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -32,14 +32,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class GrpcServer:
     """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it.
 
-    stall: seconds that a stream may stay unread.
+    unread_limit: seconds that a message of a stream may wait for the caller to read on.
     """
 
-    def __init__(self, settings: Settings, runtime: Runtime, stall: float = STALL) -> None:
-        self._stall = stall
+    def __init__(self, settings: Settings, runtime: Runtime, unread_limit: float = UNREAD_LIMIT) -> None:
+        self._unread_limit = unread_limit
         self.health = Health(SERVICES)
         self._runtime = runtime
-        self._authentication = Authentication(credentials.tokens(settings))
+        self._authentication = Authentication(credentials.read_tokens(settings))
         self._server = grpc.aio.server(interceptors=[Interceptor(self._authentication)], options=options(settings))
         for name in SERVICES:
             handlers = {
@@ -60,8 +60,8 @@ class GrpcServer:
         """Refuses what is new, and cancels what is in progress after `grace` seconds."""
         await self._server.stop(grace)
 
-    def _handler(self, method: Method) -> grpc.RpcMethodHandler:
-        """Messages come as bytes, so that those that are no message get a status with details."""
+    def _handler(self, method: Method) -> Any:
+        """The handler gets bytes and parses them, so that bytes that are no message get a status with details."""
 
         async def handle(data: bytes, context: Context) -> Message | None:
             metadata = dict(context.invocation_metadata() or ())
@@ -72,25 +72,25 @@ class GrpcServer:
                 with self._runtime.observe(method.name, call, metadata):
                     call.identity = self._authentication.identify(metadata)
                     answer: Any = self._runtime.call(method.name, method.parse(data), call)
-                    return await (write(context, answer, self._stall) if method.streams else answer)
+                    return await (write(context, answer, self._unread_limit) if method.streams else answer)
             except Exception as error:  # and not CancelledError: nobody is there to read a status
-                told = status(error)
-                trailers = ((REQUEST_ID, call.request_id), *error_trailers(error, told))
-                await context.abort(CODES[told.code], told.message, trailers)
+                answer = status(error)
+                trailers = ((REQUEST_ID, call.request_id), *error_trailers(error, answer))
+                await context.abort(CODES[answer.code], answer.message, trailers)
 
         wrap = grpc.unary_stream_rpc_method_handler if method.streams else grpc.unary_unary_rpc_method_handler
         return wrap(handle, request_deserializer=None, response_serializer=method.response.SerializeToString)
 
 
-async def write(context: Context, messages: AsyncGenerator[Message, None], stall: float) -> None:
-    """Sends a stream. One that stays unread is given up, so that it does not hold its places for ever."""
+async def write(context: Context, messages: AsyncGenerator[Message, None], unread_limit: float) -> None:
+    """Sends a stream, and raises DeadlineExceeded when the caller does not read on within `unread_limit` seconds."""
     async with contextlib.aclosing(messages):
         async for message in messages:
             try:
-                async with asyncio.timeout(stall):
+                async with asyncio.timeout(unread_limit):
                     await context.write(message)
             except TimeoutError:
-                raise DeadlineExceeded(f"the stream was not read for {stall:g} s") from None
+                raise DeadlineExceeded(f"the stream was not read for {unread_limit:g} s") from None
 
 
 def remaining(context: Context) -> float | None:
@@ -99,13 +99,13 @@ def remaining(context: Context) -> float | None:
     return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
-def error_trailers(error: Exception, told: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
+def error_trailers(error: Exception, answer: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
     """The trailing metadata: the status with its details, and for those who may retry when to do so.
 
-    gRPC's own retries wait exactly as long as they are told, so the time is spread over a factor of two: a crowd that
-    was refused at once does not come back at once.
+    gRPC's own retries wait exactly as long as they are told. The pause is drawn between one and two times
+    `retry_after`, so that callers that were refused together come back at different times.
     """
-    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", told.SerializeToString())]
+    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", answer.SerializeToString())]
     if isinstance(error, Overloaded | Unavailable):
         pause = error.retry_after * random.uniform(1.0, 2.0)
         metadata.append(("grpc-retry-pushback-ms", str(round(pause * 1000))))

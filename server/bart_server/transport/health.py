@@ -6,6 +6,7 @@ the others never hear of another change; it also holds it while it writes, so on
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,9 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the stubs have no types
     """One status for the server (the empty name) and all of its services. NOT_SERVING at first. Of one event loop."""
 
     def __init__(self, services: tuple[str, ...]) -> None:
@@ -25,7 +27,7 @@ class Health(health_pb2_grpc.HealthServicer):
 
     @property
     def serving(self) -> bool:
-        return self._status == SERVING
+        return bool(self._status == SERVING)
 
     def set(self, serving: bool) -> None:
         """Changes the status and wakes every watcher."""
@@ -33,15 +35,13 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def Check(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
-    ) -> health_pb2.HealthCheckResponse:
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=self._status)
 
     async def Watch(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+        self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         sent = None
         while True:

@@ -49,19 +49,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(HEALTH):
             return handler
-        if handler_call_details.method in METHODS:  # checked by their handlers, which log the refusal
+        if handler_call_details.method in METHODS:  # their handlers check the token and log a refusal
             return handler
         try:
             self._authentication.identify(dict(handler_call_details.invocation_metadata))
         except Unauthenticated:
-            return denied(handler)
+            return refusing_handler(handler)
         return handler
 
 
-def denied(handler: Any) -> grpc.RpcMethodHandler:
+def refusing_handler(handler: Any) -> Any:
     """A handler of the same kind that refuses."""
 
-    async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
+    async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)
 
     kinds = {
