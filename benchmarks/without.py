@@ -39,14 +39,17 @@ def query_by_onednn() -> None:
 
 def one_source_a_row() -> None:
     """Every source is encoded by itself, in the shortest row that holds it."""
-    from bart_server.engine.packing import EncoderShape, Piece
+    from bart_server.engine.packing import EncoderBatch, EncoderShape, PackedSource
 
-    def pieces(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[Piece]:
+    def pack_sources(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[EncoderBatch]:
         lengths = sorted(length for count, length in shapes if count == 1)
         fitting = [next(length for length in lengths if length >= source) for source in sources]
-        return [Piece(EncoderShape(1, length), [[(index, 0)]]) for index, length in enumerate(fitting)]
+        batches = []
+        for index, length in enumerate(fitting):
+            batches.append(EncoderBatch(EncoderShape(1, length), [[PackedSource(index, 0)]]))
+        return batches
 
-    mock.patch("bart_server.engine.packing.pieces", pieces).start()
+    mock.patch("bart_server.engine.packing.pack_sources", pack_sources).start()
 
 
 VARIANTS: dict[str, Callable[[], Any]] = {
@@ -58,7 +61,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "huge-pages": replace("bart_inference.devices.HUGE_PAGE", NEVER),
     "top-by-blocks": replace("bart_inference.generation.search.BLOCK", NEVER),
     "packed-sources": one_source_a_row,
-    "several-rows": replace("bart_server.engine.packing.ROWS", 1),
+    "several-rows": replace("bart_server.engine.packing.MAX_ROWS", 1),
 }
 
 

@@ -1,14 +1,14 @@
-"""An engine to compute by hand. It echoes.
+"""The echo engine: its answers repeat the source, so that tests can compute them by hand.
 
-The answer to a source t1 … tn (special tokens 0, 1, 2 left out) is t1 … tn and then the end token 2, one token a step:
-after s steps a row has s tokens, after n + 1 steps it is finished. Its score is -n. With beams, hypothesis j (from 0)
-is the same without its last j tokens and scores j less, and while the row runs, the last beams - 1 tokens are not
-final. `max_new_tokens` cuts the answer, which then did not stop by itself. A classification's values are (0, n), a
-score's are minus its labels, and 0 where one is -100.
+The answer to a source t1 … tn (without the special tokens 0, 1 and 2) is t1 … tn and then the end token 2, one token a
+step: after s steps a row has s tokens, after n + 1 steps it is finished. Its score is -n. With beams, hypothesis j
+(from 0) is the same without its last j tokens and scores j less, and while the row runs, the last beams - 1 tokens are
+not final. `max_new_tokens` cuts the answer, which then counts as not stopped by the model. The values of a
+classification are (0, n). The values of a score are minus its labels, and 0 where a label is -100.
 
-All shapes are open from the beginning, unless `priority` is given: then they are compiled in that order and open as
-they are. `on_call(verb, requests)` runs before compile, encode, insert, step and run: a test blocks there, moves its
-clock or raises.
+All shapes are open from the beginning, unless `priority` is given: then shapes are compiled in that order, and each
+opens when it is compiled. `on_call(verb, requests)` runs before compile, encode, insert, step and run; in it a test can
+block, move its clock or raise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ SPECIAL = frozenset({0, 1, END})
 
 @dataclass
 class Row:
-    """One row: its request and the steps it has made."""
+    """One row: its request, and the steps made for it."""
 
     request: Request
     steps: int = 0
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(eq=False)
 class FakeEngine:
-    """See the module's docstring. calls: every verb and its row count, in order."""
+    """See the module's docstring. calls: every verb with its number of requests, in order."""
 
     sources: tuple[int, ...] = (8, 64)
     sizes: tuple[int, ...] = (1, 2, 4)
@@ -57,6 +57,7 @@ class FakeEngine:
             tasks=self.tasks,
             dtype="int",
             platform="none",
+            layout="none",
             devices=1,
             source_tokens=max(self.sources),
             target_tokens=self.target_tokens,
@@ -104,8 +105,7 @@ class FakeEngine:
             raise InvalidArgument("options.num_beams", f"{beams} is not one of the compiled widths {list(self.beams)}")
         new_tokens = min(options.get("max_new_tokens", self.target_tokens - 1), self.target_tokens - 1)
         returned = options.get("num_return_sequences", 1)
-        own = {"max_new_tokens": new_tokens, "num_return_sequences": returned if beams > 1 else 1}
-        payload = {**options, **own}
+        payload = {**options, "max_new_tokens": new_tokens, "num_return_sequences": returned if beams > 1 else 1}
         buckets = self._fitting(source, Generate, beams, sample)
         cost = ((best(buckets, self.open) or buckets[0]).source + new_tokens) * beams
         return [Request(source, buckets, cost, payload, stream)] * (returned if beams == 1 else 1)
@@ -175,12 +175,12 @@ def content(request: Request) -> tuple[int, ...]:
 
 
 def answer(request: Request) -> tuple[int, ...]:
-    """What a request is answered with."""
+    """The tokens of the answer, with the end token unless it was cut."""
     return (*content(request), END)[: request.payload["max_new_tokens"]]
 
 
 def length(request: Request) -> int:
-    """How many steps a request takes: one a token, and one to notice an empty answer."""
+    """Steps until the request is finished: one for each token, and one for an empty answer."""
     return max(1, len(answer(request)))
 
 

@@ -1,7 +1,7 @@
 """BART as a service: `python -m bart_server` over gRPC, or `Runtime(Settings())` within another program.
 
-The way of one parameter, `options.num_beams` of `Summarize`, from the wire to the device and back. Each file is opened
-once; what is said of the way back is in it too.
+The path of one parameter, `options.num_beams` of `Summarize`, from the wire to the device, and back. Each file comes
+once; "Back" says what it does with the answer.
 
     transport/grpc_server.py    bytes become a SummarizeRequest, the deadline and the token's owner a Call.
                                 Back: the response becomes bytes; an error becomes a status with trailers.

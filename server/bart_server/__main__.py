@@ -5,19 +5,21 @@ from typing import Any
 
 from bart_server.settings import SettingsError, parse
 
-# What the server needs besides the model, from the extra `server`.
+# Packages of the extra `server`, which the model alone does not need.
 EXTRA = ("bart_proto", "google", "grpc", "grpc_health", "grpc_reflection", "prometheus_client")
 
 
 def main(load: Any = None) -> None:
-    """load: what reads the models, see Runtime; tests give another one."""
+    """load: reads the models, see Runtime; tests pass another one."""
     try:
         settings = parse(sys.argv[1:])
     except SettingsError as error:
         print(f"bart_server: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        from bart_server import process  # after the settings, so that --help loads neither grpc nor a model
+        from bart_server import (
+            process,
+        )  # imported after the settings are read, so that --help imports neither grpc nor jax
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise

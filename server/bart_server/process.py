@@ -1,12 +1,12 @@
-"""What belongs to a process: a port for the runtime, signals, and an exit status.
+"""A server's process: the runtime behind a port, signals, and exit statuses. It goes through four stages:
 
     listen      the port is open, health says NOT_SERVING, calls get UNAVAILABLE
-    load        the platform is claimed, checkpoints are read, every program is compiled
+    load        the platform is claimed, checkpoints are read, programs are compiled
     serve       health says SERVING; the scheduler's workers drive the devices
-    drain       after SIGTERM: health says NOT_SERVING, new calls get UNAVAILABLE, what is in flight may end within the
-                grace
+    drain       after SIGTERM: health says NOT_SERVING, new calls get UNAVAILABLE, calls in flight have `grace` seconds
 
-A second SIGTERM, a spent grace, an unreadable checkpoint or a dead scheduler end it at once with a status other than 0.
+A second SIGTERM, the end of the grace period, an unreadable checkpoint or an error of the scheduler's own end the
+process at once, with a status other than 0.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ from bart_server.telemetry.tracing import Tracer
 from bart_server.transport.grpc_server import GrpcServer
 
 log = logging.getLogger(__name__)
-LAST_WORDS = 1.0  # seconds for answers that are on the wire when nothing is in flight any more
+SEND_TIMEOUT = 1.0  # seconds for answers that gRPC has not sent yet when nothing is in flight any more
 
 
 class Exit(enum.IntEnum):
     """The process's exit status."""
 
     DRAINED = 0
-    CUT_OFF = 1  # requests were still in work
+    CUT_OFF = 1  # requests were still in flight
     USAGE = 2
     NOT_LOADED = 3
-    BROKEN = 4  # the scheduler died
+    BROKEN = 4  # the scheduler ended by an error
 
 
 class Process:
-    """One server. load: as the Runtime's; with None the process claims jax's platform before anything is loaded."""
+    """One server. load: see Runtime; if None, the process sets jax's platform before it loads a model."""
 
     def __init__(self, settings: Settings, load: Load | None = None, tracer: Tracer | None = None) -> None:
         self.settings = settings
@@ -54,8 +54,8 @@ class Process:
         self.metrics_port = 0
         self._claims_platform = load is None
         self._serve_first: Callable[[], None] = lambda: None
-        self._end: asyncio.Future[Exit | None] | None = None  # None: drain
-        self._again = asyncio.Event()  # a second signal
+        self._end: asyncio.Future[Exit | None] | None = None  # its result is None if the server is to drain first
+        self._again = asyncio.Event()  # set by a second signal
 
     async def run(self, started: Callable[[], None] = lambda: None) -> Exit:
         """Serves until `stop` is called or something breaks. started: called when the port is open."""
@@ -74,13 +74,13 @@ class Process:
             if end is None:
                 end = await self._drain()
             self.health.set(False)
-            await server.stop(LAST_WORDS if end is Exit.DRAINED else 0)
+            await server.stop(SEND_TIMEOUT if end is Exit.DRAINED else 0)
             self.runtime.close()
         log.info("ended", extra={"exit": end.name.lower()})
         return end
 
     def stop(self) -> None:
-        """Drains; called again, ends at once. From the event loop."""
+        """Begins to drain; a second call ends the process at once. Called on the event loop."""
         self._finish(None)
 
     def handle_signals(self) -> None:
@@ -99,13 +99,14 @@ class Process:
             return
         if self._claims_platform:
             gc.collect()
-            gc.freeze()  # what is left stays: every later collection would stop all threads to look through it
+            gc.freeze()  # these objects stay; every later collection would stop all threads to traverse them
         self._serve_first()
         self.health.set(True)
-        log.info("ready", extra={"address": address, "models": self.runtime.revisions()})
+        models, layouts = self.runtime.revisions(), self.runtime.layouts()
+        log.info("ready", extra={"address": address, "models": models, "layouts": layouts})
 
     def _set_platform(self) -> None:
-        from bart_server.engine import platform  # jax is only imported to serve, not for --help
+        from bart_server.engine import platform  # imported here, so that --help does not import jax
 
         self._serve_first = platform.set_up(self.settings, self.metrics.compiled)
 
@@ -116,7 +117,7 @@ class Process:
         return Exit.DRAINED if drained else Exit.CUT_OFF
 
     def _died(self, error: BaseException) -> None:
-        """On a worker's thread."""
+        """Called on a worker's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._finish, Exit.BROKEN)
 
@@ -146,7 +147,7 @@ class Process:
 
 
 async def serve(settings: Settings, load: Load | None) -> tuple[Exit, bool]:
-    """The exit status, and whether a thread is still inside the device's library."""
+    """Serves until the end. Returns the exit status and Runtime.busy."""
     process = Process(settings, load, tracing.otlp() if settings.trace else None)
     return await process.run(process.handle_signals), process.runtime.busy()
 
@@ -161,6 +162,6 @@ def run(settings: Settings, load: Load | None = None) -> None:
         print(f"bart_server: {error}", file=sys.stderr)
         sys.exit(Exit.USAGE)
     logging.shutdown()
-    if busy:  # a compilation or a device call cannot be interrupted; nothing waits for it
+    if busy:  # a compilation or a call of the device cannot be interrupted, and sys.exit would wait for it
         os._exit(status)
     sys.exit(status)

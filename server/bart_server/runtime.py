@@ -1,10 +1,10 @@
-"""Models at work in this process, behind whatever transport: gRPC, HTTP, or the program that made the runtime.
+"""The models that this process serves, whatever the transport: gRPC, HTTP, or the program that made the runtime.
 
     async with Runtime(Settings()) as runtime:
         answer = await runtime.summarize(pb.SummarizeRequest(text="A long text."))
 
-A runtime loads models, keeps their revisions, and drives the scheduler's workers, each a thread. It has no port, no
-signal handler and no exit status: those are the process's. It belongs to one event loop.
+A runtime loads models, replaces their revisions, and drives the scheduler's workers, each a thread. Ports, signal
+handlers and exit statuses are in `process`. All methods but `close` belong to one event loop.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ from bart_server.telemetry.metrics import Metrics
 from bart_server.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
-LAST_WORDS = 1.0  # seconds in which a thread may end by itself
-POLL = 0.01  # seconds between two looks at what is in flight
+JOIN_TIMEOUT = 1.0  # seconds in which each thread may end by itself
+POLL = 0.01  # seconds between checks of what is in flight
 Load = Callable[[Settings, str], tuple[Engine, Tokenizer | None]]
 Result = TypeVar("Result")
 
@@ -45,9 +45,9 @@ Result = TypeVar("Result")
 class Runtime:
     """See the module's docstring.
 
-    load: reads the model of a path, on a thread. None: `bart_server.engine.load`, which imports jax. metrics, tracer:
-    made here unless they are given. on_death: called on a worker's thread when the workers have died, after which every
-    call is Unavailable.
+    load: reads the model of a path, on a thread; if None, `bart_server.engine.load`, which imports jax. metrics and
+    tracer: new ones if None. on_death: called on a worker's thread when the workers have ended by an error; every later
+    call raises Unavailable.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Runtime:
         self.close()
 
     async def start(self) -> None:
-        """Loads and compiles every model of the settings and begins to serve. Raises what loading raises. Once."""
+        """Loads and compiles every model of the settings, then serves. Called once. Raises what loading raises."""
         served = [await self._loaded(name, path) for name, path in self._paths.items()]
         for model in served:
             self.scheduler.add(model.name, model.engine)
@@ -106,16 +106,16 @@ class Runtime:
     async def replace(self, name: str, path: str | None = None) -> None:
         """Serves a new revision of a model, from another path or from the one that it came from.
 
-        It is loaded and compiled behind the calls. Then new calls go to it, and those in flight end on the old one,
-        which is let go when the last of them has ended; `replace` returns then. If loading raises, which this raises
-        too, the old revision goes on. Raises UnknownModel.
+        It is loaded and compiled at a low priority while calls are served. Then new calls go to it, and those in flight
+        end on the old one; `replace` returns when the last of them has ended and the old revision is forgotten. Raises
+        UnknownModel, and what loading raises, after which the old revision is still served.
         """
         async with self._replacing:
             old = self.models.find(name)
             path = path or self._paths[old.name]
             new = await self._loaded(old.name, path, behind=True)
             self.scheduler.add(new.name, new.engine)
-            self.models.publish([new])  # from here to the next line no call can begin: they begin on this event loop
+            self.models.publish([new])  # calls begin on this event loop, so none begins before the next line
             self.scheduler.remove(old.engine)
             self._paths[new.name] = path
             revisions = {"old": old.engine.description.revision, "new": new.engine.description.revision}
@@ -124,9 +124,9 @@ class Runtime:
                 await asyncio.sleep(POLL)
 
     async def drain(self, grace: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Refuses what is new, and waits for what is in flight: at most `grace` seconds, or `until` says so.
+        """Refuses new calls and waits for those in flight, at most `grace` seconds, and not after `until` is true.
 
-        Returns whether nothing is left.
+        Returns whether nothing is in flight any more.
         """
         self._stopping.set()
         self.metrics.ready(False)
@@ -138,31 +138,35 @@ class Runtime:
         return self.scheduler.idle()
 
     def close(self) -> None:
-        """Ends at once; what is still in flight fails with Unavailable."""
+        """Ends at once; calls in flight fail with Unavailable."""
         self._stopping.set()
         self.metrics.ready(False)
         self.scheduler.stop()
         for thread in self._threads:
-            thread.join(LAST_WORDS)
+            thread.join(JOIN_TIMEOUT)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def busy(self) -> bool:
-        """Whether a thread is still inside the device's library, which cannot be interrupted."""
+        """Whether a thread is still compiling or in a call of the device, which nothing can interrupt."""
         return any(thread.is_alive() for thread in self._threads)
 
     def revisions(self) -> dict[str, str]:
         """The revision that each model's new calls go to."""
         return {served.name: served.engine.description.revision for served in self.models.all()}
 
+    def layouts(self) -> dict[str, str]:
+        """The layout of each model's weights, in words."""
+        return {served.name: served.engine.description.layout for served in self.models.all()}
+
     # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def call(self, method: str, message: Message, call: Call) -> Response:
-        """What every transport uses: the answer to one message, see `Services.call`."""
+        """The answer to one message, for a transport; see `Services.call`."""
         return self._services.call(method, message, call)
 
     @contextlib.contextmanager
     def observe(self, method: str, call: Call, headers: Mapping[str, Any]) -> Iterator[None]:
-        """The metrics, the log line and the trace of all that a transport does for one call.
+        """Counts, logs and traces one call. A transport does everything for the call in this context.
 
         headers: may hold the caller's `traceparent`.
         """
@@ -183,11 +187,11 @@ class Runtime:
             log.info("call", extra={**call.facts, "code": code, "seconds": round(seconds, 6)})
 
     async def summarize(self, request: pb.SummarizeRequest, call: Call | None = None) -> pb.SummarizeResponse:
-        """The methods of the contract for the program that made the runtime; bart.proto explains the messages.
+        """This and the next methods are those of bart.proto, which explains the messages.
 
-        call: has the deadline, and can be cancelled. Raises a RequestError.
+        call: has the deadline, and can be cancelled; if None, the call has neither. Raises a RequestError.
         """
-        return await self._unary("/bart.v1.SummarizationService/Summarize", request, call)
+        return await self._unary("/bart.v1.SummarizationService/Summarize", request, call, pb.SummarizeResponse)
 
     def stream_summarize(
         self, request: pb.StreamSummarizeRequest, call: Call | None = None
@@ -197,10 +201,12 @@ class Runtime:
     async def batch_summarize(
         self, request: pb.BatchSummarizeRequest, call: Call | None = None
     ) -> pb.BatchSummarizeResponse:
-        return await self._unary("/bart.v1.SummarizationService/BatchSummarize", request, call)
+        return await self._unary(
+            "/bart.v1.SummarizationService/BatchSummarize", request, call, pb.BatchSummarizeResponse
+        )
 
     async def generate(self, request: pb.GenerateRequest, call: Call | None = None) -> pb.GenerateResponse:
-        return await self._unary("/bart.v1.GenerationService/Generate", request, call)
+        return await self._unary("/bart.v1.GenerationService/Generate", request, call, pb.GenerateResponse)
 
     def stream_generate(
         self, request: pb.StreamGenerateRequest, call: Call | None = None
@@ -208,24 +214,29 @@ class Runtime:
         return self._stream("/bart.v1.GenerationService/StreamGenerate", request, call)
 
     async def score(self, request: pb.ScoreRequest, call: Call | None = None) -> pb.ScoreResponse:
-        return await self._unary("/bart.v1.GenerationService/Score", request, call)
+        return await self._unary("/bart.v1.GenerationService/Score", request, call, pb.ScoreResponse)
 
     async def classify_zero_shot(
         self, request: pb.ClassifyZeroShotRequest, call: Call | None = None
     ) -> pb.ClassifyZeroShotResponse:
-        return await self._unary("/bart.v1.ClassificationService/ClassifyZeroShot", request, call)
+        return await self._unary(
+            "/bart.v1.ClassificationService/ClassifyZeroShot", request, call, pb.ClassifyZeroShotResponse
+        )
 
     async def list_models(self, request: pb.ListModelsRequest, call: Call | None = None) -> pb.ListModelsResponse:
-        return await self._unary("/bart.v1.ModelService/ListModels", request, call)
+        return await self._unary("/bart.v1.ModelService/ListModels", request, call, pb.ListModelsResponse)
 
     async def get_model(self, request: pb.GetModelRequest, call: Call | None = None) -> pb.GetModelResponse:
-        return await self._unary("/bart.v1.ModelService/GetModel", request, call)
+        return await self._unary("/bart.v1.ModelService/GetModel", request, call, pb.GetModelResponse)
 
-    async def _unary(self, method: str, request: Message, call: Call | None) -> Any:
+    async def _unary(self, method: str, request: Message, call: Call | None, kind: type[Result]) -> Result:
+        """kind: of the answer's message."""
         call = call or Call()
         with self.observe(method, call, {}):
-            answer: Any = self.call(method, request, call)
-            return await answer
+            awaitable: Any = self.call(method, request, call)
+            answer = await awaitable
+            assert isinstance(answer, kind)
+            return answer
 
     async def _stream(self, method: str, request: Message, call: Call | None) -> AsyncGenerator[Any, None]:
         call = call or Call()
@@ -238,7 +249,7 @@ class Runtime:
     # ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _loaded(self, name: str, path: str, behind: bool = False) -> Served:
-        """A model, read and compiled on a thread. behind: at a low priority, since others are served meanwhile."""
+        """A model, read and compiled on a thread. behind: at a low priority, because calls are served meanwhile."""
 
         def load() -> Served:
             read = self._load or engine_load()
@@ -246,7 +257,8 @@ class Runtime:
             engine.compile(self._stopping.is_set, behind)
             if self._stopping.is_set():
                 raise Unavailable("the runtime has ended", RETRY_WHILE_LOADING)
-            if closed := [bucket.name for bucket in engine.buckets if behind and bucket not in engine.open]:
+            closed = [bucket.name for bucket in engine.buckets if bucket not in engine.open]
+            if behind and closed:
                 raise RuntimeError(f"no program could be compiled for {', '.join(closed)}")
             text = Text(tokenizer, engine.description.source_tokens) if tokenizer else None
             return Served(name, engine, text)
@@ -254,16 +266,16 @@ class Runtime:
         return await self.in_thread(load, f"loader-{name}")
 
     def _compile_behind(self, engines: Sequence[Engine]) -> None:
-        """Compiles what the engines were not made to wait for, one program at a time."""
+        """Compiles the programs that the start did not wait for, one at a time."""
         for engine in engines:
             engine.compile(partial(self._unwanted, engine), behind=True)
 
     def _unwanted(self, engine: Engine) -> bool:
-        """Whether nobody needs another program of this engine."""
+        """Whether no further program of this engine is needed."""
         return self._stopping.is_set() or not self.scheduler.serves(engine)
 
     def in_thread(self, work: Callable[[], Result], name: str) -> "asyncio.Future[Result]":
-        """What `work` makes on a thread of its own, which the end of the process does not wait for."""
+        """The result of `work` on a thread of its own, which does not keep the process from ending."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
 
@@ -281,7 +293,7 @@ class Runtime:
                 result = work()
             except Exception as caught:
                 error = caught
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the result
                 loop.call_soon_threadsafe(settle, result, error)
 
         self._spawn(run, name)
@@ -290,23 +302,24 @@ class Runtime:
     def _spawn(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
-        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
-    def _died(self, tell: Callable[[BaseException], None], error: BaseException) -> None:
-        """On a worker's thread."""
+    def _died(self, on_death: Callable[[BaseException], None], error: BaseException) -> None:
+        """Called on a worker's thread."""
         log.critical("the scheduler died", exc_info=error)
         self.metrics.ready(False)
-        tell(error)
+        on_death(error)
 
 
 def engine_load() -> Load:
-    """Imports jax, and is called when a model is loaded, not before."""
+    """The engine's loader. Imports jax, so it is called only when a model is loaded."""
     from bart_server.engine.load import load
 
     return load
 
 
 def limits(settings: Settings) -> Limits:
+    """What the services check, out of the settings."""
     return Limits(
         text_bytes=settings.max_text_bytes,
         windows=settings.max_windows,

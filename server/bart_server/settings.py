@@ -1,6 +1,6 @@
-"""The server's settings: every field is a flag, an environment variable BART_SERVER_… and a line of the start-up log.
+"""The server's settings. Every field is a flag, an environment variable BART_SERVER_…, and in the log's first line.
 
-A flag wins over the environment, the environment over the default. Everything is checked before anything is loaded.
+A flag wins over the environment, the environment over the default. All values are checked before a model is loaded.
 """
 
 import argparse
@@ -18,7 +18,7 @@ PREFIX = "BART_SERVER_"
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be. The message names the flag, the limit and the value."""
+    """A setting has a value that is not allowed. The message names the flag, the limit and the value."""
 
 
 def setting(default: Any, help: str) -> Any:
@@ -39,34 +39,39 @@ class Settings:
     port: int = setting(50051, "port to listen on; 0 takes a free one")
     metrics: str = setting("localhost:9464", "HOST:PORT of the Prometheus metrics, or off")
 
-    platform: str = setting("cpu", "the device's platform: cpu, tpu or cuda; never another one instead")
+    platform: str = setting("cpu", "the device's platform: cpu, tpu or cuda; the server ends if it is not there")
     dtype: str = setting("float32", "float32 (exact to PyTorch) or bfloat16 (for speed on TPU and GPU)")
     beams: tuple[int, ...] = setting((1, 4), "beam widths to compile, comma-separated; others are refused")
     sampling_beams: tuple[int, ...] = setting(
-        (1,), "beam widths to compile for sampling too (one source length); empty: none"
+        (1,), "beam widths to compile for sampling, for the longest source only; empty: none"
     )
-    sources: tuple[int, ...] = setting((), "source lengths to compile; empty: a quarter and all of the model's")
+    sources: tuple[int, ...] = setting(
+        (), "source lengths to compile, in tokens; empty: a quarter and all of the model's position table"
+    )
     target: int = setting(
         0, "longest answer, start token included; 0: the checkpoint's default and half of it, rounded up"
     )
     rows: tuple[int, ...] = setting(
-        (1, 8), "row counts to compile, a device; the last is how many a worker runs at once"
+        (1, 8), "row counts to compile, for each device; the last is how many requests a worker runs at once"
     )
-    workers: int = setting(2, "batches at once: the device computes one while the host is busy with another")
-    chunk: int = setting(8, "decode steps between two looks at the queue")
+    workers: int = setting(
+        2, "threads with a batch each: the device computes one batch while the host prepares another"
+    )
+    chunk: int = setting(8, "decode steps between checks of the queue")
     compile_cache: str = setting(
-        "~/.cache/bart_server", "folder of compiled programs, for quick restarts; trusted like code; or off"
+        "~/.cache/bart_server",
+        "folder of compiled programs, which makes restarts quick and is trusted like code; or off",
     )
 
-    max_requests: int = setting(256, "requests in work at once, waiting ones included")
-    max_cost: int = setting(1_000_000, "their estimated padded tokens x beams")
-    max_message_bytes: int = setting(4 << 20, "size of one request message")
-    max_text_bytes: int = setting(200_000, "size of one text in UTF-8")
-    max_windows: int = setting(32, "windows of one long text")
+    max_requests: int = setting(256, "requests in flight, waiting ones included")
+    max_cost: int = setting(1_000_000, "estimated padded tokens x beams of the requests in flight")
+    max_message_bytes: int = setting(4 << 20, "bytes of one request message")
+    max_text_bytes: int = setting(200_000, "bytes of one text in UTF-8")
+    max_windows: int = setting(32, "windows that one long text is split into")
     max_batch_items: int = setting(64, "texts of one BatchSummarize")
     max_labels: int = setting(64, "labels of one ClassifyZeroShot")
-    max_label_bytes: int = setting(400, "size of one label within the template")
-    tokenizer_threads: int = setting(2, "threads that tokenize")
+    max_label_bytes: int = setting(400, "bytes of one label within its template")
+    tokenizer_threads: int = setting(2, "threads that tokenize long texts")
 
     tls_cert: str = setting("", "PEM file with the server's certificate chain")
     tls_key: str = setting("", "PEM file with its key")
@@ -74,10 +79,11 @@ class Settings:
     token_file: str = setting("", "file with one accepted bearer token a line")
     insecure: bool = setting(False, "listen beyond loopback without TLS")
 
-    grace: float = setting(30.0, "seconds that requests in work get after SIGTERM")
+    grace: float = setting(30.0, "seconds that requests in flight get after SIGTERM")
     max_connection_age: float = setting(0.0, "seconds after which clients are asked to reconnect; 0: never")
     keepalive: float = setting(
-        30.0, "seconds of silence after which a connection is probed; dead a third of that later"
+        30.0,
+        "seconds of silence after which a connection is probed; it is closed if a third of that passes without a reply",
     )
     log_level: str = setting("info", "debug, info, warning or error")
     trace: bool = setting(False, "export OpenTelemetry traces (needs the otel extra)")
@@ -92,82 +98,89 @@ class Settings:
     def adapter_of(self, path: str) -> str | None:
         """The path of the adapter that is merged into the checkpoint at `path`."""
         adapters = dict(entry.split("=", 1) for entry in self.adapter)
-        return next((adapters[name] for name, base in self.models().items() if base == path and name in adapters), None)
+        for name, model_path in self.models().items():
+            if model_path == path and name in adapters:
+                return adapters[name]
+        return None
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError for the first setting that cannot be."""
-    names = [entry.partition("=")[0] for entry in settings.model]
-    for entry in settings.model:
-        name, separator, path = entry.partition("=")
-        need(bool(name and separator and path), "model", entry, "NAME=PATH")
-    need(bool(names) and len(set(names)) == len(names), "model", names, "at least one, all of different names")
-    adapted = [entry.partition("=")[0] for entry in settings.adapter]
-    for entry in settings.adapter:
-        name, separator, path = entry.partition("=")
-        need(bool(separator and path) and name in names, "adapter", entry, "NAME=PATH with the name of a model")
-        base = settings.models()[name]
-        alone = list(settings.models().values()).count(base) == 1
-        need(alone, "adapter", entry, f"of a model that shares {base} with no other: make the adapter's folder a model")
-    need(len(set(adapted)) == len(adapted), "adapter", adapted, "at most one for each model")
-    need(0 <= settings.port <= 65535, "port", settings.port, "between 0 and 65535")
-    need(settings.platform in ("cpu", "tpu", "cuda"), "platform", settings.platform, "cpu, tpu or cuda")
-    need(settings.dtype in ("float32", "bfloat16"), "dtype", settings.dtype, "float32 or bfloat16")
-    need(settings.log_level in ("debug", "info", "warning", "error"), "log_level", settings.log_level, "a level")
-    for name in ("beams", "sampling_beams", "rows", "sources"):
-        values = getattr(settings, name)
-        need(
-            values == tuple(sorted(set(values))) and all(v > 0 for v in values), name, values, "positive and ascending"
-        )
-    need(
-        bool(settings.beams) and bool(settings.rows),
-        "beams and rows",
-        (settings.beams, settings.rows),
-        "at least one each",
-    )
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if (field.name.startswith("max_") and field.type is int) or field.name in (
-            "chunk",
-            "workers",
-            "tokenizer_threads",
-        ):
-            need(value > 0, field.name, value, "positive")
-        if field.name == "keepalive":
-            need(value >= 1, field.name, value, "at least 1")
-        if field.type is float or field.name == "target":
-            need(0 <= value < 1e6, field.name, value, "at least 0")
-    need(
-        bool(settings.tls_cert) == bool(settings.tls_key),
-        "tls_cert",
-        settings.tls_cert,
-        "given together with --tls-key",
-    )
-    need(
-        not settings.tls_client_ca or bool(settings.tls_cert),
-        "tls_client_ca",
-        settings.tls_client_ca,
-        "given with --tls-cert",
-    )
-    for name in ("tls_cert", "tls_key", "tls_client_ca", "token_file"):
-        path = getattr(settings, name)
-        need(not path or pathlib.Path(path).is_file(), name, path, "a file")
-    need(
-        settings.insecure or bool(settings.tls_cert) or loopback(settings.host),
-        "host",
-        settings.host,
-        "a loopback address without --tls-cert; --insecure lifts this",
-    )
+    """Raises SettingsError for the first value that is not allowed."""
+    check_models(settings)
+    check_choices(settings)
+    check_shapes(settings)
+    check_numbers(settings)
+    check_security(settings)
     if settings.metrics != "off":
         address_of(settings.metrics)
 
 
+def check_models(settings: Settings) -> None:
+    names = []
+    for entry in settings.model:
+        name, separator, path = entry.partition("=")
+        need(bool(name and separator and path), "model", entry, "NAME=PATH")
+        names.append(name)
+    need(bool(names) and len(set(names)) == len(names), "model", names, "at least one, all of different names")
+    adapted = []
+    paths = list(settings.models().values())
+    for entry in settings.adapter:
+        name, separator, path = entry.partition("=")
+        need(bool(separator and path) and name in names, "adapter", entry, "NAME=PATH with the name of a model")
+        base = settings.models()[name]
+        limit = f"of a model that shares {base} with no other: make the adapter's folder a model"
+        need(paths.count(base) == 1, "adapter", entry, limit)
+        adapted.append(name)
+    need(len(set(adapted)) == len(adapted), "adapter", adapted, "at most one for each model")
+
+
+def check_choices(settings: Settings) -> None:
+    need(settings.platform in ("cpu", "tpu", "cuda"), "platform", settings.platform, "cpu, tpu or cuda")
+    need(settings.dtype in ("float32", "bfloat16"), "dtype", settings.dtype, "float32 or bfloat16")
+    need(settings.log_level in ("debug", "info", "warning", "error"), "log_level", settings.log_level, "a level")
+
+
+def check_shapes(settings: Settings) -> None:
+    for name in ("beams", "sampling_beams", "rows", "sources"):
+        values = getattr(settings, name)
+        ascending = values == tuple(sorted(set(values)))
+        need(ascending and all(value > 0 for value in values), name, values, "positive and ascending")
+    both = (settings.beams, settings.rows)
+    need(bool(settings.beams) and bool(settings.rows), "beams and rows", both, "at least one each")
+
+
+def check_numbers(settings: Settings) -> None:
+    need(0 <= settings.port <= 65535, "port", settings.port, "between 0 and 65535")
+    need(settings.keepalive >= 1, "keepalive", settings.keepalive, "at least 1")
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        counts = field.name in ("chunk", "workers", "tokenizer_threads")
+        if counts or (field.name.startswith("max_") and field.type is int):
+            need(value > 0, field.name, value, "positive")
+        if field.type is float or field.name == "target":
+            need(0 <= value < 1e6, field.name, value, "at least 0")
+
+
+def check_security(settings: Settings) -> None:
+    certificate = bool(settings.tls_cert)
+    need(certificate == bool(settings.tls_key), "tls_cert", settings.tls_cert, "given together with --tls-key")
+    with_certificate = certificate or not settings.tls_client_ca
+    need(with_certificate, "tls_client_ca", settings.tls_client_ca, "given with --tls-cert")
+    for name in ("tls_cert", "tls_key", "tls_client_ca", "token_file"):
+        path = getattr(settings, name)
+        need(not path or pathlib.Path(path).is_file(), name, path, "a file")
+    protected = settings.insecure or certificate or loopback(settings.host)
+    need(protected, "host", settings.host, "a loopback address without --tls-cert; --insecure lifts this")
+
+
 def need(holds: bool, name: str, value: Any, limit: str) -> None:
+    """Raises SettingsError for this setting unless it holds."""
     if not holds:
         raise SettingsError(f"--{name.replace('_', '-')} is {value!r}, it has to be {limit}")
 
 
 def loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:
@@ -177,26 +190,16 @@ def loopback(host: str) -> bool:
 
 
 def address_of(text: str) -> tuple[str, int]:
-    """HOST:PORT."""
+    """The host and port of HOST:PORT. Raises SettingsError."""
     host, _, port = text.rpartition(":")
     need(bool(host) and port.isdigit() and int(port) <= 65535, "metrics", text, "HOST:PORT or off")
     return host, int(port)
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Raises SettingsError, or SystemExit for --help and unknown flags."""
-    parser = argparse.ArgumentParser(prog="python -m bart_server", description="Serves BART over gRPC.")
+    """Settings from flags and environment. Raises SettingsError, or SystemExit for --help and unknown flags."""
     kinds = typing.get_type_hints(Settings)
-    for field in dataclasses.fields(Settings):
-        flag = "--" + field.name.replace("_", "-")
-        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        text = f"{field.metadata['help']} [{default if default != '' else 'none'}]"
-        if kinds[field.name] is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif field.name in ("model", "adapter"):
-            parser.add_argument(flag, action="append", metavar="NAME=PATH", help=text)
-        else:
-            parser.add_argument(flag, metavar="X", help=text)
+    parser = make_parser(kinds)
     flags = vars(parser.parse_args(arguments))
     known = {PREFIX + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
@@ -211,13 +214,34 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     return Settings(**values)
 
 
+def make_parser(kinds: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """kinds: the type of each field. An absent flag is parsed as None."""
+    parser = argparse.ArgumentParser(prog="python -m bart_server", description="Serves BART over gRPC.")
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        text = f"{field.metadata['help']} [{default if default != '' else 'none'}]"
+        if kinds[field.name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif field.name in ("model", "adapter"):
+            parser.add_argument(flag, action="append", metavar="NAME=PATH", help=text)
+        else:
+            parser.add_argument(flag, metavar="X", help=text)
+    return parser
+
+
+TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
 def read(name: str, kind: Any, value: Any) -> Any:
-    """A flag's or variable's text as the field's type."""
+    """The value of a flag or variable as the field's type. Raises SettingsError."""
+    if isinstance(value, list):
+        return tuple(value)
     if not isinstance(value, str):
-        return tuple(value) if isinstance(value, list) else value
+        return value
     try:
         if kind is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+            return TRUTH[value.lower()]
         if kind == tuple[int, ...]:
             return tuple(int(part) for part in value.split(",") if part.strip())
         if kind == tuple[str, ...]:

@@ -32,9 +32,9 @@ def test_without_packing_every_source_has_a_row() -> None:
     shapes = packing.encoder_shapes(128, 8)
     try:
         VARIANTS["packed-sources"]()
-        found = packing.pieces([100, 7, 20], shapes)
+        batches = packing.pack_sources([100, 7, 20], shapes)
     finally:
         mock.patch.stopall()
-    assert [piece.rows for piece in found] == [[[(0, 0)]], [[(1, 0)]], [[(2, 0)]]]
-    assert all(piece.shape in shapes for piece in found)
-    assert len(packing.pieces([100, 7, 20], shapes)) == 1, "packed again"
+    assert [batch.rows for batch in batches] == [[[(0, 0)]], [[(1, 0)]], [[(2, 0)]]]
+    assert all(batch.shape in shapes for batch in batches)
+    assert len(packing.pack_sources([100, 7, 20], shapes)) == 1, "packed again"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bart_inference import Model, Prepared, classify, generate, prepare, score
 from bart_server.engine.engine import JaxEngine
-from bart_server.engine.packing import EncoderShape, encoder_shapes, pieces
+from bart_server.engine.packing import EncoderShape, encoder_shapes, pack_sources
 from bart_server.engine.platform import COMPILATION
 from bart_server.engine.shapes import Shapes
 from bart_server.scheduling.admission import Budget
@@ -206,8 +206,8 @@ def test_neighbors_in_the_same_encoded_row_change_no_bit(engine):
         return answers(box)
 
     runs = [[source(24, 50)], [source(19, 51)], [source(22, 52)]]
-    chosen = [pieces([20, len(ids)], encoder_shapes(24, 3)) for [ids] in runs]
-    assert [[piece.shape for piece in found] for found in chosen] == [[EncoderShape(1, 64)]] * 3
+    chosen = [pack_sources([20, len(ids)], encoder_shapes(24, 3)) for [ids] in runs]
+    assert [[batch.shape for batch in batches] for batches in chosen] == [[EncoderShape(1, 64)]] * 3
     assert len({str(run(neighbors)) for neighbors in runs}) == 1
 
 
@@ -250,9 +250,9 @@ def test_14_finish_reasons_tell_the_models_end_from_the_limit(engine):
 def test_sources_are_encoded_behind_each_other_in_the_rows_that_leave_least_empty():
     def chosen(sources, longest, rows, devices=1):
         shapes = encoder_shapes(longest, rows)
-        found = pieces(sources, shapes, devices)
-        assert {piece.shape for piece in found} <= set(shapes)
-        return [(*piece.shape, piece.rows) for piece in found]
+        batches = pack_sources(sources, shapes, devices)
+        assert {batch.shape for batch in batches} <= set(shapes)
+        return [(*batch.shape, batch.rows) for batch in batches]
 
     assert encoder_shapes(24, 1) == [(1, 32)]
     assert encoder_shapes(24, 3) == [(1, 32), (1, 64), (1, 96)]
@@ -281,14 +281,14 @@ def test_whatever_comes_is_encoded_in_a_compiled_shape_and_fits(longest, rows, d
         sources = [
             chance.choice((1, longest, chance.randint(1, longest))) for _ in range(chance.randint(1, rows * devices))
         ]
-        found = pieces(sources, shapes, devices)
-        assert {piece.shape for piece in found} <= set(shapes), sources
-        assert sorted(index for piece in found for row in piece.rows for index, _ in row) == list(range(len(sources)))
-        for piece in found:
-            assert len(piece.rows) <= piece.shape.rows * devices
-            for row in piece.rows:
+        batches = pack_sources(sources, shapes, devices)
+        assert {batch.shape for batch in batches} <= set(shapes), sources
+        assert sorted(index for batch in batches for row in batch.rows for index, _ in row) == list(range(len(sources)))
+        for batch in batches:
+            assert len(batch.rows) <= batch.shape.rows * devices
+            for row in batch.rows:
                 ends = [start + sources[index] for index, start in row]
-                assert [start for _, start in row] == [0, *ends[:-1]] and ends[-1] <= piece.shape.length
+                assert [start for _, start in row] == [0, *ends[:-1]] and ends[-1] <= batch.shape.length
 
 
 def test_17_nothing_compiles_while_serving(engine, prepared):

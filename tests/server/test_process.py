@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import json
+import logging
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -75,7 +77,9 @@ def check_it_serves(server, checkpoint, adapter=None):
     """A summary over the wire has the tokens of `generate`; then it drains."""
     try:
         address = server.until("listening")["address"].replace("localhost", "127.0.0.1")
-        assert server.until("ready")["models"]["small"].startswith("sha256:")
+        ready = server.until("ready")
+        assert ready["models"]["small"].startswith("sha256:")
+        assert ready["layouts"] == {"small": "XLA"}
         with Client(address, timeout=LIMIT) as client:
             summary = client.summarize("Hello, world.")
             alone = generate(load(checkpoint, adapter=adapter), [byte_tokenizer().encode("Hello, world.").ids])
@@ -144,6 +148,28 @@ def test_a_runtime_in_this_process_replaces_one_checkpoint_by_another(checkpoint
             assert old() is None, "the old revision's weights are still in memory"
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86-64 has oneDNN")
+@pytest.mark.parametrize(("available", "layout"), [(True, "oneDNN panels"), (False, "XLA")])
+def test_the_layout_of_large_weights_is_told_and_a_missing_onednn_is_a_warning(
+    checkpoint, monkeypatch, caplog, available, layout
+):
+    monkeypatch.setattr("bart_inference.model.layout.MIN_BYTES_FOR_ONEDNN", 0)
+    if not available:
+        monkeypatch.setattr("bart_inference.model.onednn.available", lambda: False)
+    with caplog.at_level(logging.WARNING, "bart_server"):
+        engine, _ = engine_load.load(Settings(sources=(24,), target=24), str(checkpoint))
+    assert engine.description.layout == layout
+    warnings = [record.getMessage() for record in caplog.records if "oneDNN" in record.getMessage()]
+    assert len(warnings) == (0 if available else 1), caplog.text
+
+
+def test_small_weights_have_xlas_layout_without_a_warning(checkpoint, monkeypatch, caplog):
+    monkeypatch.setattr("bart_inference.model.onednn.available", lambda: False)
+    engine, _ = engine_load.load(Settings(sources=(24,), target=24), str(checkpoint))
+    assert engine.description.layout == "XLA"
+    assert "oneDNN" not in caplog.text
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A model's weights on this process's devices, and what its tasks need to compile and call programs.
 
-With several devices the rows are spread over them: a device runs its rows as if it were alone, nothing is exchanged
-between them but when rows move.
+With several devices the rows of a batch are spread over them. A device computes its own rows by itself; devices
+exchange data only when rows move from one to another.
 """
 
 import threading
@@ -13,14 +13,18 @@ import numpy as np
 from bart_inference import Options, Prepared
 from bart_inference.devices import ROWS, data_mesh, on_rows
 from bart_inference.generation.options import resolve
+from bart_inference.model.weights import Attention
 from jax.sharding import NamedSharding, PartitionSpec
 
-EXCHANGE = threading.Lock()
+EXCHANGE = threading.Lock()  # held by a program in which devices exchange data
 Tree = TypeVar("Tree")
 
 
 class DeviceModel:
-    """default: the checkpoint's own options of generation. rows: the sharding of arrays whose first axis is rows."""
+    """default: the options of a request that sets none. rows: the sharding of arrays whose first axis is rows.
+
+    layout: of the weights, for the log.
+    """
 
     def __init__(self, prepared: Prepared) -> None:
         self.mesh = data_mesh()
@@ -29,6 +33,7 @@ class DeviceModel:
         self.config = prepared.config
         self.generation = prepared.generation
         self.labels = prepared.labels
+        self.layout = layout_of(prepared)
         self.default: Options
         [self.default] = resolve(self.generation, self.config, {}, None, 1)
 
@@ -68,16 +73,26 @@ class DeviceModel:
         return self.compile(first, self.weights, *self.shapes(arrays))
 
     def exchanged(self, run: Callable[..., Tree], *arguments: Any) -> Tree:
-        """What a program gives in which devices wait for each other: two of them at once could wait for ever."""
+        """The result of a program in which devices exchange data. Two of them at once could wait for each other."""
         if self.devices == 1:
             return run(*arguments)
         with EXCHANGE:
-            return jax.block_until_ready(run(*arguments))
+            result: Tree = jax.block_until_ready(run(*arguments))
+            return result
 
 
 def padded_sources(sources: Sequence[Sequence[int]], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids (rows,length) int32 and their mask, bool; what is not filled is 0 and False."""
-    ids, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.bool_)
+    """Token ids (rows,length) int32 and their mask, bool; padding is 0 and False."""
+    ids = np.zeros((rows, length), np.int32)
+    mask = np.zeros((rows, length), np.bool_)
     for row, source in enumerate(sources):
-        ids[row, : len(source)], mask[row, : len(source)] = source, True
+        ids[row, : len(source)] = source
+        mask[row, : len(source)] = True
     return ids, mask
+
+
+def layout_of(prepared: Prepared) -> str:
+    """In words, what the weights' layout is made for."""
+    if prepared.weights["attention"] is Attention.ONEDNN:
+        return "oneDNN panels"
+    return "XLA"

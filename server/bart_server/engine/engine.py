@@ -1,4 +1,4 @@
-"""BART on a device: one revision of a model and the tasks that it does, in shape buckets over bart_inference."""
+"""BART on a device: one revision of a model, the tasks that it does, and the shape buckets in which it does them."""
 
 import logging
 import time
@@ -43,7 +43,8 @@ class JaxEngine:
         self.store = Store()
         self._tasks: dict[Task, DeviceTask] = {}
         for task, make in TASKS.items():
-            if (device_task := make(model, shapes, self.store)) is not None:
+            device_task = make(model, shapes, self.store)
+            if device_task is not None:
                 self._tasks[task] = device_task
         self.buckets = [bucket for device_task in self._tasks.values() for bucket in device_task.buckets]
         for bucket in self.buckets:
@@ -53,6 +54,7 @@ class JaxEngine:
             tasks=tuple(self._tasks),
             dtype=str(model.dtype),
             platform=jax.default_backend(),
+            layout=model.layout,
             devices=model.devices,
             source_tokens=shapes.sources[-1],
             target_tokens=shapes.target,
@@ -73,7 +75,8 @@ class JaxEngine:
         return self._tasks[type(task_input)].requests(task_input, self.open)
 
     def work(self, bucket: Bucket) -> Once | Decode:
-        task: Any = self._tasks[bucket.task]
+        work: Any = self._tasks[bucket.task]
+        task: Once | Decode = work
         return task
 
     def _shapes(self, bucket: Bucket, priority: Callable[[Bucket, int], int]) -> list[Shape]:

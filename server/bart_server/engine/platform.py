@@ -1,4 +1,4 @@
-"""jax's settings, which are of a whole process: only `process` calls this, which owns the device."""
+"""jax's settings. They hold for a whole process, so only `process` makes them, and not a Runtime."""
 
 import contextlib
 import logging
@@ -15,15 +15,17 @@ from bart_server.engine.store import lower_priority
 from bart_server.settings import Settings
 
 log = logging.getLogger(__name__)
-WORKED = 1_000_000  # nanoseconds of processor time from which a thread took part in compiling a small program
+WORKED = (
+    1_000_000  # nanoseconds of processor time; a thread that spent less did not take part in compiling a small program
+)
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
 def set_up(settings: Settings, on_compile: Callable[[], None]) -> Callable[[], None]:
-    """Claims the platform, names the compilation cache, and listens to the compiler. Once, before anything is loaded.
+    """Claims the platform, sets the compile cache, and listens to the compiler. Called once, before a model is loaded.
 
-    on_compile: called whenever XLA compiles a program, on the thread that asks for it. Raises RuntimeError if the
-    platform is not there. Returns what to call when requests are served: from then on compilation has a low priority.
+    on_compile: called after XLA has compiled a program, on the thread that asked for it. Raises RuntimeError if the
+    platform is not there. Returns a function to call when serving begins: it lowers the priority of compilation.
     """
     threads = set(processor_times())
     claim(settings.platform)
@@ -32,7 +34,7 @@ def set_up(settings: Settings, on_compile: Callable[[], None]) -> Callable[[], N
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(settings.compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        # jaxlib cannot store programs that call oneDNN, and says so for each; what it can store, it does.
+        # jaxlib cannot store programs that call oneDNN and warns for each of them.
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache .* MemoryError: std::bad_alloc")
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -49,21 +51,21 @@ def set_up(settings: Settings, on_compile: Callable[[], None]) -> Callable[[], N
 
 
 def claim(platform: str) -> None:
-    """Makes jax use this platform. Raises RuntimeError if it is not there or somebody else holds it."""
-    jax.config.update("jax_platforms", platform)  # or jax falls back to the CPU in silence
+    """Makes jax use this platform. Raises RuntimeError if it is not there or another process holds it."""
+    jax.config.update("jax_platforms", platform)  # without this jax would fall back to the CPU silently
     try:
         devices = jax.local_devices()
-    except Exception as error:  # of whatever kind the platform's plug-in raises
+    except Exception as error:  # each platform's plug-in raises a kind of its own
         raise RuntimeError(f"platform {platform} is not available: {str(error) or type(error).__name__}") from error
     log.info("devices", extra={"devices": [str(device) for device in devices]})
 
 
 def find_compilers(others: set[int]) -> set[int]:
-    """The threads on which XLA compiles and which do nothing else, by their native ids; none where that cannot be seen.
+    """Native ids of the threads on which XLA compiles and does nothing else; empty where times of threads are unknown.
 
-    XLA compiles on threads of its own, so the priority of the thread that asks does not count. Nothing names these
-    threads, but they spend far more processor time while a program is compiled than while it runs. To be called while
-    nothing else computes. others: the threads that were there before the platform was claimed.
+    XLA compiles on threads of its own, so lowering the priority of the calling thread is not enough. These threads have
+    no names, but they spend far more processor time while a program is compiled than while it runs. Nothing else may
+    compute during the call. others: threads that existed before the platform was claimed.
     """
 
     def program(x: jax.Array) -> jax.Array:
@@ -88,10 +90,10 @@ def find_compilers(others: set[int]) -> set[int]:
 
 
 def processor_times() -> dict[int, int]:
-    """Nanoseconds that each thread of this process has run, by its native id; Linux only, else nothing."""
+    """Nanoseconds that each thread of this process has run, by native id. Empty where the system is not Linux."""
     times = {}
     if sys.platform == "linux":
         for path in pathlib.Path("/proc/self/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError):  # the thread has ended
+            with contextlib.suppress(OSError):  # the thread ended meanwhile
                 times[int(path.parent.name)] = int(path.read_text().split()[0])
     return times

@@ -1,12 +1,12 @@
-"""The programs of decoding, compiled ahead of time and called as such: a shape that nobody foresaw is an error and not
-a compilation in the middle of serving. Keys in the store:
+"""The programs of decoding. They are compiled ahead of time: a shape without a program is an error, so that no call of
+the device ever compiles. Their keys in the store:
 
-    ("prefill", EncoderShape)              sources behind each other to keys and values
-    ("init", bucket, size)                 a state of free rows
-    ("put", source, size, EncoderShape)    keys and values into a state's rows; buckets of one source length share it
-    ("begin", bucket, size)                options and prompts into a state's rows
-    ("step", bucket, size)                 a chunk of steps
-    ("resize", bucket, old, new)           rows of one state as a state of another row count
+    ("prefill", EncoderShape)                 packed sources to the keys and values of cross-attention
+    ("init", bucket, size)                    a state in which every row is done
+    ("insert", source, size, EncoderShape)    keys and values into a state's rows; all buckets of one source length
+    ("begin", bucket, size)                   options and prompts into a state's rows
+    ("step", bucket, size)                    a chunk of decoding steps
+    ("resize", bucket, old, new)              some rows of a state as a state of another row count
 """
 
 from collections.abc import Callable, Sequence
@@ -21,51 +21,49 @@ from bart_inference.model.transformer import Pairs, prefill, prefill_packed
 from bart_oneliner import Array, Params
 from bart_server.engine.device import DeviceModel
 from bart_server.engine.packing import (
+    EncodedSource,
     EncoderShape,
-    Placed,
-    beginning,
+    begin_rows,
     encoder_shapes,
-    entries_of,
-    put_beginnings,
-    put_sources,
+    first_tokens,
+    insert_sources,
+    row_updates,
     take_rows,
+    without_source,
 )
 from bart_server.engine.store import Program
 from bart_server.scheduling.contract import Bucket, Request
 
 
 class DecodePrograms:
-    """example: a request that fills the source of a bucket."""
+    """example: makes a request that fills the source of a bucket."""
 
     def __init__(self, model: DeviceModel, example: Callable[[Bucket], Request]) -> None:
         self._model = model
         self._example = example
 
     def of(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
-        """All that a row count needs. others: the row counts that it is resized from and to."""
-        shapes = self.encoder_shapes(bucket, size)
-        return [
+        """All programs of a row count. others: the row counts that it is resized from and to."""
+        programs = [
             Program(("step", bucket, size), partial(self._step, bucket, size), long=True),
-            *(Program(("prefill", shape), partial(self._prefill, shape), long=True) for shape in shapes),
-            *(
-                Program(("put", bucket.source, size, shape), partial(self._put, bucket, size, shape))
-                for shape in shapes
-            ),
             Program(("init", bucket, size), partial(self._init, bucket, size)),
             Program(("begin", bucket, size), partial(self._begin, bucket, size)),
-            *(
-                Program(("resize", bucket, old, new), partial(self._resize, bucket, old, new))
-                for other in others
-                for old, new in ((size, other), (other, size))
-            ),
         ]
+        for shape in self.encoder_shapes(bucket, size):
+            insert = partial(self._insert, bucket, size, shape)
+            programs.append(Program(("prefill", shape), partial(self._prefill, shape), long=True))
+            programs.append(Program(("insert", bucket.source, size, shape), insert))
+        for other in others:
+            for old, new in ((size, other), (other, size)):
+                programs.append(Program(("resize", bucket, old, new), partial(self._resize, bucket, old, new)))
+        return programs
 
     def encoder_shapes(self, bucket: Bucket, size: int) -> list[EncoderShape]:
-        """All that sources are encoded in, for a state of `size` rows."""
+        """Every shape in which sources are encoded for a state of `size` rows."""
         return encoder_shapes(bucket.source, size // self._model.devices)
 
     def encoded_shapes(self, shape: EncoderShape) -> Pairs:
-        """The shapes of what the encoder makes of sources of this shape."""
+        """The shapes of the encoder's result."""
         ids = self._ids(shape)
         pairs: Pairs = self._model.shapes(jax.eval_shape(self._run_prefill, self._model.weights, ids, ids))
         return pairs
@@ -83,31 +81,34 @@ class DecodePrograms:
 
         return jax.jit(init, out_shardings=self._model.rows).lower().compile()
 
-    def _put(self, bucket: Bucket, size: int, shape: EncoderShape) -> Any:
+    def _insert(self, bucket: Bucket, size: int, shape: EncoderShape) -> Any:
         model = self._model
-        entries = model.shapes(entries_of([0], [Placed(0, 0, 0)], size, model.devices))
+        updates = model.shapes(row_updates([0], [EncodedSource(0, 0, 0)], size, model.devices))
         source = self._state(bucket, size).source
-        arguments = (source, self.encoded_shapes(shape), self._ids(shape), entries)
-        return model.compile(put_sources, *arguments, shared=(1, 2), donated=[0])
+        arguments = (source, self.encoded_shapes(shape), self._ids(shape), updates)
+        return model.compile(insert_sources, *arguments, shared=(1, 2), donated=[0])
 
     def _begin(self, bucket: Bucket, size: int) -> Any:
         model = self._model
-        run = partial(put_beginnings, config=model.config, beams=bucket.beams)
-        entries = model.shapes(entries_of([0], [beginning(self._example(bucket), bucket)], size, model.devices))
-        rest = self._state(bucket, size)._asdict() | {"source": None}
-        return model.compile(run, State(**rest), entries, shared=(), donated=[0])
+        run = partial(begin_rows, config=model.config, beams=bucket.beams)
+        value = first_tokens(self._example(bucket), bucket)
+        updates = model.shapes(row_updates([0], [value], size, model.devices))
+        state = without_source(self._state(bucket, size))
+        return model.compile(run, state, updates, shared=(), donated=[0])
 
     def _step(self, bucket: Bucket, size: int) -> Any:
         model = self._model
 
         def run(weights: Params, state: State, steps: Array) -> State:
-            return decode(weights, model.config, state, steps, bucket.sample)
+            decoded: State = decode(weights, model.config, state, steps, bucket.sample)
+            return decoded
 
         steps = jax.ShapeDtypeStruct((), np.int32)
         return model.compile(run, model.weights, self._state(bucket, size), steps, shared=(0, 2), donated=[1])
 
     def _resize(self, bucket: Bucket, old: int, new: int) -> Any:
-        rows, live = jax.ShapeDtypeStruct((new,), np.int32), jax.ShapeDtypeStruct((new,), np.bool_)
+        rows = jax.ShapeDtypeStruct((new,), np.int32)
+        live = jax.ShapeDtypeStruct((new,), np.bool_)
         program = jax.jit(take_rows, out_shardings=self._model.rows)  # rows may come from another device
         return program.lower(self._state(bucket, old), rows, live).compile()
 
@@ -120,12 +121,14 @@ class DecodePrograms:
     def _state(self, bucket: Bucket, size: int) -> Any:
         """The shapes of a state."""
         model = self._model
-        prompts, options = entries_of([0], [beginning(self._example(bucket), bucket)], size, 1).what
-        sources = np.zeros((size, bucket.source), np.int32), np.zeros((size, bucket.source), np.bool_)
+        value = first_tokens(self._example(bucket), bucket)
+        prompts, options = row_updates([0], [value], size, 1).values
+        ids = np.zeros((size, bucket.source), np.int32)
+        mask = np.zeros((size, bucket.source), np.bool_)
 
         def run(weights: Params, ids: Array, mask: Array) -> State:
             source = prefill(weights, model.config, ids, mask)
             prompt = jax.numpy.asarray(prompts)
             return begin(model.config, source, prompt, options, bucket.beams, mask[:, 0], model.dtype)
 
-        return model.shapes(jax.eval_shape(run, model.weights, *model.shapes(sources)))
+        return model.shapes(jax.eval_shape(run, model.weights, model.shapes(ids), model.shapes(mask)))

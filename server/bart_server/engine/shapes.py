@@ -1,4 +1,4 @@
-"""Which shapes are wanted: the settings, with what they leave open chosen by the checkpoint."""
+"""Which shapes are compiled: those of the settings; what they leave open is chosen from the checkpoint."""
 
 from typing import NamedTuple
 
@@ -18,11 +18,15 @@ class Shapes(NamedTuple):
 
 
 def complete(shapes: Shapes, default: int, positions: int) -> Shapes:
-    """The shapes with what was left open chosen. default: the checkpoint's longest answer. positions: its table's size.
+    """The shapes, with every choice that was left open made.
 
-    Raises SettingsError for what the position table cannot hold.
+    default: tokens of the checkpoint's longest answer without options. positions: rows of its position table. Raises
+    SettingsError for a length that the position table cannot hold.
     """
-    sources = shapes.sources or tuple(sorted({source_bucket(-(-positions // part), positions) for part in (4, 1)}))
+    sources = shapes.sources
+    if not sources:
+        quarter = source_bucket(-(-positions // 4), positions)
+        sources = tuple(sorted({quarter, source_bucket(positions, positions)}))
     target = shapes.target or target_bucket(min(default + default // 2, positions), positions)
     for name, value in (("sources", sources[-1]), ("target", target)):
         if value > positions:

@@ -1,4 +1,4 @@
-"""The programs of an engine: which are wanted, in which order they are compiled, and which there are. No jax here.
+"""The programs of an engine: which are wanted, in which order they are compiled, and which exist. Imports no jax.
 
 A shape is one row count of one bucket. It opens when all of its programs exist and have run once; several shapes may
 need the same program, which is compiled once. Looking a program up takes no lock and waits for nobody.
@@ -17,12 +17,12 @@ from typing import Any
 from bart_server.scheduling.contract import Bucket, Open
 
 log = logging.getLogger(__name__)
-NICENESS = 10  # of a thread that compiles while others serve; on a busy core it gets a tenth of their time
+NICENESS = 10  # of a thread that compiles while requests are served; on a busy core it gets a tenth of the others' time
 
 
 @dataclass(frozen=True)
 class Program:
-    """key: what the executable is looked up by. compile: makes it. long: takes seconds, so it is compiled first."""
+    """key: of the executable in the store. compile: makes it. long: it takes seconds, so it is compiled first."""
 
     key: Hashable
     compile: Callable[[], Any]
@@ -44,13 +44,13 @@ class Shape:
 
 
 class Store:
-    """open: see Engine.open. All of it is safe to call from any thread."""
+    """open: see Engine.open. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self.open: Open = {}
         self._executables: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
-        self._wanted: list[Shape] = []  # not open yet, and nobody is warming them up
+        self._wanted: list[Shape] = []  # neither open nor being warmed up
         self._compiling: set[Hashable] = set()
 
     def __getitem__(self, key: Hashable) -> Any:
@@ -58,7 +58,7 @@ class Store:
         return self._executables[key]
 
     def want(self, shapes: Sequence[Shape]) -> None:
-        """Adds shapes, for `compile` to open. One that was closed may be wanted again."""
+        """Adds shapes that `compile` is to open; a shape that was closed may be added again."""
         with self._lock:
             self._wanted += shapes
 
@@ -74,14 +74,14 @@ class Store:
                 working.result()
 
     def close(self, bucket: Bucket, *sizes: int) -> None:
-        """Offers these row counts of a bucket no more, or the whole bucket. Their executables stay for what runs."""
+        """Closes these row counts of a bucket, or all if none is named. Executables stay: rows may still run."""
         with self._lock:
             remaining = tuple(size for size in self.open.get(bucket, ()) if sizes and size not in sizes)
             others = {other: open_sizes for other, open_sizes in self.open.items() if other is not bucket}
             self.open = {**others, bucket: remaining} if remaining else others
 
     def _work(self, stop: Callable[[], bool], last: int | None) -> None:
-        """Opens shapes and compiles what they need, up to a priority, until nothing is left to begin."""
+        """Compiles programs and opens shapes, up to the priority `last`, until nothing is left to begin."""
         while not stop():
             shape = self._complete_shape(last)
             if shape is not None:
@@ -98,7 +98,7 @@ class Store:
                     self._executables[program.key] = executable
 
     def _complete_shape(self, last: int | None) -> Shape | None:
-        """A shape that has all of its programs, for the caller alone to open."""
+        """A shape that has all of its programs; no other thread gets it."""
         with self._lock:
             for shape in self._wanted:
                 if within(shape, last) and all(program.key in self._executables for program in shape.programs):
@@ -107,7 +107,7 @@ class Store:
             return None
 
     def _missing_program(self, last: int | None) -> Program | None:
-        """A program to compile, for the caller alone: of the lowest priority, long ones first."""
+        """The next program to compile, which no other thread gets: by priority, then long ones first."""
         with self._lock:
             missing = [
                 (shape.priority, not program.long, index, program)
@@ -133,7 +133,7 @@ class Store:
 
     @contextlib.contextmanager
     def _survived(self, shapes: Sequence[Shape], last: int | None) -> Iterator[None]:
-        """Wants these shapes no more after an error. Before the model is served an error ends everything."""
+        """After an error, gives up these shapes. Before the model is served, gives up everything and raises it."""
         try:
             yield
         except Exception as error:
@@ -146,14 +146,14 @@ class Store:
 
 
 def within(shape: Shape, last: int | None) -> bool:
-    """Whether the shape's turn has come. last: the last priority of which it has, None: all."""
+    """Whether the shape's priority is at most `last`; None: any priority."""
     return last is None or shape.priority <= last
 
 
 def lower_priority(*threads: int) -> None:
-    """Lets the other threads of this process go first, where a thread can have a priority of its own: on Linux.
+    """Lowers the priority of threads below that of the process's other threads. Does so on Linux only.
 
-    threads: their native ids, the calling thread's if there are none.
+    threads: native ids; if there are none, the calling thread.
     """
     if sys.platform == "linux":
         for thread in threads or (threading.get_native_id(),):

@@ -104,13 +104,15 @@ Deliver = Callable[[Event], None]
 class Description:
     """What an engine serves.
 
-    revision: digest of the weights. target_tokens: of the decoder, start token included.
+    revision: digest of the weights. layout: of the weights on the device, in words. target_tokens: of the decoder,
+    start token included.
     """
 
     revision: str
     tasks: tuple[Task, ...]
     dtype: str
     platform: str
+    layout: str
     devices: int
     source_tokens: int
     target_tokens: int

@@ -1,14 +1,16 @@
-"""Structured logs: one JSON object a line on standard error. Callers pass facts as `extra`, never texts."""
+"""Structured logs: a JSON object on each line of standard error. Callers pass facts as `extra`, never a user's text."""
 
 import json
 import logging
 import time
 from typing import Any
 
-STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
+    """Time (UTC), level, logger and message, and then the record's `extra` fields."""
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
@@ -16,7 +18,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update({key: value for key, value in vars(record).items() if key not in STANDARD})
+        line.update({key: value for key, value in vars(record).items() if key not in STANDARD_FIELDS})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -1,4 +1,4 @@
-"""Prometheus metrics. One registry a server, so that tests can run several in one process."""
+"""Prometheus metrics. Each server has a registry of its own, so that a process can run several servers."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics(Observer):
-    """Names begin with bart_; times are seconds."""
+    """The scheduler's observer. Names begin with bart_; times are in seconds."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -23,8 +23,8 @@ class Metrics(Observer):
         self._latency = Histogram(
             "bart_call_seconds", "From the first byte to the last.", ["method"], buckets=SECONDS, registry=registry
         )
-        self._requests = Gauge("bart_requests", "Requests in work, waiting ones included.", registry=registry)
-        self._cost = Gauge("bart_cost", "Padded tokens x beams in work.", registry=registry)
+        self._requests = Gauge("bart_requests", "Requests in flight, waiting ones included.", registry=registry)
+        self._cost = Gauge("bart_cost", "Padded tokens x beams in flight.", registry=registry)
         self._waiting = Gauge("bart_waiting", "Requests that wait for a row.", registry=registry)
         self._refused = Counter("bart_refused", "Requests not admitted.", ["reason"], registry=registry)
         self._failed = Counter("bart_failed", "Admitted requests without an answer.", ["reason"], registry=registry)
@@ -46,14 +46,14 @@ class Metrics(Observer):
         )
         self._compiles = Counter("bart_compiles", "Programs compiled.", registry=registry)
         self._late_compiles = Counter(
-            "bart_compiles_after_ready", "Programs compiled after READY, behind the requests.", registry=registry
+            "bart_compiles_after_ready", "Programs compiled after READY, while requests are served.", registry=registry
         )
         self._waited = Counter(
             "bart_requests_waited_for_compilation",
             "Requests that a compilation held up; 0 is promised.",
             registry=registry,
         )
-        self._thread = threading.local()  # requests: how many wait for what the thread does
+        self._thread = threading.local()  # .requests: how many wait for the engine call that the thread is in
         self._ready = Gauge("bart_ready", "1 when serving.", registry=registry)
         self._serving = False
 
@@ -70,7 +70,7 @@ class Metrics(Observer):
         self._ready.set(int(serving))
 
     def compiled(self) -> None:
-        """A program was compiled, at whatever time, on the calling thread."""
+        """A program was compiled on the calling thread."""
         self._compiles.inc()
         if self._serving:
             self._late_compiles.inc()

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, if the `otel` extra is installed and tracing is asked for. Otherwise nothing."""
+"""OpenTelemetry traces, with the extra `otel` and --trace; otherwise none."""
 
 import contextlib
 import time
@@ -7,16 +7,16 @@ from typing import Any
 
 
 class Tracer:
-    """Traces nothing."""
+    """A tracer that records nothing."""
 
     @contextlib.contextmanager
     def call(self, method: str, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[None]:
-        """A server span around one call. facts: filled while it runs, see `calls`."""
+        """A server span around one call. facts: filled while the call runs, see Call.note."""
         yield
 
 
 class OpenTelemetry(Tracer):
-    """A span a call, the caller's `traceparent` as its parent, with a child each for the queue and the device.
+    """A span for each call, with the caller's `traceparent` as its parent and two children: queue and device.
 
     provider: an opentelemetry TracerProvider.
     """

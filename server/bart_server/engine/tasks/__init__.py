@@ -1,6 +1,6 @@
 """The tasks, one module each: its shape buckets, its programs, what a request is and costs, and how it runs.
 
-What the wire says of a task is not here but beside its method in `services`, which the engine does not import.
+The messages of a task are read and written in `services`, which the engine does not import.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,23 +17,23 @@ from bart_server.scheduling.tasks import Classify, Generate, Score, Task
 
 
 class DeviceTask(Protocol):
-    """A task of one model. It is also a contract.Once or a contract.Decode, as its buckets' kind is."""
+    """A task of one model. By its buckets' kind it is also a contract.Once or a contract.Decode."""
 
     @property
     def buckets(self) -> Sequence[Bucket]:
-        """All that are wanted."""
+        """Every shape bucket of the task, open or not."""
 
     def requests(self, task_input: Any, available: Open) -> Sequence[Request]:
         """See Engine.requests. available: the buckets that are open."""
 
     def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> Sequence[Program]:
-        """All that a row count needs. others: the row counts that rows have to move from and to."""
+        """The programs of one row count. others: the row counts that a state is resized from and to."""
 
     def warm_up(self, bucket: Bucket, size: int) -> None:
         """Runs each of these programs once."""
 
 
-# Each makes the task for a model, or gives None if the checkpoint cannot do it.
+# Each function makes the task for a model, or returns None if the checkpoint cannot do it.
 TASKS: dict[Task, Callable[[DeviceModel, Shapes, Store], DeviceTask | None]] = {
     Generate: Generation.of,
     Classify: Classification.of,

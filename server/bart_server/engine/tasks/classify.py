@@ -1,4 +1,4 @@
-"""Classify: the logits of contradiction and entailment, by a checkpoint that was trained on inference."""
+"""Classify: the logits of contradiction and entailment, by a checkpoint trained on natural language inference."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from bart_server.engine.store import Program, Store
 from bart_server.scheduling.contract import Bucket, Kind, Open, Request, best
 from bart_server.scheduling.tasks import Classify
 
-HEAD = "classification_head"
+HEAD = "classification_head"  # the weights of a checkpoint that classifies have this key, and no other has it
 
 
 class Classification:
@@ -22,11 +22,8 @@ class Classification:
         self._model = model
         self._executables = executables
         self._entailment = entailment_id(model.labels)
-        self._contradiction = -1 if self._entailment == 0 else 0  # as Hugging Face's pipeline has it
-        self.buckets = [
-            Bucket(Kind.ONCE, Classify, f"classify-{source}", shapes.rows, cost(source), source)
-            for source in shapes.sources
-        ]
+        self._contradiction = -1 if self._entailment == 0 else 0  # the rule of Hugging Face's zero-shot pipeline
+        self.buckets = [make_bucket(source, shapes) for source in shapes.sources]
 
     @classmethod
     def of(cls, model: DeviceModel, shapes: Shapes, executables: Store) -> "Classification | None":
@@ -35,7 +32,8 @@ class Classification:
     def requests(self, task_input: Classify, available: Open) -> list[Request]:
         source = tuple(task_input.source)
         buckets = tuple(bucket for bucket in self.buckets if bucket.source >= len(source))
-        return [Request(source, buckets, cost((best(buckets, available) or buckets[0]).source))]
+        bucket = best(buckets, available) or buckets[0]
+        return [Request(source, buckets, cost(bucket.source))]
 
     def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
         def compile() -> object:
@@ -54,15 +52,27 @@ class Classification:
         return [tuple(pair) for pair in pairs.tolist()]
 
     def _arrays(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> tuple[np.ndarray, ...]:
-        """Ids and mask (B,S), and where each source's last end token is (B,1)."""
+        """Ids and mask (B,S), and the index of each source's last end token (B,1)."""
         ids, mask = padded_sources([request.source for request in requests], size, bucket.source)
         last = np.zeros((size, 1), np.int32)
         for row, request in enumerate(requests):
-            ends = [i for i, token in enumerate(request.source) if token == self._model.config.eos_token_id]
-            last[row] = ends[-1] if ends else len(request.source) - 1
+            last[row] = last_end(request.source, self._model.config.eos_token_id)
         return ids, mask, last
 
 
+def make_bucket(source: int, shapes: Shapes) -> Bucket:
+    """The bucket of sources of up to this length."""
+    return Bucket(Kind.ONCE, Classify, f"classify-{source}", shapes.rows, cost(source), source)
+
+
+def last_end(source: Sequence[int], end_token: int) -> int:
+    """The index of the source's last end token, or of its last token if it has none."""
+    for index in range(len(source) - 1, -1, -1):
+        if source[index] == end_token:
+            return index
+    return len(source) - 1
+
+
 def cost(source: int) -> int:
-    """The decoder reads the source too."""
+    """Padded tokens of a request: the encoder and the decoder both read the source."""
     return 2 * source

@@ -20,7 +20,17 @@ from bart_inference.generation.stream import final_tokens
 from bart_inference.model.transformer import Pairs
 
 from bart_server.engine.device import DeviceModel
-from bart_server.engine.packing import EncoderShape, Piece, Placed, Planned, beginning, entries_of, pieces
+from bart_server.engine.packing import (
+    EncodedSource,
+    EncoderBatch,
+    EncoderShape,
+    PackedSource,
+    Payload,
+    first_tokens,
+    pack_sources,
+    row_updates,
+    without_source,
+)
 from bart_server.engine.programs import DecodePrograms
 from bart_server.engine.shapes import Shapes
 from bart_server.engine.store import Program, Store
@@ -30,7 +40,7 @@ from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Generate
 
 log = logging.getLogger(__name__)
-PLANS = 256  # most option plans that are cached
+MAX_CACHED_OPTIONS = 256  # sets of options
 
 
 @dataclasses.dataclass
@@ -42,19 +52,30 @@ class DecodeState:
     requests: list[Request | None]
 
 
+class EncodedBatch(NamedTuple):
+    """One call of the encoder with its token ids (B,S) and the keys and values that it returned."""
+
+    batch: EncoderBatch
+    ids: np.ndarray
+    pairs: Pairs
+
+
 class Encoded(NamedTuple):
-    """parts: what was encoded together, as the encoder was asked and as it answered: pieces, ids, keys and values."""
+    """What `encode` returns: its requests, and the calls of the encoder in which their sources are."""
 
     requests: list[Request]
-    parts: list[tuple[Piece, np.ndarray, Pairs]]
+    batches: list[EncodedBatch]
 
 
-class Plan(NamedTuple):
-    """What options come to: resolved, the longest answer in tokens, and packed as the first of their copies."""
+class ResolvedOptions(NamedTuple):
+    """A request's options after the checkpoint's defaults: with the longest answer in tokens, and as arrays.
+
+    arrays: one row, for the first of the samples that the options ask for.
+    """
 
     options: Options
     longest: int
-    packed: OptionArrays
+    arrays: OptionArrays
 
 
 class Generation:
@@ -66,11 +87,11 @@ class Generation:
         self._target = shapes.target
         self.buckets = make_buckets(shapes)
         self._programs = DecodePrograms(model, self._example)
-        self._plans: dict[str, Plan] = {}
+        self._resolved: dict[str, ResolvedOptions] = {}
         self._encoders_run: set[EncoderShape] = set()
-        width = model.default.num_beams
-        if (width, model.default.do_sample) not in {(bucket.beams, bucket.sample) for bucket in self.buckets}:
-            log.warning("the checkpoint's default beam width %d is not compiled", width)
+        compiled = [(bucket.beams, bucket.sample) for bucket in self.buckets]
+        if (model.default.num_beams, model.default.do_sample) not in compiled:
+            log.warning("the checkpoint's default beam width %d is not compiled", model.default.num_beams)
 
     @classmethod
     def of(cls, model: DeviceModel, shapes: Shapes, executables: Store) -> "Generation | None":
@@ -79,58 +100,61 @@ class Generation:
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def requests(self, task_input: Generate, available: Open) -> list[Request]:
-        options = task_input.options
-        plan = self._plan(options)
-        resolved, buckets = plan.options, self._buckets(len(task_input.source), plan.options)
+        resolved = self._resolve(task_input.options)
+        options = resolved.options
+        source = tuple(task_input.source)
+        buckets = self._buckets(len(source), options)
         bucket = best(buckets, available) or buckets[0]
-        if plan.longest > bucket.target:
-            name = "max_length" if resolved.max_new_tokens is None else "max_new_tokens"
+        if resolved.longest > bucket.target:
+            name = "max_length" if options.max_new_tokens is None else "max_new_tokens"
             limit = f"start token included, at most {bucket.target}"
-            raise InvalidArgument(f"options.{name}", f"asks for {plan.longest} tokens, {limit}")
-        copies = resolved.num_return_sequences if resolved.num_beams == 1 else 1
-        if copies > bucket.sizes[-1]:
+            raise InvalidArgument(f"options.{name}", f"asks for {resolved.longest} tokens, {limit}")
+        samples = options.num_return_sequences if options.num_beams == 1 else 1
+        if samples > bucket.sizes[-1]:
             limit = f"at most {bucket.sizes[-1]} run at once"
-            raise InvalidArgument("options.num_return_sequences", f"{copies} samples, {limit}")
-        own: dict[str, Any] = {}  # what differs from the plan's row
-        if resolved.do_sample and "seed" not in options:
-            own["seed"] = np.full(1, secrets.randbits(32), np.uint32)
-        source, cost = tuple(task_input.source), (bucket.source + plan.longest) * bucket.beams
+            raise InvalidArgument("options.num_return_sequences", f"{samples} samples, {limit}")
+        changed: dict[str, Any] = {}
+        if options.do_sample and "seed" not in task_input.options:
+            changed["seed"] = np.full(1, secrets.randbits(32), np.uint32)
+        cost = (bucket.source + resolved.longest) * bucket.beams
         requests = []
-        for copy in range(copies):
-            own["copy"] = np.full(1, copy, np.uint32)
-            planned = Planned(resolved, plan.packed._replace(**own))
-            requests.append(Request(source, buckets, cost, planned, task_input.stream))
+        for sample in range(samples):
+            changed["copy"] = np.full(1, sample, np.uint32)
+            payload = Payload(options, resolved.arrays._replace(**changed))
+            requests.append(Request(source, buckets, cost, payload, task_input.stream))
         return requests
 
-    def _plan(self, options: Mapping[str, Any]) -> Plan:
-        """Most requests ask for the same few options, and to resolve and pack them takes longer than all else here."""
+    def _resolve(self, options: Mapping[str, Any]) -> ResolvedOptions:
+        """Cached: most requests ask for the same few options, and this takes longer than the rest of `requests`."""
         key = repr(sorted(options.items()))
-        if (known := self._plans.get(key)) is not None:
-            return known
+        cached = self._resolved.get(key)
+        if cached is not None:
+            return cached
         config = self._model.config
         try:
-            [resolved] = resolve(self._model.generation, config, options, None, 1)
-            _, longest = resolved.lengths(1, config)
+            [row] = resolve(self._model.generation, config, options, None, 1)
+            _, longest = row.lengths(1, config)
         except OptionError as error:
             raise InvalidArgument(f"options.{error.option}", str(error).removeprefix(f"{error.option} ")) from None
-        plan = Plan(resolved, longest, pack([resolved], config, self._target, [1], [0]))
-        if len(self._plans) >= PLANS:
-            self._plans.clear()
-        self._plans[key] = plan
-        return plan
+        resolved = ResolvedOptions(row, longest, pack([row], config, self._target, [1], [0]))
+        if len(self._resolved) >= MAX_CACHED_OPTIONS:
+            self._resolved.clear()
+        self._resolved[key] = resolved
+        return resolved
 
     def _buckets(self, length: int, options: Options) -> tuple[Bucket, ...]:
-        """Those that can hold it, the shortest source first."""
-        kind = (options.num_beams, options.do_sample)
-        buckets = tuple(
-            bucket for bucket in self.buckets if (bucket.beams, bucket.sample) == kind and bucket.source >= length
-        )
+        """The buckets of these options that can hold a source of this length, the shortest source first."""
+        width = (options.num_beams, options.do_sample)
+        buckets = []
+        for bucket in self.buckets:
+            if (bucket.beams, bucket.sample) == width and bucket.source >= length:
+                buckets.append(bucket)
         if not buckets:
             widths = sorted({bucket.beams for bucket in self.buckets if bucket.sample == options.do_sample})
             name = "sampling widths" if options.do_sample else "widths"
             description = f"{options.num_beams} is not one of the compiled {name} {widths}"
             raise InvalidArgument("options.num_beams", description)
-        return buckets
+        return tuple(buckets)
 
     # ── programs ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,13 +166,13 @@ class Generation:
         state = self.init(bucket, size)
         for shape in self._programs.encoder_shapes(bucket, size):
             part = dataclasses.replace(request, source=request.source[: shape.length])
-            piece = Piece(shape, [[(0, 0)]])
+            batch = EncoderBatch(shape, [[PackedSource(0, 0)]])
             if shape not in self._encoders_run:
-                self._encode([part], [piece])
+                self._encode([part], [batch])
                 self._encoders_run.add(shape)
             ids = np.zeros((self._model.devices * shape.rows, shape.length), np.int32)
             pairs = self._model.zeros(self._programs.encoded_shapes(shape))
-            state = self.insert(bucket, state, Encoded([part], [(piece, ids, pairs)]), [0])
+            state = self.insert(bucket, state, Encoded([part], [EncodedBatch(batch, ids, pairs)]), [0])
         state, _ = self.step(bucket, state, 1)
         self.prefix(bucket, state, [0])
         self.results(bucket, state, [0])
@@ -166,39 +190,45 @@ class Generation:
 
     def encode(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Encoded:
         shapes = self._programs.encoder_shapes(bucket, size)
-        return self._encode(
-            requests, pieces([len(request.source) for request in requests], shapes, self._model.devices)
-        )
+        lengths = [len(request.source) for request in requests]
+        return self._encode(requests, pack_sources(lengths, shapes, self._model.devices))
 
-    def _encode(self, requests: Sequence[Request], together: Sequence[Piece]) -> Encoded:
-        parts = []
-        for piece in together:
-            ids = np.zeros((self._model.devices * piece.shape.rows, piece.shape.length), np.int32)
+    def _encode(self, requests: Sequence[Request], batches: Sequence[EncoderBatch]) -> Encoded:
+        encoded = []
+        for batch in batches:
+            ids = np.zeros((self._model.devices * batch.shape.rows, batch.shape.length), np.int32)
             positions = np.zeros_like(ids)
-            for row, sources in enumerate(piece.rows):
+            for row, sources in enumerate(batch.rows):
                 for index, start in sources:
                     tokens = requests[index].source
-                    here = slice(start, start + len(tokens))
-                    ids[row, here], positions[row, here] = tokens, range(len(tokens))
-            program = self._executables["prefill", piece.shape]
-            parts.append((piece, ids, program(self._model.weights, ids, positions)))
-        return Encoded(list(requests), jax.block_until_ready(parts))  # a fault of the encoder's is raised here
+                    end = start + len(tokens)
+                    ids[row, start:end] = tokens
+                    positions[row, start:end] = range(len(tokens))
+            program = self._executables["prefill", batch.shape]
+            encoded.append(EncodedBatch(batch, ids, program(self._model.weights, ids, positions)))
+        # Waiting here makes a fault of the encoder an error of this call, and not of the next one.
+        return Encoded(list(requests), jax.block_until_ready(encoded))
 
     def insert(self, bucket: Bucket, slots: DecodeState, encoded: Encoded, rows: Sequence[int]) -> DecodeState:
+        size, devices = len(slots.requests), self._model.devices
+        source = slots.state.source
+        for batch, ids, pairs in encoded.batches:
+            targets, places = [], []
+            for encoded_row, sources in enumerate(batch.rows):
+                for index, start in sources:
+                    targets.append(rows[index])
+                    places.append(EncodedSource(encoded_row, start, len(encoded.requests[index].source)))
+            program = self._executables["insert", bucket.source, size, batch.shape]
+            updates = row_updates(targets, places, size, devices)
+            source = self._model.exchanged(program, source, pairs, ids, updates)
+        values = [first_tokens(request, bucket) for request in encoded.requests]
+        begin = self._executables["begin", bucket, size]
+        state: State = begin(without_source(slots.state), row_updates(rows, values, size, devices))
         done, requests = slots.done.copy(), list(slots.requests)
-        size, devices = len(requests), self._model.devices
-        source, rest = slots.state.source, slots.state._asdict() | {"source": None}
-        for piece, ids, pairs in encoded.parts:
-            held = [(index, row, start) for row, sources in enumerate(piece.rows) for index, start in sources]
-            placed = [Placed(row, start, len(encoded.requests[index].source)) for index, row, start in held]
-            entries = entries_of([rows[index] for index, *_ in held], placed, size, devices)
-            put = self._executables["put", bucket.source, size, piece.shape]
-            source = self._model.exchanged(put, source, pairs, ids, entries)
-        entries = entries_of(rows, [beginning(request, bucket) for request in encoded.requests], size, devices)
-        state = self._executables["begin", bucket, size](State(**rest), entries)._replace(source=source)
         for row, request in zip(rows, encoded.requests, strict=True):
-            done[row], requests[row] = False, request
-        return DecodeState(state, done, requests)
+            done[row] = False
+            requests[row] = request
+        return DecodeState(state._replace(source=source), done, requests)
 
     def step(self, bucket: Bucket, slots: DecodeState, steps: int) -> tuple[DecodeState, list[int]]:
         program = self._executables["step", bucket, len(slots.requests)]
@@ -212,9 +242,9 @@ class Generation:
         if bucket.beams == 1:
             tokens, length = jax.device_get((state.tokens, state.length))
             return [tuple(tokens[row, 0, 1 : length[row]].tolist()) for row in rows]
-        watched = ("tokens", "length", "score", "done", "finished")
-        host = state._replace(**{name: jax.device_get(getattr(state, name)) for name in watched})
-        return [tuple(final_tokens(host, row)[1:]) for row in rows]
+        read = ("tokens", "length", "score", "done", "finished")  # what final_tokens reads
+        on_host = state._replace(**{name: jax.device_get(getattr(state, name)) for name in read})
+        return [tuple(final_tokens(on_host, row)[1:]) for row in rows]
 
     def results(self, bucket: Bucket, slots: DecodeState, rows: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
         state = slots.state
@@ -228,21 +258,21 @@ class Generation:
         for row in rows:
             request = slots.requests[row]
             assert request is not None
-            options: Options = request.payload.options
-            _, longest = options.lengths(1, self._model.config)
+            payload: Payload = request.payload
+            _, longest = payload.options.lengths(1, self._model.config)
             hypotheses = []
-            for beam in range(options.num_return_sequences if bucket.beams > 1 else 1):
+            for beam in range(payload.options.num_return_sequences if bucket.beams > 1 else 1):
                 ids = tuple(tokens[row, beam, 1 : lengths[row, beam]].tolist())
                 score = float(scores[row, beam])
                 if bucket.beams == 1:
-                    score /= float(request.payload.packed.length_power[0, max(len(ids), 1)])
-                hypotheses.append(Hypothesis(ids, score, stopped(ids, options, longest)))
+                    score /= float(payload.arrays.length_power[0, max(len(ids), 1)])
+                hypotheses.append(Hypothesis(ids, score, stopped(ids, payload.options, longest)))
             answers.append(tuple(hypotheses))
         return answers
 
     def free(self, bucket: Bucket, slots: DecodeState, rows: Sequence[int]) -> DecodeState:
         requests = [None if row in rows else request for row, request in enumerate(slots.requests)]
-        if slots.done[list(rows)].all():  # they have finished, the device knows
+        if slots.done[list(rows)].all():  # the device has marked them as done itself
             return DecodeState(slots.state, slots.done, requests)
         done = slots.done.copy()
         done[list(rows)] = True
@@ -260,19 +290,20 @@ class Generation:
 
 
 def make_buckets(shapes: Shapes) -> list[Bucket]:
-    """Sampling is rarer, and a bucket takes seconds to compile: it has the longest source only."""
-    widths = [(beams, False) for beams in shapes.beams] + [(beams, True) for beams in shapes.sampling_beams]
+    """Sampling has the longest source only: it is asked for less often, and a bucket takes seconds to compile."""
     buckets = []
-    for beams, sample in widths:
-        for source in shapes.sources[-1:] if sample else shapes.sources:
-            name = f"beams{beams}{'-sample' if sample else ''}-{source}"
-            cost = (source + shapes.target) * beams
-            bucket = Bucket(Kind.DECODE, Generate, name, shapes.rows, cost, source, shapes.target, beams, sample)
-            buckets.append(bucket)
+    for sample, widths in ((False, shapes.beams), (True, shapes.sampling_beams)):
+        sources = shapes.sources[-1:] if sample else shapes.sources
+        for beams in widths:
+            for source in sources:
+                name = f"beams{beams}{'-sample' if sample else ''}-{source}"
+                cost = (source + shapes.target) * beams
+                bucket = Bucket(Kind.DECODE, Generate, name, shapes.rows, cost, source, shapes.target, beams, sample)
+                buckets.append(bucket)
     return buckets
 
 
 def stopped(ids: Sequence[int], options: Options, longest: int) -> bool:
-    """Whether the model ended a sequence: not if the end token was forced where the limit is."""
+    """Whether the model chose to end a sequence: not if the end token was forced at the length limit."""
     forced = options.forced_eos_token_id is not None and len(ids) + 1 >= longest
     return bool(ids) and ids[-1] in options.eos_ids and not forced

@@ -1,4 +1,4 @@
-"""Score: the log-probability that the model gives to each token of a target that is already there."""
+"""Score: the log-probability that the model gives to each token of a target that the caller sends."""
 
 from collections.abc import Sequence
 
@@ -20,17 +20,15 @@ class Scoring:
     def __init__(self, model: DeviceModel, shapes: Shapes, executables: Store) -> None:
         self._model = model
         self._executables = executables
-        self.buckets = [
-            Bucket(Kind.ONCE, Score, f"score-{source}", shapes.rows, source + shapes.target, source, shapes.target)
-            for source in shapes.sources
-        ]
+        self.buckets = [make_bucket(source, shapes) for source in shapes.sources]
 
     @classmethod
     def of(cls, model: DeviceModel, shapes: Shapes, executables: Store) -> "Scoring | None":
         return None if HEAD in model.weights else cls(model, shapes, executables)
 
     def requests(self, task_input: Score, available: Open) -> list[Request]:
-        source, labels = tuple(task_input.source), tuple(task_input.labels)
+        source = tuple(task_input.source)
+        labels = tuple(task_input.labels)
         self._check_labels(labels)
         buckets = tuple(bucket for bucket in self.buckets if bucket.source >= len(source))
         bucket = best(buckets, available) or buckets[0]
@@ -49,8 +47,11 @@ class Scoring:
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         program = self._executables["score", bucket, size]
         log_probs = np.asarray(program(self._model.weights, *self._arrays(bucket, size, requests)))
-        lengths = [len(request.payload) for request in requests]
-        return [tuple(row[:length].tolist()) for row, length in zip(log_probs, lengths, strict=False)]
+        values: list[tuple[float, ...]] = []
+        for row, request in enumerate(requests):
+            labels = request.payload
+            values.append(tuple(log_probs[row, : len(labels)].tolist()))
+        return values
 
     def _arrays(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> tuple[np.ndarray, ...]:
         """Ids and mask (B,S), labels (B,T)."""
@@ -68,3 +69,9 @@ class Scoring:
             if label != IGNORED and not 0 <= label < vocabulary:
                 description = f"holds {label}, which is neither between 0 and {vocabulary - 1} nor {IGNORED}"
                 raise InvalidArgument("labels", description)
+
+
+def make_bucket(source: int, shapes: Shapes) -> Bucket:
+    """The bucket of sources of up to this length."""
+    cost = source + shapes.target
+    return Bucket(Kind.ONCE, Score, f"score-{source}", shapes.rows, cost, source, shapes.target)
