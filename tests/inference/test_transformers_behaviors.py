@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bart_inference import Model, features, generate, load
+from bart_inference import Model, features, generate, load, score
 from bart_inference.model import transformer
 from bart_inference.model.transformer import empty_cache, prefill, step
 
@@ -41,6 +41,10 @@ def test_generate_beam_search_shape() -> None:
     )  # fmt: skip
     assert found.sequences.shape == (2, found.lengths.max())
     assert found.lengths.max() <= 20
+    for row, length in zip(found.sequences.tolist(), found.lengths, strict=True):
+        assert length > 10, "too short an answer for the ban to matter"
+        triples = list(zip(row[:length], row[1:length], row[2:length], strict=False))
+        assert len(set(triples)) == len(triples), f"three tokens in a row come twice in {row}"
 
 
 def test_tied_head_after_resizing_the_vocabulary(tmp_path: Path) -> None:
@@ -118,10 +122,14 @@ def test_padding_invariance_of_generation() -> None:
 
 
 def test_generation_in_half_precision() -> None:
-    """test_generate_fp16: runs, with tokens of the vocabulary and finite scores."""
-    a, _ = checkpoint("uneven")
+    """test_generate_fp16: the answers are about as likely as the float32 model says that they are."""
+    a, prepared = checkpoint("uneven")
     half = Model(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), a.params), *list(a.model)[1:])
+    ids = [[71, 82, 2], [68, 34, 2]]
     for beams in (1, 3):
-        found = generate(half, [[71, 82, 2], [68, 34, 2]], num_beams=beams, max_length=20)
-        assert found.sequences.max() < a.config.vocab_size
-        assert np.isfinite(found.sequences_scores).all()
+        found = generate(half, ids, num_beams=beams, max_length=20)
+        chosen = (np.arange(found.sequences.shape[1]) < found.lengths[:, None])[:, 1:]
+        chosen[np.arange(2), found.lengths - 2] = False  # the forced end, which has no score of its own
+        expected = score(prepared, ids, None, np.where(chosen, found.sequences[:, 1:], -100))
+        assert chosen.sum() > 20, "too few tokens to compare"
+        assert_close(found.log_probs[:, 1:], expected, tolerance=0.1, what=f"{beams} beams", where=chosen)

@@ -218,7 +218,7 @@ def test_a_chunked_stream_is_in_order_and_joins_to_the_summary(start, stubs):
     assert len(last.summary.windows) > 2
     assert "".join(message.delta.text for message in deltas) == last.summary.text == text
     windows = [message.delta.window for message in deltas]
-    assert windows == sorted(windows)
+    assert windows == sorted(windows) and set(windows) == set(range(len(last.summary.windows)))
 
 
 def test_too_many_windows_are_refused_by_name(start, stubs):
