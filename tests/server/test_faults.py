@@ -387,6 +387,7 @@ def test_damaged_messages_are_answered_or_refused_and_never_more(sturdy):
 
     @settings(max_examples=150, deadline=None)
     @example(at=0, cut=0, put=b"")
+    @example(at=len(GOOD), cut=0, put=b"\xa2\x06\x03abc")  # an unknown field does no damage
     @given(at=st.integers(0, len(GOOD)), cut=st.integers(0, 8), put=st.binary(max_size=12))
     def check(at, cut, put):
         frame = GOOD[:at] + put + GOOD[at + cut :]
@@ -399,7 +400,7 @@ def test_damaged_messages_are_answered_or_refused_and_never_more(sturdy):
             codes[code] += 1
 
     check()
-    assert min(codes[grpc.StatusCode.OK], codes[grpc.StatusCode.INVALID_ARGUMENT]) >= 5, codes
+    assert codes[grpc.StatusCode.OK] and codes[grpc.StatusCode.INVALID_ARGUMENT] > 20, codes
 
 
 def test_unknown_fields_are_ignored(start):
