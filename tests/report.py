@@ -19,7 +19,8 @@ import numpy as np
 import torch
 import transformers
 from bart_inference import Model, generate, load, prepare
-from bart_inference.checkpoint import embedded, resolve
+from bart_inference.checkpoint import embedded
+from bart_inference.hub import find_folder
 from bart_inference.tokenization import encode_text, pad, truncate
 from transformers import BartForConditionalGeneration
 
@@ -70,7 +71,7 @@ def open_checkpoint(checkpoint: str | None) -> tuple[Twin, Model]:
         pair = twin(**SHAPES[checkpoint])
         return pair, pair.model
     model = load(checkpoint)
-    folder = embedded() if checkpoint is None else resolve(checkpoint)
+    folder = embedded() if checkpoint is None else find_folder(checkpoint)
     referee = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     own = {name: model.params[name] for name in param_shapes(model.config)}  # without a classification head
     return Twin(referee, own, model.config), model

@@ -32,7 +32,7 @@ MAY_IMPORT = {  # folder -> which of ours its modules may import besides their o
 TEST_BENCHMARKS = ("tests/benchmarks", "tests/tpu")  # the only tests that import benchmarks
 LAYERS = (  # of bart_inference, the lowest first: a module imports from the layers below and from its own folder
     ("buckets", "formats", "tokenization", "tokenizer_files", "generation.options", "generation.arrays"),
-    ("adapters",),
+    ("adapters", "hub"),
     ("checkpoint", "devices"),
     ("model",),
     ("inputs",),

@@ -15,9 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from bart_inference.formats import MERGE, CheckpointError, open_pytorch, open_safetensors, read_json
+from bart_inference.formats import (
+    ADAPTER_CONFIG,
+    MERGE,
+    CheckpointError,
+    open_pytorch,
+    open_safetensors,
+    read_json,
+)
 
-CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."  # before each of peft's names
 READ = {
     "peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "use_rslora", "rank_pattern",
@@ -52,19 +58,21 @@ def merge_adapter(tensors: Mapping[str, np.ndarray], folder: Path) -> dict[str, 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json; CheckpointError names what of it is not supported."""
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
-        raise CheckpointError(f"{folder / CONFIG}: peft_type {kind!r} is not supported: only 'LORA' is. {MERGE}")
+        raise CheckpointError(
+            f"{folder / ADAPTER_CONFIG}: peft_type {kind!r} is not supported: only 'LORA' is. {MERGE}"
+        )
     initialization = config.get("init_lora_weights")
     if initialization not in INITIALIZATIONS:
         raise CheckpointError(
-            f"{folder / CONFIG}: init_lora_weights {initialization!r} changes the base model's weights and is not "
-            f"supported. {MERGE}"
+            f"{folder / ADAPTER_CONFIG}: init_lora_weights {initialization!r} changes the base model's weights and is "
+            f"not supported. {MERGE}"
         )
     for name in sorted(config.keys() - READ - WITHOUT_EFFECT):
         if config[name]:  # an option of peft that is off is null, false or empty
-            raise CheckpointError(f"{folder / CONFIG}: {name} is not supported. {MERGE}")
+            raise CheckpointError(f"{folder / ADAPTER_CONFIG}: {name} is not supported. {MERGE}")
     return config
 
 
@@ -128,7 +136,9 @@ def check_target(
         expected["lora_bias"] = shape[:1]
     shapes = {part: array.shape for part, array in parts.items()}
     if shapes != expected:
-        raise ValueError(f"the adapter's tensors of {module} have the shapes {shapes}, {CONFIG} asks for {expected}")
+        raise ValueError(
+            f"the adapter's tensors of {module} have the shapes {shapes}, {ADAPTER_CONFIG} asks for {expected}"
+        )
     return np.float32(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 

@@ -16,14 +16,21 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from bart_inference.adapters import CONFIG as ADAPTER_CONFIG
 from bart_inference.adapters import merge_adapter
-from bart_inference.formats import WEIGHTS, CheckpointError, open_tensors, read_json, refuse_quantized
+from bart_inference.formats import (
+    ADAPTER_CONFIG,
+    WEIGHTS,
+    CheckpointError,
+    check_files,
+    open_tensors,
+    read_json,
+    refuse_quantized,
+)
+from bart_inference.hub import find_folder
 from bart_inference.tokenizer_files import load_tokenizer, save_tokenizer
 from bart_oneliner import Config, Params, convert, revert
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
-FILES = ["*.json", "*.txt", "*.safetensors"]  # what a download fetches; the .bin only if there is no safetensors file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +91,7 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapt
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
     folder, adapter_folder = locate(path_or_hub_id, adapter)
+    check_files(str(folder), [path.name for path in folder.iterdir()])
     fields = read_json(folder / "config.json")
     try:
         refuse_quantized(folder, fields)
@@ -104,13 +112,13 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapt
 
 def locate(path_or_hub_id: str | Path | None, adapter: str | Path | None) -> tuple[Path, Path | None]:
     """The folder of the weights, and that of the adapter that is merged into them, if any."""
-    folder = embedded() if path_or_hub_id is None else resolve(path_or_hub_id)
+    folder = embedded() if path_or_hub_id is None else find_folder(path_or_hub_id)
     beside = (folder / ADAPTER_CONFIG).is_file()
     has_weights = any((folder / name).is_file() for name in WEIGHTS)
     if adapter is not None:
         if beside and not has_weights:
             raise CheckpointError(f"{folder} holds an adapter without weights, and another adapter is named beside it")
-        return folder, resolve(adapter)
+        return folder, find_folder(adapter)
     if not beside or has_weights:
         return folder, folder if beside else None
     fields = read_json(folder / ADAPTER_CONFIG)
@@ -118,33 +126,9 @@ def locate(path_or_hub_id: str | Path | None, adapter: str | Path | None) -> tup
     if not base:
         raise CheckpointError(f"{folder / ADAPTER_CONFIG} names no base_model_name_or_path: load(base, adapter=…)")
     try:
-        return resolve(base, revision=fields.get("revision")), folder
+        return find_folder(base, revision=fields.get("revision")), folder
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: its base model: {error}") from error
-
-
-def resolve(path_or_hub_id: str | Path, revision: str | None = None, token: str | bool | None = None) -> Path:
-    """A local folder as it is; anything else from the Hugging Face hub (with its cache and progress bars).
-
-    revision and token: the hub's branch, tag or commit, and the reader's access token.
-    """
-    folder = Path(path_or_hub_id).expanduser()
-    if folder.is_dir() and str(path_or_hub_id):
-        return folder
-    if folder.exists() or str(path_or_hub_id).startswith((".", "/", "~")) or str(path_or_hub_id).count("/") != 1:
-        raise CheckpointError(f"{path_or_hub_id}: no such folder, and not a hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        download = functools.partial(snapshot_download, str(path_or_hub_id), revision=revision, token=token)
-        folder = Path(download(allow_patterns=FILES))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(download(allow_patterns=[*FILES, "pytorch_model*.bin", "adapter_model.bin"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path_or_hub_id}: no such folder, and the hub gave: {reason}") from error
-    return folder
 
 
 def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[str, Any]:

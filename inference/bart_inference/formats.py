@@ -70,7 +70,7 @@ FORMATS = (  # in the order in which they are looked for
     ),
     Format(
         ("quantize_config.json", "quant_config.json", "gptq_model*"),
-        "a file of weights quantized by bitsandbytes, GPTQ, AWQ or others",
+        "a file of a checkpoint that is quantized by bitsandbytes, GPTQ, AWQ or others",
         UNQUANTIZED,
     ),
     Format(
@@ -117,6 +117,8 @@ FORMATS = (  # in the order in which they are looked for
     ),
 )
 WEIGHTS = FORMATS[0].patterns + FORMATS[1].patterns
+SAFETENSORS = (*FORMATS[0].patterns, "adapter_model.safetensors")
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 class CheckpointError(ValueError):
@@ -173,17 +175,34 @@ def open_tensors(folder: Path) -> dict[str, np.ndarray]:
             if missing := sorted(set(weight_map) - set(tensors)):
                 raise CheckpointError(f"{folder / index} lists tensors that its shards lack: {missing[:5]}")
             return tensors
-    instead = what_instead(path.name for path in folder.iterdir())
-    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin{instead}")
+    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
 
 
-def what_instead(names: Iterable[str]) -> str:
-    """What a folder with files of these names has in place of weights that are read, and how that is converted."""
+def check_files(place: str, names: Iterable[str], before: str = "") -> None:
+    """CheckpointError if files of these names are no checkpoint: what they are instead, and how that is converted.
+
+    place: the folder or hub id, for the message. before: what has to be done before a command that needs the FOLDER.
+    """
     names = sorted(names)
+    if ADAPTER_CONFIG in names:
+        return
+    has_weights = any(name in names for name in WEIGHTS)
+    instead = "" if has_weights else what_instead(names, before)
+    if "config.json" not in names:
+        raise CheckpointError(f"{place} has no config.json{instead}")
+    if not has_weights:
+        raise CheckpointError(f"{place} has neither model.safetensors nor pytorch_model.bin{instead}")
+
+
+def what_instead(names: list[str], before: str) -> str:
+    """The first file of a format that is refused, and how it is converted; empty if there is none."""
     for form in FORMATS:
-        for pattern in form.patterns if form.remedy else ():
+        if form.remedy is None:
+            continue
+        for pattern in form.patterns:
             if matches := fnmatch.filter(names, pattern):
-                return f": {matches[0]} is {form.kind}, which is not read. {form.remedy}"
+                steps = f"{before}. {form.remedy}" if before and "FOLDER" in form.remedy else form.remedy
+                return f": {matches[0]} is {form.kind}, which is not read. {steps}"
     return ""
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from bart_inference import CheckpointError, Model, load, prepare, save
-from bart_inference.checkpoint import resolve
 from bart_inference.tokenization import encode_text
 from bart_inference.tokenizer_files import load_tokenizer
 from safetensors.torch import load_file, save_file
@@ -410,15 +409,6 @@ def test_a_damaged_folder_is_refused_by_name(folder: Path, case: str) -> None:
 def test_a_path_that_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match="not a hub id of the form owner/name"):
         load(name)
-
-
-def test_a_hub_id_without_the_network_is_refused_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"nobody/such-a-model: no such folder, and the hub gave: \w+"):
-        resolve("nobody/such-a-model")
 
 
 @pytest.mark.parametrize(("dtype", "message"), [("float8", "is not one of"), ("float64", "jax_enable_x64")])

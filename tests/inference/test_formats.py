@@ -39,7 +39,7 @@ REFUSED = {  # a file of that name -> what the message says of it
     "model.fp16.safetensors": "a variant.*mv FOLDER/model.fp16.safetensors",
     "model.bin": "CTranslate2",
     "decoder_model.onnx": "an export for another program",
-    "quantize_config.json": "quantized by GPTQ or AWQ.*Load the checkpoint that was quantized",
+    "quantize_config.json": "quantized by bitsandbytes, GPTQ, AWQ.*Load the checkpoint that was quantized",
 }
 
 
@@ -50,6 +50,13 @@ def test_a_file_that_is_not_read_is_named_with_the_way_to_convert_it(folder: Pat
         load(folder)
     assert name in str(refusal.value)
     assert str(folder) in str(refusal.value)
+
+
+def test_a_folder_of_fairseq_has_no_config_and_is_refused_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    (tmp_path / "dict.txt").touch()
+    with pytest.raises(CheckpointError, match=r"has no config\.json: model\.pt is a fairseq checkpoint.*Convert: pip"):
+        load(tmp_path)
 
 
 QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from bart_inference import Prepared, classify, features, fill_mask, generate, load, prepare, zero_shot
-from bart_inference.checkpoint import resolve
+from bart_inference.hub import find_folder
 from bart_inference.tokenization import encode_text, pad
 from transformers import BartForConditionalGeneration, pipeline
 
@@ -51,7 +51,7 @@ def test_generations_equal_transformers(name: str, options: dict[str, Any]) -> N
     prepared = fetch(name)
     ids, mask = pad([encode_text(prepared.tokenizer, text) for text in [*TEXTS, " ".join(TEXTS)]], 1)
     expected = (
-        BartForConditionalGeneration.from_pretrained(resolve(name), dtype=torch.float32)
+        BartForConditionalGeneration.from_pretrained(find_folder(name), dtype=torch.float32)
         .generate(
             torch.tensor(ids).long(),
             attention_mask=torch.tensor(mask).long(),

@@ -45,6 +45,26 @@ class Dataset:
     items: tuple[Any, ...]
 
 
+class Rows:
+    """The rows of a Dataset, in a class that is neither a sequence nor torch's."""
+
+    def __init__(self, items: tuple[Any, ...]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
+
+
+def argument(value: Any, rows: type[Rows] = Rows) -> Any:
+    """The object that a pipeline gets. rows: the class of what stands for a Dataset."""
+    if isinstance(value, Stream):
+        return (item for item in value.items)
+    return rows(value.items) if isinstance(value, Dataset) else value
+
+
 @dataclasses.dataclass
 class Call:
     task: str

@@ -12,30 +12,11 @@ import numpy as np
 import pytest
 from bart_inference.pipelines import PipelineIterator, pipeline
 
-from tests.pipelines.calls import CALLS, Call, Dataset, Stream
+from tests.pipelines.calls import CALLS, Call, argument
 from tests.pipelines.checkpoints import CHECKPOINTS, digest
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "transformers-4.57.6.json").read_text(encoding="utf-8"))
 TOLERANCE = 1e-4
-
-
-class Rows:
-    """A Dataset that is not torch's."""
-
-    def __init__(self, items: tuple[Any, ...]):
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.items[i]
-
-
-def argument(value: Any) -> Any:
-    if isinstance(value, Stream):
-        return (item for item in value.items)
-    return Rows(value.items) if isinstance(value, Dataset) else value
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,8 @@ import bert_oneliner
 import jax
 import numpy as np
 import torch
-from bart_inference.checkpoint import CheckpointError, resolve
+from bart_inference.checkpoint import CheckpointError
+from bart_inference.hub import find_folder
 
 from tests import gradients, rows
 from tests.relatives.twins import ENCODER, FAMILIES, Twin, batch, float64, logits, of, ours, theirs, torch_logits, twin
@@ -59,7 +60,7 @@ def family_of(checkpoint: str) -> str | None:
     if checkpoint in SHAPES:
         return SHAPES[checkpoint][0]
     try:
-        fields = json.loads((Path(resolve(checkpoint)) / "config.json").read_text(encoding="utf-8"))
+        fields = json.loads((Path(find_folder(checkpoint)) / "config.json").read_text(encoding="utf-8"))
     except (CheckpointError, OSError, ValueError):
         return None  # whoever loads it says what is wrong
     if fields.get("model_type") == "t5" and not fields.get("tie_word_embeddings", True):
@@ -70,7 +71,7 @@ def family_of(checkpoint: str) -> str | None:
 def open_checkpoint(checkpoint: str, family: str) -> Twin:
     if checkpoint in SHAPES:
         return twin(family, **SHAPES[checkpoint][1])
-    return of(family, FAMILIES[family].model.from_pretrained(resolve(checkpoint), dtype=torch.float32))
+    return of(family, FAMILIES[family].model.from_pretrained(find_folder(checkpoint), dtype=torch.float32))
 
 
 def report(pair: Twin, float64: bool = True) -> Iterator[Row]:

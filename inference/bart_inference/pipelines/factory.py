@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from bart_inference.adapters import CONFIG as ADAPTER_CONFIG
-from bart_inference.checkpoint import CheckpointError, Model, embedded, load, resolve
+from bart_inference.checkpoint import Model, embedded, load
+from bart_inference.formats import ADAPTER_CONFIG, CheckpointError, check_files
+from bart_inference.hub import find_folder
 from bart_inference.model.layout import Prepared
 from bart_inference.pipelines import tokenizer as tokenizers
 from bart_inference.pipelines.arguments import check_device, check_device_map, check_dtype, check_framework
@@ -153,7 +154,7 @@ def load_model(
         )
         loaded = PipelineModel(load(folder, name), "debian-tiny")
     elif isinstance(model, (str, Path)):
-        folder = find_folder(model, revision, token)
+        folder = existing_folder(model, revision, token, weights=True)
         loaded = PipelineModel(load(folder, name), str(model))
     else:
         raise ValueError(
@@ -165,14 +166,14 @@ def load_model(
     return loaded, folder
 
 
-def find_folder(name: str | Path, revision: str | None, token: str | bool | None) -> Path:
-    """A checkpoint's or an adapter's folder; CheckpointNotFoundError if there is none, or it has no config."""
+def existing_folder(name: str | Path, revision: str | None, token: str | bool | None, weights: bool) -> Path:
+    """A folder, or a hub id's; weights: False for a tokenizer alone. CheckpointNotFoundError says what is missing."""
     try:
-        folder = resolve(name, revision, token)
+        folder = find_folder(name, revision, token, weights)
+        if weights:
+            check_files(str(folder), [path.name for path in folder.iterdir()])
     except CheckpointError as error:
         raise CheckpointNotFoundError(str(error)) from error
-    if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
-        raise CheckpointNotFoundError(f"{folder} has no config.json")
     return folder
 
 
@@ -188,7 +189,7 @@ def load_tokenizer(
             raise ValueError(f"tokenizer keyword {unknown[0]!r} has no effect here: leave it out")
     if isinstance(tokenizer, (str, Path)):
         if str(tokenizer) != model.name_or_path or folder is None:
-            folder = find_folder(tokenizer, revision, token)
+            folder = existing_folder(tokenizer, revision, token, weights=False)
         return tokenizers.from_folder(folder, **overrides)
     if tokenizer is not None:
         return tokenizers.from_object(tokenizer)

@@ -23,27 +23,14 @@ import transformers
 from torch.utils.data import Dataset as TorchDataset
 from transformers import GenerationConfig, pipeline
 
-from tests.pipelines.calls import CALLS, Call, Dataset, Stream
+from tests.pipelines.calls import CALLS, Call, Rows, argument
 from tests.pipelines.checkpoints import CHECKPOINTS, build, digest
 
 RESULTS = Path(__file__).with_name("transformers-4.57.6.json")
 
 
-class Rows(TorchDataset):
-    def __init__(self, items: tuple[Any, ...]):
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.items[i]
-
-
-def argument(value: Any) -> Any:
-    if isinstance(value, Stream):
-        return (item for item in value.items)
-    return Rows(value.items) if isinstance(value, Dataset) else value
+class TorchRows(Rows, TorchDataset):
+    """transformers 4.57.6 iterates over torch's class alone."""
 
 
 def as_json(value: Any) -> Any:
@@ -71,7 +58,7 @@ def answer(call: Call, folder: Path) -> Any:
             if isinstance(keywords.get("generation_config"), dict):
                 keywords |= {"generation_config": GenerationConfig(**keywords["generation_config"])}
         pipe = pipeline(call.task, model=str(folder / call.checkpoint), **init)
-        return as_json(pipe(*[argument(a) for a in call.args], **kwargs))
+        return as_json(pipe(*[argument(a, TorchRows) for a in call.args], **kwargs))
     except BaseException as error:  # a panic of the tokenizers library is no Exception
         names = [kind.__name__ for kind in type(error).__mro__ if kind not in (object, BaseException, Exception)]
         return {"error": names, "message": str(error).splitlines()[0][:120] if str(error) else ""}
