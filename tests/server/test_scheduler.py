@@ -3,6 +3,7 @@
 import pytest
 from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
+from bart_server.scheduling.observer import Observer
 from bart_server.scheduling.scheduler import MAX_SUCCESSIVE_FAULTS, Scheduler
 from bart_server.scheduling.tasks import Classify, Generate
 
@@ -332,6 +333,89 @@ def test_a_device_that_always_fails_ends_the_scheduler():
     assert all(isinstance(box.error, DeviceFault | Unavailable) for box in boxes)
     with pytest.raises(Unavailable):
         driver.ask([10])
+
+
+def fail_in(verb):
+    def on_call(called, requests):
+        if called == verb:
+            raise RuntimeError("lost")
+
+    return on_call
+
+
+def test_a_step_that_always_fails_ends_the_scheduler_though_the_encoder_works():
+    driver = SchedulerDriver(FakeEngine(on_call=fail_in("step")))
+    for _ in range(MAX_SUCCESSIVE_FAULTS - 1):
+        driver.ask([10])
+        driver.iterate()
+    driver.ask([10])
+    with pytest.raises(RuntimeError, match="3 device calls in succession failed"):
+        driver.iterate()
+
+
+@pytest.mark.parametrize("succeeding", ["step", "run"])
+def test_a_computation_that_succeeds_ends_a_succession_of_faults(succeeding):
+    driver = SchedulerDriver()
+    for _ in range(2):
+        for _ in range(MAX_SUCCESSIVE_FAULTS - 1):
+            driver.engine.on_call = fail_in("encode")
+            driver.ask([10])
+            driver.iterate()
+        driver.engine.on_call = lambda verb, requests: None
+        box = driver.ask([20]) if succeeding == "step" else driver.classify([20])
+        driver.iterate()
+        assert box.finish
+
+
+class Recorder(Observer):
+    """Keeps how many requests wait for each engine call, and how requests ended."""
+
+    def __init__(self):
+        self.calls, self.ends = [], []
+
+    def calling(self, requests):
+        self.calls.append(requests)
+
+    def finished(self, model, bucket, tokens, queued, computed):
+        self.ends.append(tokens)
+
+    def failed(self, model, bucket, reason):
+        self.ends.append(reason)
+
+
+def test_the_observer_hears_how_many_requests_wait_for_each_engine_call_and_when_it_has_ended():
+    waiting = []
+    observer = Recorder()
+    driver = SchedulerDriver(observer=observer)
+    driver.engine.on_call = lambda verb, requests: waiting.append((verb, observer.calls[-1]))
+    stays, cancelled, classified = driver.ask([10] * 8), driver.ask([20] * 8), driver.classify([30])
+    driver.iterate()
+    assert waiting == [("encode", 2), ("insert", 2), ("step", 2), ("run", 1)]
+    assert observer.calls[1::2] == [0] * (len(observer.calls) // 2)
+    driver.scheduler.cancel(cancelled.job)
+    observer.calls.clear()
+    driver.iterate()
+    assert observer.calls[:4] == [0, 0, 1, 0], "nobody waits while a cancelled row is freed"
+    driver.iterate()
+    assert stays.finish and classified.finish
+    assert observer.ends == [0, "Cancelled", 9]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_request_that_is_cancelled_inside_its_last_step_ends_once(fails):
+    observer = Recorder()
+    driver = SchedulerDriver(observer=observer)
+
+    def cancel_in_the_step(verb, requests):
+        if verb == "step":
+            driver.scheduler.cancel(box.job)
+            if fails:
+                raise RuntimeError("lost")
+
+    driver.engine.on_call = cancel_in_the_step
+    box = driver.ask([10])
+    driver.iterate()
+    assert observer.ends == ["Cancelled"] and box.events == []
 
 
 def test_nan_is_a_fault_and_no_answer():

@@ -1,0 +1,104 @@
+"""The two budgets, the measured throughput and what a refused caller is told, with numbers computed by hand."""
+
+import pytest
+from bart_server.scheduling.admission import HALF_LIFE, MAX_RETRY_AFTER, MIN_OBSERVED, Admission, Budget, Throughput
+from bart_server.scheduling.errors import Overloaded
+
+
+def work(throughput, begin, end, cost):
+    """One iteration that retires `cost`."""
+    throughput.began(begin)
+    throughput.retired(cost)
+    throughput.ended(end, worked=True)
+
+
+def measured(budget, cost_per_second=10):
+    """An admission that has seen ten seconds of work."""
+    admission = Admission(budget)
+    work(admission.throughput, 100.0, 110.0, 10 * cost_per_second)
+    return admission
+
+
+def test_cost_takes_as_long_as_it_took_before():
+    throughput = Throughput()
+    work(throughput, 100.0, 110.0, cost=50)
+    assert throughput.seconds(20) == pytest.approx(4.0)
+
+
+def test_after_its_half_life_a_measurement_has_half_its_weight():
+    throughput = Throughput()
+    work(throughput, 100.0, 110.0, cost=100)
+    work(throughput, 200.0, 200.0 + HALF_LIFE, cost=900)
+    assert throughput.seconds(100 / 2 + 900) == pytest.approx(10 / 2 + HALF_LIFE)
+
+
+def test_nothing_is_estimated_before_enough_was_seen():
+    throughput = Throughput()
+    work(throughput, 100.0, 100.0 + 0.9 * MIN_OBSERVED, cost=10)
+    assert throughput.seconds(10) is None
+    idle = Throughput()
+    work(idle, 100.0, 110.0, cost=0)
+    assert idle.seconds(10) is None
+    exactly = Throughput()
+    work(exactly, 100.0, 100.0 + MIN_OBSERVED, cost=10)
+    assert exactly.seconds(10) == pytest.approx(MIN_OBSERVED)
+
+
+def test_an_iteration_without_work_does_not_count_and_what_was_retired_counts_later():
+    throughput = Throughput()
+    throughput.began(0.0)
+    throughput.retired(5)
+    throughput.ended(50.0, worked=False)
+    work(throughput, 100.0, 110.0, cost=5)
+    assert throughput.seconds(10) == pytest.approx(10.0)
+
+
+def test_without_a_place_the_refusal_names_the_numbers_and_when_the_excess_is_done():
+    admission = measured(Budget(requests=4, cost=1000))
+    admission.reserve(4)
+    admission.admit(400, 0, None)
+    with pytest.raises(Overloaded) as refusal:
+        admission.reserve(2)
+    assert str(refusal.value) == "4 requests are in flight, this call brings 2; the limit is 4"
+    assert refusal.value.retry_after == pytest.approx(20.0)  # two of 100 each, at 10 a second
+    admission.release(2)
+    admission.reserve(2)
+
+
+def test_without_room_the_refusal_names_the_numbers_and_when_the_excess_is_done():
+    admission = measured(Budget(requests=4, cost=1000))
+    admission.admit(900, 0, None)
+    admission.admit(100, 0, None)  # the last room
+    with pytest.raises(Overloaded) as refusal:
+        admission.admit(25, 0, None)
+    message = "1000 padded tokens x beams are in flight, this request brings 25; the limit is 1000"
+    assert (str(refusal.value), refusal.value.retry_after) == (message, 2.5)
+    admission.retire(100, served=False)
+    admission.admit(25, 0, None)
+
+
+def test_what_cannot_end_before_its_deadline_is_refused_and_what_ends_just_then_is_not():
+    admission = measured(Budget(requests=4, cost=1000))
+    admission.admit(10, 40, 5.0)
+    with pytest.raises(Overloaded, match=r"about 5.0 s of work are ahead of a deadline in 4.9 s") as refusal:
+        admission.admit(10, 40, 4.9)
+    assert refusal.value.retry_after == 4.0
+
+
+@pytest.mark.parametrize(("excess", "seconds"), [(0.1, 0.1), (25.01, 2.6), (299, 29.9), (500, MAX_RETRY_AFTER)])
+def test_the_hint_is_rounded_up_to_a_tenth_of_a_second_within_its_limits(excess, seconds):
+    admission = measured(Budget(requests=4, cost=1000))
+    with pytest.raises(Overloaded) as refusal:
+        admission.admit(1000 + excess, 0, None)
+    assert refusal.value.retry_after == pytest.approx(seconds)
+
+
+def test_only_what_was_served_says_something_about_the_throughput():
+    admission = Admission(Budget())
+    admission.admit(100, 0, None)
+    admission.admit(30, 0, None)
+    admission.throughput.began(0.0)
+    admission.retire(100, served=False)
+    admission.retire(30, served=True)
+    admission.throughput.ended(3.0, worked=True)
+    assert admission.cost == 0 and admission.throughput.seconds(30) == pytest.approx(3.0)
