@@ -91,7 +91,7 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     import numpy as np
     from bart_inference import load, prepare
     from bart_inference.buckets import source_bucket
-    from bart_inference.generation.generate import jit_prefill, resolve, start
+    from bart_inference.generation.generate import jit_prefill, resolve, start_decoding
     from bart_inference.generation.search import decode
     from bart_inference.tokenization import pad
 
@@ -104,7 +104,7 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     ids, mask = (np.pad(x, ((0, 0), (0, empty))) for x in (ids, mask.astype(bool)))
     rows = resolve(prepared.generation, config, {"min_new_tokens": STEPS, **work["options"]}, None, len(ids))
     prompts = [[row.start_id] for row in rows]
-    state = lambda: jax.block_until_ready(start(prepared, ids, mask, prompts, rows, [0] * len(ids)))
+    state = lambda: jax.block_until_ready(start_decoding(prepared, ids, mask, prompts, rows, [0] * len(ids)))
 
     encode = jit_prefill.lower(prepared.weights, config, ids, mask).compile()
     encoding, encoding_seconds = traced(lambda: encode(prepared.weights, ids, mask), encode.as_text(), fields)

@@ -48,7 +48,7 @@ def measure(rows: int, D: int, F: int) -> dict[str, float]:
         "xla": (chain(lambda x, weight: x @ weight), [jnp.asarray(weight) for weight in weights]),
         "onednn": (
             chain(functools.partial(onednn.multiply, F=F)),
-            [jnp.asarray(onednn.pack(weight)) for weight in weights],
+            [jnp.asarray(onednn.to_panels(weight)) for weight in weights],
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in rivals}

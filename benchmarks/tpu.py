@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bart_inference.devices import ROWS, jit_on_rows, on_rows
-from bart_inference.generation.arrays import pack
+from bart_inference.generation.arrays import pack_options
 from bart_inference.generation.generate import jit_prefill
 from bart_inference.generation.options import resolve
-from bart_inference.generation.search import State, begin, decode, step
+from bart_inference.generation.search import decode, step
+from bart_inference.generation.state import State, init_state
 from bart_inference.model import transformer
 from bart_inference.model.layout import derive
 from jax.experimental import topologies
@@ -90,10 +91,10 @@ def state_of(config: Config, weights: Params, shape: Shape) -> State:
     B, N, _, T = shape
     source = jax.eval_shape(lambda w, *ids: transformer.prefill(w, config, *ids), weights, *source_ids(shape))
     [row] = resolve({}, config, {"num_beams": N, "max_length": T}, None, 1)
-    options = pack([row] * B, config, T, [1] * B, [0] * B)
+    options = pack_options([row] * B, config, T, [1] * B, [0] * B)
     prompts, done = jax.ShapeDtypeStruct((B, T), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.bool_)
     dtype = weights["shared"].dtype
-    return jax.eval_shape(lambda *rows: begin(config, *rows, N, done, dtype), source, prompts, options)
+    return jax.eval_shape(lambda *rows: init_state(config, *rows, N, done, dtype), source, prompts, options)
 
 
 def compiled(program: str, chips: str, config: Config, dtype: Any, shape: Shape) -> Any:

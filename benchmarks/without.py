@@ -59,7 +59,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "scores-by-source": replace("bart_inference.model.onednn.MIN_SCORES_BY_SOURCE", NEVER),
     "one-query-by-xla": query_by_onednn,
     "huge-pages": replace("bart_inference.devices.HUGE_PAGE", NEVER),
-    "top-by-blocks": replace("bart_inference.generation.search.BLOCK", NEVER),
+    "top-by-blocks": replace("bart_inference.generation.indexing.BLOCK_SCORES", NEVER),
     "packed-sources": one_source_a_row,
     "several-rows": replace("bart_server.engine.packing.MAX_ROWS", 1),
 }

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from bart_inference import Generated, Prepared, generate
-from bart_inference.generation.generate import check_prompts, start
+from bart_inference.generation.generate import check_prompts, start_decoding
 from bart_inference.generation.options import resolve
 from bart_inference.generation.search import decode
 from bart_inference.inputs import check_source
@@ -207,7 +207,7 @@ def beam_margin(case: Case, prepared: Prepared, theirs: Reference) -> float:
     ids, mask = check_source(case.input_ids, case.attention_mask, prepared.config)
     rows = resolve(prepared.generation, prepared.config, case.options, None, len(ids))
     prompts = check_prompts(case.decoder_input_ids, rows, prepared.config)
-    state = start(prepared, ids, mask, prompts, rows, [0] * len(ids))
+    state = start_decoding(prepared, ids, mask, prompts, rows, [0] * len(ids))
     for _ in range(len(prompts[0]) - 1):
         state = decode(prepared.weights, prepared.config, state, 1, False)
     margins: dict[int, float] = {}

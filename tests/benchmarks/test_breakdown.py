@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bart_inference import prepare
-from bart_inference.generation.generate import jit_prefill, resolve, start
+from bart_inference.generation.generate import jit_prefill, resolve, start_decoding
 from bart_inference.generation.search import decode
 from bart_inference.model import onednn
 
@@ -23,7 +23,7 @@ def test_a_steps_products_are_told_apart(layout):
     prepared = prepare(twin.model, layout)
     ids = np.full((2, 16), 5, np.int32)
     rows = resolve(prepared.generation, prepared.config, {"num_beams": 3}, None, 2)
-    state = start(prepared, ids, ids > 0, [[2]] * 2, rows, [0] * 2)
+    state = start_decoding(prepared, ids, ids > 0, [[2]] * 2, rows, [0] * 2)
     text = decode.lower(prepared.weights, prepared.config, state, np.int32(1), False).compile().as_text()
     fields = dataclasses.asdict(prepared.config)
     counted = dict.fromkeys(breakdown.KINDS, 0)

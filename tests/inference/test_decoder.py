@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bart_inference.generation.search import gather
-from bart_inference.model import transformer
-from bart_inference.model.transformer import Cache, empty_cache, prefill, step
+from bart_inference.generation.indexing import gather_beams
+from bart_inference.model.cache import KVCache, empty_cache, update_by_selection, update_slices
+from bart_inference.model.transformer import decode_step, prefill
 
 from bart_oneliner import Array
 from tests.inference.cases import checkpoint
 from tests.twins import assert_close, batch, torch_logits
 
 B, T = 3, 16
-jit_step = jax.jit(step, static_argnums=1)
+jit_step = jax.jit(decode_step, static_argnums=1)
 
 
 def as_written(pool: np.ndarray, new: np.ndarray, position: np.ndarray, N: int, axis: int) -> np.ndarray:
-    """What `write` promises, entry by entry in numpy."""
+    """What `update_cache` promises, entry by entry in numpy."""
     expected, entries = np.moveaxis(pool.copy(), axis, 1), np.moveaxis(new, axis, 1)
     for row in range(len(pool)):
         for i in range(entries.shape[1]):
@@ -30,7 +30,7 @@ def as_written(pool: np.ndarray, new: np.ndarray, position: np.ndarray, N: int, 
     return np.moveaxis(expected, 1, axis)
 
 
-@pytest.mark.parametrize("write", [transformer.write_slices, transformer.write_everywhere])
+@pytest.mark.parametrize("write", [update_slices, update_by_selection])
 @pytest.mark.parametrize("axis", [2, 3])
 @pytest.mark.parametrize(("N", "n"), [(1, 1), (4, 1), (1, 4), (3, 4), (2, T)])
 def test_entries_written_at_the_end_of_a_cache_overwrite_no_older_ones(
@@ -49,13 +49,13 @@ def test_entries_written_at_the_end_of_a_cache_overwrite_no_older_ones(
 
 
 def one_by_one(
-    prepared, source, tokens: np.ndarray, position: np.ndarray, cache: Cache
-) -> tuple[list[np.ndarray], Cache]:
+    prepared, source, tokens: np.ndarray, position: np.ndarray, cache: KVCache
+) -> tuple[list[np.ndarray], KVCache]:
     """tokens (B,n,N), one position after the other -> the logits (B,N,V) of each."""
     logits = []
     for t in range(tokens.shape[1]):
-        found, cache = jit_step(prepared.weights, prepared.config, source, cache, tokens[:, t], position + t)
-        logits.append(np.asarray(found))
+        step_logits, cache = jit_step(prepared.weights, prepared.config, source, cache, tokens[:, t], position + t)
+        logits.append(np.asarray(step_logits))
     return logits, cache
 
 
@@ -74,8 +74,8 @@ def test_several_positions_at_once_are_those_one_by_one(N: int, start: int) -> N
         _, cache = jit_step(prepared.weights, prepared.config, source, cache, tokens[np.arange(B), at], at)
         parents = jnp.asarray(rng.integers(0, N, (B, N)))
         written = np.arange(T) < position[:, None]
-        lineage = jnp.where(jnp.asarray(written)[:, None], gather(cache.lineage, parents), -1)
-        cache = cache._replace(lineage=lineage)
+        cache_indirection = jnp.where(jnp.asarray(written)[:, None], gather_beams(cache.cache_indirection, parents), -1)
+        cache = cache._replace(cache_indirection=cache_indirection)
     following = rng.integers(4, 99, (B, n, N)).astype(np.int32)
     together, after = jit_step(prepared.weights, prepared.config, source, cache, following.reshape(B, n * N), position)
     expected, cache = one_by_one(prepared, source, following, position, cache)
@@ -83,8 +83,8 @@ def test_several_positions_at_once_are_those_one_by_one(N: int, start: int) -> N
         fits = (position + t < T)[:, None, None]
         assert_close(np.asarray(together)[:, t * N : (t + 1) * N], logits, what=f"position {t}", where=fits)
     whole = start + n <= T
-    assert np.array_equal(after.lineage, cache.lineage) or not whole
-    for a, b in zip(jax.tree.leaves(after.own), jax.tree.leaves(cache.own), strict=True):
+    assert np.array_equal(after.cache_indirection, cache.cache_indirection) or not whole
+    for a, b in zip(jax.tree.leaves(after.self_kv), jax.tree.leaves(cache.self_kv), strict=True):
         assert_close(a, b, what="cache", where=whole)
 
 

@@ -7,7 +7,7 @@ import jax, numpy as np
 from bart_inference import generate, prepare
 from bart_inference.generation.search import decode
 from bart_inference.devices import jit_on_rows, mesh_of
-from bart_inference.generation.generate import jit_prefill, start
+from bart_inference.generation.generate import jit_prefill, start_decoding
 from bart_inference.generation.options import resolve
 from tests.inference.cases import checkpoint, draw_batch
 
@@ -26,7 +26,7 @@ for options in ({"num_beams": 1}, {"num_beams": 3}, {"do_sample": True, "seed": 
 
 for options in ({"num_beams": 1}, {"num_beams": 3}, {"num_beams": 1, "do_sample": True}):
     rows = resolve({}, spread.config, options, None, 11)
-    state = start(spread, ids, mask, [[2]] * 11, rows, [0] * 11)
+    state = start_decoding(spread, ids, mask, [[2]] * 11, rows, [0] * 11)
     assert all(len(leaf.addressable_shards) == 8 for leaf in jax.tree.leaves(state))
     assert state.tokens.shape[0] == 16 and state.tokens.addressable_shards[0].data.shape[0] == 2
     program = jit_on_rows(mesh, decode, (0, 3), (1, 4), (2,))

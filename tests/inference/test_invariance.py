@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 from bart_inference import Generated, generate, prepare
-from bart_inference.generation.generate import start
+from bart_inference.generation.generate import start_decoding
+from bart_inference.generation.indexing import top_indices
 from bart_inference.generation.options import resolve
-from bart_inference.generation.search import decode, hypotheses, top
+from bart_inference.generation.search import decode
+from bart_inference.generation.state import hypotheses
 from bart_inference.model import onednn
 
 from bart_oneliner import greedy
@@ -114,7 +116,7 @@ def test_decoding_in_chunks_changes_nothing(way: dict[str, Any]) -> None:
     results = []
     for chunk in (1, 3, 1000):
         prompts = [[2], [2], [2], [2]]
-        state = start(prepared, ids.astype(np.int32), mask.astype(bool), prompts, rows, [0] * 4)
+        state = start_decoding(prepared, ids.astype(np.int32), mask.astype(bool), prompts, rows, [0] * 4)
         while not state.done.all():
             state = decode(prepared.weights, prepared.config, state, chunk, rows[0].do_sample)
         results.append(hypotheses(state))
@@ -171,4 +173,4 @@ def test_the_best_by_blocks_are_the_best(M: int, n: int) -> None:
     noise = np.random.default_rng(M).standard_normal((3, M), np.float32)
     most_ruled_out = np.where(np.arange(M) < 3, noise, -np.inf).astype(np.float32)
     for scores in (noise, np.round(noise), np.zeros_like(noise), most_ruled_out, most_ruled_out[:, ::-1]):
-        np.testing.assert_array_equal(jax.jit(top, static_argnums=1)(scores, n), jax.lax.top_k(scores, n)[1])
+        np.testing.assert_array_equal(jax.jit(top_indices, static_argnums=1)(scores, n), jax.lax.top_k(scores, n)[1])

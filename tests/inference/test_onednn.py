@@ -31,7 +31,7 @@ def nothing_compiled():
 def test_panels_multiply_as_the_matrix(rows: tuple[int, ...], D: int, F: int) -> None:
     rng = np.random.default_rng(D + F)
     x, weight = rng.standard_normal((*rows, D), np.float32), rng.standard_normal((D, F), np.float32)
-    panels = onednn.pack(weight)
+    panels = onednn.to_panels(weight)
     assert panels.shape == (-(-F // onednn.PANEL), D, onednn.PANEL)
     ours = jax.jit(onednn.multiply, static_argnums=2)(x, panels, F)
     np.testing.assert_allclose(ours, x.astype(float) @ weight, rtol=0, atol=1e-6 * D)
@@ -43,14 +43,14 @@ def test_heads_multiply_one_by_one(T: int, n: int, m: int) -> None:
     x, y = rng.standard_normal((3, 5, T, n), np.float32), rng.standard_normal((3, 5, n, m), np.float32)
     expected = x.astype(float) @ y
     np.testing.assert_allclose(jax.jit(onednn.scores)(x, y), expected, rtol=0, atol=1e-6 * n)
-    np.testing.assert_allclose(jax.jit(onednn.mix)(x, y), expected.swapaxes(1, 2), rtol=0, atol=1e-6 * n)
+    np.testing.assert_allclose(jax.jit(onednn.mix_values)(x, y), expected.swapaxes(1, 2), rtol=0, atol=1e-6 * n)
 
 
 @pytest.mark.parametrize(("H", "K"), [(6, 8), (12, 64)])
 def test_projections_to_heads_are_those_of_the_matrix(H: int, K: int) -> None:
     rng = np.random.default_rng(K)
     x, weight = rng.standard_normal((3, 20, 48), np.float32), rng.standard_normal((48, H * K), np.float32)
-    found = jax.jit(onednn.to_heads)(x, onednn.pack(weight, K))
+    found = jax.jit(onednn.to_heads)(x, onednn.to_panels(weight, K))
     expected = (x.astype(float) @ weight).reshape(3, 20, H, K).swapaxes(1, 2)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * 48)
 

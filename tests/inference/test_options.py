@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bart_inference import OptionError, Options, generate
 from bart_inference.checkpoint import generation_defaults
-from bart_inference.generation.options import MAX_BIAS_LENGTH, MAX_BIASES, MAX_EOS, MAX_SUPPRESSED, OFF, resolve
+from bart_inference.generation.options import MAX_BIAS_LENGTH, MAX_BIASES, MAX_EOS, MAX_SUPPRESSED, NONE_MEANS, resolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
@@ -35,7 +35,7 @@ def resolved(
 # ── Where values come from ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", sorted(set(OFF) & set(GenerationConfig().to_dict()) - {"max_length"}))
+@pytest.mark.parametrize("name", sorted(set(NONE_MEANS) & set(GenerationConfig().to_dict()) - {"max_length"}))
 def test_the_global_defaults_are_those_of_transformers(name: str) -> None:
     theirs = GenerationConfig._get_default_generation_params().get(name)
     neutral = {"renormalize_logits": False, "min_p": 0.0}  # unset there, and off
@@ -96,7 +96,7 @@ def as_transformers_loads(folder: Path) -> dict[str, Any]:
     """The options that transformers' generate would start from, after its own defaults."""
     model = BartForConditionalGeneration.from_pretrained(folder)
     prepared, _ = model._prepare_generation_config(None)
-    return {name: value for name, value in prepared.to_dict().items() if name in OFF}
+    return {name: value for name, value in prepared.to_dict().items() if name in NONE_MEANS}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def check_against_transformers(folder: Path) -> None:
         mine = getattr(ours, name)
         if name == "max_length" and mine is None:
             theirs = None if theirs == 20 else theirs  # there a number stands for "unset" from here on
-        assert mine == (OFF[name] if theirs is None and name != "top_k" else theirs), name
+        assert mine == (NONE_MEANS[name] if theirs is None and name != "top_k" else theirs), name
 
 
 @pytest.mark.parametrize("case", GENERATION_FILES)
@@ -215,7 +215,7 @@ def test_whatever_an_option_is_given_it_is_taken_or_refused_by_name() -> None:
 
     @settings(deadline=None)
     @example("begin_suppress_tokens", np.array([3, 4]))
-    @given(st.sampled_from(sorted(OFF)), JUNK)
+    @given(st.sampled_from(sorted(NONE_MEANS)), JUNK)
     def check(name: str, value: Any) -> None:
         try:
             resolved({name: value})

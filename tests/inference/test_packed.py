@@ -10,14 +10,14 @@ import pytest
 from bart_inference import load, prepare
 from bart_inference.generation.generate import jit_prefill
 from bart_inference.model import onednn
-from bart_inference.model.transformer import Source, prefill_packed, unpack
+from bart_inference.model.transformer import Source, prefill_packed, unpack_source
 
 from tests.twins import assert_close
 
 S = 48  # of a Source
 LAYOUTS = ["cpu", pytest.param("onednn", marks=pytest.mark.skipif(not onednn.available(), reason="no oneDNN here"))]
 jit_packed = jax.jit(prefill_packed, static_argnames="config")
-jit_unpack = jax.jit(unpack, static_argnames="S")
+jit_unpack = jax.jit(unpack_source, static_argnames="S")
 
 
 def source(length: int, seed: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_a_source_is_encoded_as_alone(layout: str) -> None:
         alone[0, : len(ids)] = ids
         theirs = jit_prefill(prepared.weights, prepared.config, alone, alone >= 0)
         assert np.array_equal(ours.input_ids, alone) and np.array_equal(ours.mask, alone >= 0)
-        for layer, (a, b) in enumerate(zip(ours.cross, theirs.cross, strict=True)):
+        for layer, (a, b) in enumerate(zip(ours.cross_kv, theirs.cross_kv, strict=True)):
             assert_close(a[0], b[0], 2e-5, f"source {which}, layer {layer}, keys", alone[0] >= 0)
             assert_close(a[1], b[1], 2e-5, f"source {which}, layer {layer}, values", (alone[0] >= 0)[:, None])
 
@@ -60,6 +60,6 @@ def test_neither_its_place_nor_its_neighbors_change_a_bit(layout: str, L: int) -
         sources = [source(length, L + length) for length in (before // 3, before - before // 3) if length]
         after = [source(more, before)] if (more := min(15, L - 21 - before)) else []
         found = encoded(prepared, [*sources, ids, *after], len(sources), L)
-        for layer, (a, b) in enumerate(zip(first.cross, found.cross, strict=True)):
+        for layer, (a, b) in enumerate(zip(first.cross_kv, found.cross_kv, strict=True)):
             for name, one, other in zip(("keys", "values"), a, b, strict=True):
                 assert np.array_equal(one, other), f"layer {layer}, {name} {before} positions later"

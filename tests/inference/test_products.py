@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bart_inference import prepare
-from bart_inference.generation.generate import jit_prefill, start
+from bart_inference.generation.generate import jit_prefill, start_decoding
 from bart_inference.generation.options import resolve
 from bart_inference.generation.search import decode
 from bart_inference.model.weights import Dense
@@ -35,7 +35,7 @@ def programs() -> dict[str, Any]:
     }
     for N in (1, 3):
         rows = resolve({}, prepared.config, {"num_beams": N, "max_length": 16}, None, 2)
-        state = start(prepared, ids, ids > 0, [[2], [2]], rows, [0, 0])
+        state = start_decoding(prepared, ids, ids > 0, [[2], [2]], rows, [0, 0])
         found[f"decode, {N} beams"] = decode.trace(prepared.weights, prepared.config, state, 5, False)
     return found
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from bart_inference import Options, generate
-from bart_inference.generation.arrays import pack
-from bart_inference.generation.sampling import warp
+from bart_inference.generation.arrays import pack_options
+from bart_inference.generation.sampling import apply_sampling_filters
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 
@@ -47,8 +47,8 @@ def theirs(logits: np.ndarray, options: dict[str, Any], beams: int) -> np.ndarra
 def ours(logits: np.ndarray, options: list[dict[str, Any]], beams: int) -> np.ndarray:
     """All rows at once, each with its own options."""
     rows = [Options(num_beams=beams, do_sample=True, eos_token_id=[2, 5], max_length=8, **o) for o in options]
-    packed = pack(rows, CONFIG, 8, [1] * len(rows), [0] * len(rows))
-    return np.asarray(jax.jit(warp)(logits[:, None], packed))[:, 0]
+    packed = pack_options(rows, CONFIG, 8, [1] * len(rows), [0] * len(rows))
+    return np.asarray(jax.jit(apply_sampling_filters)(logits[:, None], packed))[:, 0]
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -15,7 +15,8 @@ import pytest
 import torch
 from bart_inference import Model, features, generate, load, score
 from bart_inference.model import transformer
-from bart_inference.model.transformer import empty_cache, prefill, step
+from bart_inference.model.cache import empty_cache
+from bart_inference.model.transformer import decode_step, prefill
 
 from bart_oneliner import forward, shift_right
 from tests.inference.cases import checkpoint
@@ -71,7 +72,7 @@ def test_cached_decoder_equals_uncached(masked: bool) -> None:
     expected = torch_logits(a, x)
     source = prefill(prepared.weights, a.config, x["input_ids"], x["attention_mask"].astype(bool))
     cache = empty_cache(a.config, 3, 1, 16, jnp.float32)
-    run = jax.jit(step, static_argnums=1)
+    run = jax.jit(decode_step, static_argnums=1)
     for t in range(9):
         position = jnp.full(3, t, jnp.int32)
         logits, cache = run(prepared.weights, a.config, source, cache, x["decoder_input_ids"][:, t : t + 1], position)
@@ -88,9 +89,9 @@ def test_encoder_and_decoder_standalone() -> None:
     encoded = transformer.encode(prepared.weights, a.config, x["input_ids"], np.arange(11), visible)
     expected = a.torch.model.encoder(ids, attention_mask=mask)[0]
     assert_close(encoded, expected, what="encoder", where=x["attention_mask"][..., None] == 1)
-    decoded = transformer.decode(
+    decoded = transformer.decode_target(
         prepared.weights, a.config, x["decoder_input_ids"], np.ones((3, 7), bool),
-        transformer.project(prepared.weights, a.config, jnp.asarray(expected.numpy())),
+        transformer.project_cross_kv(prepared.weights, a.config, jnp.asarray(expected.numpy())),
         x["attention_mask"].astype(bool),
     )  # fmt: skip
     theirs = a.torch.model.decoder(

@@ -1,4 +1,4 @@
-"""Options as arrays with one row per source, which compiled programs read. Imports no jax."""
+"""The options of all rows as arrays, which compiled programs read. Imports no jax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bart_inference.generation.options import (
     MAX_SUPPRESSED,
     Options,
     as_ids,
-    biases,
+    biased_sequences,
 )
 
 if TYPE_CHECKING:
@@ -22,83 +22,137 @@ if TYPE_CHECKING:
 
 
 class OptionArrays(NamedTuple):
-    """Options as data: every leaf has a leading row axis (B,…), so rows can be inserted into a running batch."""
+    """Options as arrays with a leading axis of rows (B,…): a row can be replaced while the others are running.
+
+    T is the positions of the token buffer. Lengths are in tokens, prompt included.
+    """
 
     prompt_length: Array  # int32
-    min_length: Array  # int32, prompt included
-    max_length: Array  # int32, prompt included
-    eos: Array  # int32 (B,MAX_EOS), -1 where unused
+    min_length: Array  # int32
+    max_length: Array  # int32
+    eos: Array  # int32 (B,MAX_EOS): end-of-sequence tokens, -1 where unused
     pad: Array  # int32
-    length_power: Array  # float32 (B,T+1): n ** length_penalty, in Python's float64 as transformers computes it
-    patient: Array  # bool: early_stopping "never" with a positive length_penalty
-    early: Array  # bool: early_stopping True
-    no_repeat_ngram: Array  # int32, 0 is off, as below
-    encoder_no_repeat_ngram: Array  # int32
-    repetition_penalty: Array  # float32, 1 is off
-    encoder_repetition_penalty: Array  # float32, the option's reciprocal, 1 is off
-    forced_bos: Array  # int32, -1 is off
+    length_norm: Array  # float32 (B,T+1): n ** length_penalty, computed in float64 as transformers does
+    early_stopping_never: Array  # bool: early_stopping is "never" and length_penalty is positive
+    early_stopping_true: Array  # bool
+    no_repeat_ngram: Array  # int32, 0 for off
+    encoder_no_repeat_ngram: Array  # int32, 0 for off
+    repetition_penalty: Array  # float32, 1 for off
+    encoder_repetition_penalty: Array  # float32: the option's reciprocal, 1 for off
+    forced_bos: Array  # int32, -1 for off
     forced_eos: Array  # int32 (B,MAX_EOS), -1 where unused
-    decay: Array  # float32 (B,T+1): factor ** (n - start) - 1 for n generated tokens, 0 is off
+    exponential_decay: Array  # float32 (B,T+1): factor ** (n - start) - 1 for n generated tokens, 0 for off
     suppressed: Array  # int32 (B,MAX_SUPPRESSED), -1 where unused
     begin_suppressed: Array  # int32 (B,MAX_SUPPRESSED), -1 where unused
-    begin: Array  # int32: the length at which begin_suppressed holds
-    bias_tokens: Array  # int32 (B,MAX_BIASES,MAX_BIAS_LENGTH), to the right, -1 where unused
+    begin_index: Array  # int32: the length at which begin_suppressed applies
+    bias_tokens: Array  # int32 (B,MAX_BIASES,MAX_BIAS_LENGTH): sequences, each at the right end, -1 where unused
     bias: Array  # float32 (B,MAX_BIASES)
     renormalize: Array  # bool
     temperature: Array  # float32
-    top_k: Array  # int32, 0 is off
-    top_p: Array  # float32, 1 is off
-    min_p: Array  # float32, 0 is off
-    keep: Array  # int32: the warpers' min_tokens_to_keep
+    top_k: Array  # int32, 0 for off
+    top_p: Array  # float32, 1 for off
+    min_p: Array  # float32, 0 for off
+    min_tokens_to_keep: Array  # int32: tokens that a sampling filter keeps at least
     seed: Array  # uint32
-    copy: Array  # uint32: which of a source's num_return_sequences samples the row is
+    sample_index: Array  # uint32: which of a source's num_return_sequences samples the row is
 
 
-def pack(
-    rows: Sequence[Options], config: Config, T: int, prompts: Sequence[int], copies: Sequence[int]
+FLOATS = (
+    "length_norm",
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "exponential_decay",
+    "bias",
+    "temperature",
+    "top_p",
+    "min_p",
+)
+BOOLS = ("early_stopping_never", "early_stopping_true", "renormalize")
+UNSIGNED = ("seed", "sample_index")
+
+
+def pack_options(
+    rows: Sequence[Options], config: Config, T: int, prompt_lengths: Sequence[int], sample_indices: Sequence[int]
 ) -> OptionArrays:
-    """Rows of options as numpy arrays, for buffers of T positions; prompts: tokens of each row's prompt."""
+    """The options of rows as numpy arrays, for token buffers of T positions.
 
-    def padded(values: Sequence[int] | None, width: int) -> np.ndarray:
-        ids = as_ids(values)
-        return np.array([*ids, *[-1] * (width - len(ids))], np.int32)
-
-    def pack_row(o: Options, prompt: int, copy: int) -> list[Any]:
-        shortest, longest = o.lengths(prompt, config)
-        powers = [1.0] + [float(n) ** o.length_penalty for n in range(1, T + 1)]
-        start, factor = o.exponential_decay_length_penalty or (0, 1.0)
-        with np.errstate(over="ignore"):  # infinity, where it is ever reached
-            decay = float(factor) ** np.maximum(np.arange(T + 1) - start, 0) - 1
-        bias_tokens = np.full((MAX_BIASES, MAX_BIAS_LENGTH), -1, np.int32)
-        bias = np.zeros(MAX_BIASES, np.float32)
-        for i, (sequence, value) in enumerate(biases(o)):
-            bias_tokens[i, MAX_BIAS_LENGTH - len(sequence) :], bias[i] = sequence, value
-        return [
-            prompt, shortest, longest, padded(o.eos_ids, MAX_EOS), o.pad_id, np.array(powers, np.float32),
-            o.early_stopping == "never" and o.length_penalty > 0, o.early_stopping is True,
-            o.no_repeat_ngram_size, o.encoder_no_repeat_ngram_size,
-            o.repetition_penalty, 1 / o.encoder_repetition_penalty,
-            -1 if o.forced_bos_token_id is None else o.forced_bos_token_id,
-            padded(as_ids(o.forced_eos_token_id), MAX_EOS), decay,
-            padded(o.suppress_tokens, MAX_SUPPRESSED), padded(o.begin_suppress_tokens, MAX_SUPPRESSED),
-            prompt + (prompt == 1 and o.forced_bos_token_id is not None),
-            bias_tokens, bias, o.renormalize_logits, o.temperature, o.top_k, o.top_p, o.min_p,
-            1 if o.num_beams == 1 else len(o.eos_ids) + 1, o.seed, copy,
-        ]  # fmt: skip
-
-    columns = zip(*(pack_row(*row) for row in zip(rows, prompts, copies, strict=True)), strict=True)
-    arrays: list[Any] = [np.array(c, dtype_of(name)) for name, c in zip(OptionArrays._fields, columns, strict=True)]
-    return OptionArrays(*arrays)
+    prompt_lengths: the tokens of each row's prompt; sample_indices: see OptionArrays.sample_index.
+    """
+    packed_rows = []
+    for row, prompt_length, sample_index in zip(rows, prompt_lengths, sample_indices, strict=True):
+        packed_rows.append(pack_row(row, config, T, prompt_length, sample_index))
+    columns: list[Any] = []
+    for name in OptionArrays._fields:
+        columns.append(np.array([row[name] for row in packed_rows], dtype_of(name)))
+    return OptionArrays(*columns)
 
 
-UNSIGNED = ("seed", "copy")
-BOOLS = ("patient", "early", "renormalize")
-PENALTIES = ("repetition_penalty", "encoder_repetition_penalty")
-FLOATS = (*PENALTIES, "length_power", "decay", "bias", "temperature", "top_p", "min_p")
+def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_index: int) -> dict[str, Any]:
+    """The values of one row, by the fields of OptionArrays."""
+    min_length, max_length = o.lengths(prompt_length, config)
+    bias_tokens, bias = pack_biases(o)
+    has_forced_bos = o.forced_bos_token_id is not None
+    return {
+        "prompt_length": prompt_length,
+        "min_length": min_length,
+        "max_length": max_length,
+        "eos": pad_ids(o.eos_ids, MAX_EOS),
+        "pad": o.pad_id,
+        "length_norm": [1.0, *(float(n) ** o.length_penalty for n in range(1, T + 1))],
+        "early_stopping_never": o.early_stopping == "never" and o.length_penalty > 0,
+        "early_stopping_true": o.early_stopping is True,
+        "no_repeat_ngram": o.no_repeat_ngram_size,
+        "encoder_no_repeat_ngram": o.encoder_no_repeat_ngram_size,
+        "repetition_penalty": o.repetition_penalty,
+        "encoder_repetition_penalty": 1 / o.encoder_repetition_penalty,
+        "forced_bos": o.forced_bos_token_id if has_forced_bos else -1,
+        "forced_eos": pad_ids(as_ids(o.forced_eos_token_id), MAX_EOS),
+        "exponential_decay": decay_by_count(o, T),
+        "suppressed": pad_ids(as_ids(o.suppress_tokens), MAX_SUPPRESSED),
+        "begin_suppressed": pad_ids(as_ids(o.begin_suppress_tokens), MAX_SUPPRESSED),
+        # A forced first token comes before the token that begin_suppress_tokens is about.
+        "begin_index": prompt_length + 1 if prompt_length == 1 and has_forced_bos else prompt_length,
+        "bias_tokens": bias_tokens,
+        "bias": bias,
+        "renormalize": o.renormalize_logits,
+        "temperature": o.temperature,
+        "top_k": o.top_k,
+        "top_p": o.top_p,
+        "min_p": o.min_p,
+        # Beam search keeps one token more than there are ways to end (GenerationMixin._get_logits_processor).
+        "min_tokens_to_keep": 1 if o.num_beams == 1 else len(o.eos_ids) + 1,
+        "seed": o.seed,
+        "sample_index": sample_index,
+    }
+
+
+def pad_ids(ids: Sequence[int], width: int) -> list[int]:
+    """Token ids with -1 behind them."""
+    return [*ids, *[-1] * (width - len(ids))]
+
+
+def decay_by_count(o: Options, T: int) -> np.ndarray:
+    """exponential_decay_length_penalty's factor ** (n - start) - 1 for n = 0 … T generated tokens."""
+    start, factor = o.exponential_decay_length_penalty or (0, 1.0)
+    with np.errstate(over="ignore"):  # infinity far behind a row's max_length
+        decay: np.ndarray = float(factor) ** np.maximum(np.arange(T + 1) - start, 0) - 1
+    return decay
+
+
+def pack_biases(o: Options) -> tuple[np.ndarray, np.ndarray]:
+    """OptionArrays.bias_tokens and .bias of one row."""
+    tokens = np.full((MAX_BIASES, MAX_BIAS_LENGTH), -1, np.int32)
+    bias = np.zeros(MAX_BIASES, np.float32)
+    for i, (sequence, value) in enumerate(biased_sequences(o)):
+        tokens[i, MAX_BIAS_LENGTH - len(sequence) :] = sequence
+        bias[i] = value
+    return tokens, bias
 
 
 def dtype_of(field: str) -> type:
-    for dtype, fields in ((np.float32, FLOATS), (np.bool_, BOOLS), (np.uint32, UNSIGNED)):
-        if field in fields:
-            return dtype
-    return np.int32
+    """The dtype of a field of OptionArrays."""
+    if field in FLOATS:
+        return np.float32
+    if field in BOOLS:
+        return np.bool_
+    return np.uint32 if field in UNSIGNED else np.int32

@@ -1,7 +1,7 @@
-"""Generation options: Hugging Face's names and defaults, and their limits. Imports no jax.
+"""Generation options: transformers' names and defaults, and their limits. Imports no jax.
 
-Priority as in transformers' generate: a row's own options, then the call's, then the checkpoint's, then the global
-defaults. Unset is not None: an explicit None switches an option off, whatever the checkpoint says.
+The order of priority is that of transformers' generate: a row's options, then the call's, then the checkpoint's, then
+the defaults of Options. An option that is set to None is switched off, whatever the checkpoint says.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import numpy as np
 if TYPE_CHECKING:
     from bart_oneliner import Config
 
-# Capacities of the per-row lists: rows with different options share one compiled program, so lists are padded to these.
+# Rows with different options share one compiled program, so each row's lists are padded to these numbers of entries.
 MAX_EOS = 4  # eos_token_id, forced_eos_token_id
 MAX_SUPPRESSED = 256  # suppress_tokens, begin_suppress_tokens
 MAX_BIASES = 256  # sequence_bias and bad_words_ids together
 MAX_BIAS_LENGTH = 8  # tokens in one of their sequences
 
-NEVER, EARLY, HEURISTIC = 2, 1, 0  # early_stopping "never", True, False
-STATIC = ("num_beams", "do_sample", "num_return_sequences")  # the same for all rows of a call: they shape the program
+STATIC = ("num_beams", "do_sample", "num_return_sequences")  # shape the program, so all rows of a call have the same
 
 
 class OptionError(ValueError):
@@ -36,16 +35,16 @@ class OptionError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """All options of one row, under transformers' names, with its global defaults (5.23, GenerationConfig).
+    """The options of one row, under transformers' names and with its defaults (GenerationConfig of transformers 5.23).
 
-    Lengths count the decoder's start token, `*_new_tokens` do not. seed is ours: the same seed and source give the same
-    sample whatever the batch.
+    Lengths count the decoder's start token, and `*_new_tokens` do not. transformers has no `seed`: with the same seed
+    and source a row gets the same sample in every batch.
     """
 
     num_beams: int = 1
     do_sample: bool = False
     num_return_sequences: int = 1
-    max_length: int | None = None  # None: the prompt and 20 tokens more
+    max_length: int | None = None  # None: 20 tokens more than the prompt
     max_new_tokens: int | None = None
     min_length: int = 0
     min_new_tokens: int | None = None
@@ -75,6 +74,7 @@ class Options:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
+        """The end-of-sequence tokens."""
         return as_ids(self.eos_token_id)
 
     @property
@@ -86,13 +86,18 @@ class Options:
 
     @property
     def start_id(self) -> int:
-        start = self.decoder_start_token_id if self.decoder_start_token_id is not None else self.bos_token_id
-        if start is None:
-            raise OptionError("decoder_start_token_id", "must be set: the checkpoint has neither it nor bos_token_id")
-        return start
+        """The decoder's first token: decoder_start_token_id, else bos_token_id. OptionError if both are None."""
+        if self.decoder_start_token_id is not None:
+            return self.decoder_start_token_id
+        if self.bos_token_id is not None:
+            return self.bos_token_id
+        raise OptionError("decoder_start_token_id", "must be set: the checkpoint has neither it nor bos_token_id")
 
     def lengths(self, prompt: int, config: Config) -> tuple[int, int]:
-        """(min_length, max_length), both including a prompt of that many tokens."""
+        """(min_length, max_length) in tokens, for a prompt of `prompt` tokens, which both include.
+
+        OptionError if max_length is beyond the position table or leaves no room behind the prompt.
+        """
         limit = config.max_position_embeddings
         if self.max_new_tokens is not None:
             name, longest = "max_new_tokens", self.max_new_tokens + prompt
@@ -108,20 +113,58 @@ class Options:
         return shortest, longest
 
 
-OFF = {f.name: f.default for f in dataclasses.fields(Options)} | {"top_k": 0}  # what an explicit None means
-NEUTRAL = {  # options of transformers that we do not have, with the values that ask for nothing
-    "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "top_h": (), "num_beam_groups": (1,),
-    "diversity_penalty": (0.0,), "guidance_scale": (1.0,), "penalty_alpha": (0.0,), "dola_layers": (),
-    "remove_invalid_values": (False,), "low_memory": (False,), "token_healing": (False,), "max_time": (),
-    "stop_strings": (), "watermarking_config": (), "constraints": (), "force_words_ids": (),
-    "prompt_lookup_num_tokens": (),
-}  # fmt: skip
-
-
 def as_ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    """One token id, a list of them or None, as a tuple."""
     if value is None:
         return ()
-    return (int(value),) if isinstance(value, (int, np.integer)) else tuple(int(i) for i in value)
+    if isinstance(value, (int, np.integer)):
+        return (int(value),)
+    return tuple(int(i) for i in value)
+
+
+def biased_sequences(o: Options) -> list[tuple[tuple[int, ...], float]]:
+    """The sequences of sequence_bias and bad_words_ids with their biases, -inf for bad words.
+
+    As in transformers, the last of equal sequences counts, and a bad word that is one end-of-sequence token is ignored.
+    """
+    if isinstance(o.sequence_bias, Mapping):
+        pairs: Iterable[Any] = o.sequence_bias.items()
+    else:
+        pairs = o.sequence_bias or ()
+    biases = {tuple(sequence): float(bias) for sequence, bias in pairs}
+    bad_words = {}
+    for word in o.bad_words_ids or ():
+        is_eos = len(word) == 1 and word[0] in o.eos_ids
+        if not is_eos:
+            bad_words[tuple(word)] = -math.inf
+    return [*biases.items(), *bad_words.items()]
+
+
+# ── Which options there are ───────────────────────────────────────────────────────────────────────────────────────────
+
+# The value that an explicit None stands for, for every option.
+NONE_MEANS = {field.name: field.default for field in dataclasses.fields(Options)} | {"top_k": 0}
+# Options of transformers that this package does not have, with the values that ask for nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "top_h": (),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0.0,),
+    "guidance_scale": (1.0,),
+    "penalty_alpha": (0.0,),
+    "dola_layers": (),
+    "remove_invalid_values": (False,),
+    "low_memory": (False,),
+    "token_healing": (False,),
+    "max_time": (),
+    "stop_strings": (),
+    "watermarking_config": (),
+    "constraints": (),
+    "force_words_ids": (),
+    "prompt_lookup_num_tokens": (),
+}
 
 
 def resolve(
@@ -131,133 +174,184 @@ def resolve(
     rows: Sequence[Mapping[str, Any]] | None,
     B: int,
 ) -> list[Options]:
-    """One checked Options for each of B rows. OptionError names what is unknown or out of its limits."""
-    base: dict[str, Any] = {}
-    for name, value in defaults.items():
-        if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
-            raise OptionError(name, f"is set to {value!r} by the checkpoint, and is not supported")
-        if name in OFF and value is not None:
-            base[name] = value
+    """The checked Options of each of B rows.
+
+    defaults: the checkpoint's. call: for all rows. rows: one mapping for each row, or None. OptionError for an option
+    that does not exist, a value out of its limits, and rows that differ in an option that all must share.
+    """
+    base = checkpoint_defaults(defaults)
     if rows is not None and len(rows) != B:
         raise OptionError("options", f"must have one entry per row: {B} rows, {len(rows)} entries")
     resolved = []
     for row in rows if rows is not None else [{}]:
         if not isinstance(row, Mapping):
             raise OptionError("options", f"must be one mapping per row, got {row!r}")
-        merged = dict(base)
-        for source in (call, row):
-            for name, value in source.items():
-                if name not in OFF:
-                    raise OptionError(name, f"is not an option; the options are {', '.join(sorted(OFF))}")
-                value = value.tolist() if isinstance(value, np.ndarray) else value
-                merged[name] = OFF[name] if value is None else value
-        resolved.append(check(Options(**merged), config))
+        options = Options(**base | known_options(call) | known_options(row))
+        check(options, config)
+        resolved.append(options)
     for name in STATIC:
-        if len(values := {getattr(o, name) for o in resolved}) > 1:
+        values = {getattr(options, name) for options in resolved}
+        if len(values) > 1:
             raise OptionError(name, f"must be the same for all rows of a call, got {sorted(values)}")
     return resolved if rows is not None else resolved * B
 
 
-def whole(value: Any) -> bool:
+def checkpoint_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a checkpoint sets; OptionError where it asks for something that is not supported."""
+    options = {}
+    for name, value in defaults.items():
+        if value is None:
+            continue
+        if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
+            raise OptionError(name, f"is set to {value!r} by the checkpoint, and is not supported")
+        if name in NONE_MEANS:
+            options[name] = value
+    return options
+
+
+def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A caller's options, with None replaced by what it stands for; OptionError for a name that is not an option."""
+    known = {}
+    for name, value in options.items():
+        if name not in NONE_MEANS:
+            raise OptionError(name, f"is not an option; the options are {', '.join(sorted(NONE_MEANS))}")
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        known[name] = NONE_MEANS[name] if value is None else value
+    return known
+
+
+# ── Limits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+MINIMA = {  # of whole numbers
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "max_length": 1,
+    "max_new_tokens": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "top_k": 0,
+}
+RANGES = {  # wider than any use needs, and narrow enough for float32
+    "length_penalty": (-10, 10),
+    "repetition_penalty": (1e-6, 1e6),
+    "encoder_repetition_penalty": (1e-6, 1e6),
+    "temperature": (1e-6, 1e6),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+}
+CAPACITIES = {  # entries of lists of token ids
+    "eos_token_id": MAX_EOS,
+    "forced_eos_token_id": MAX_EOS,
+    "suppress_tokens": MAX_SUPPRESSED,
+    "begin_suppress_tokens": MAX_SUPPRESSED,
+}
+TOKEN_IDS = ("forced_bos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
+FLAGS = ("do_sample", "renormalize_logits")
+
+
+def check(o: Options, config: Config) -> None:
+    """OptionError for the first value that is not within its limits."""
+    V = config.vocab_size
+    check_numbers(o)
+    for name in FLAGS:
+        require(o, name, isinstance(getattr(o, name), (bool, np.bool_)), "True or False")
+    is_never = isinstance(o.early_stopping, str) and o.early_stopping == "never"
+    require(o, "early_stopping", isinstance(o.early_stopping, bool) or is_never, "True, False or 'never'")
+    is_seed = is_integer(o.seed) and 0 <= o.seed < 2**32
+    require(o, "seed", is_seed, "an integer between 0 and 2**32 - 1")
+    check_token_ids(o, V)
+    check_decay(o)
+    check_biases(o, V)
+    require(o, "num_beams", o.num_beams * (1 + MAX_EOS) < V, f"at most {(V - 1) // (1 + MAX_EOS)} for {V} token ids")
+    if o.num_beams == 1 and not o.do_sample:
+        require(o, "num_return_sequences", o.num_return_sequences == 1, "1 in a greedy search")
+    if o.num_beams > 1:
+        fits = o.num_return_sequences <= o.num_beams
+        require(o, "num_return_sequences", fits, f"at most num_beams = {o.num_beams}")
+
+
+def require(o: Options, name: str, ok: bool, rule: str) -> None:
+    """OptionError that names the option, its rule and its value, unless it is ok."""
+    if not ok:
+        raise OptionError(name, f"must be {rule}, got {getattr(o, name)!r}")
+
+
+def check_numbers(o: Options) -> None:
+    for name, least in MINIMA.items():
+        value = getattr(o, name)
+        rule = f"an integer of at least {least}"
+        may_be_none = NONE_MEANS[name] is None
+        if may_be_none:
+            rule += ", or None"
+        if not (value is None and may_be_none):
+            require(o, name, is_integer(value) and value >= least, rule)
+    for name, (low, high) in RANGES.items():
+        value = getattr(o, name)
+        require(o, name, is_number(value) and low <= value <= high, f"a number between {low:g} and {high:g}")
+
+
+def check_token_ids(o: Options, V: int) -> None:
+    for name, capacity in CAPACITIES.items():
+        value = getattr(o, name)
+        if is_integer(value):
+            value = [value]
+        require(o, name, value is None or is_list(value), "a token id or a list of them")
+        ids = value if value is not None else []
+        require(o, name, all(is_token_id(i, V) for i in ids), f"token ids between 0 and {V - 1}")
+        require(o, name, len(ids) <= capacity, f"at most {capacity} token ids")
+    for name in TOKEN_IDS:
+        value = getattr(o, name)
+        require(o, name, value is None or is_token_id(value, V), f"a token id between 0 and {V - 1}")
+
+
+def check_decay(o: Options) -> None:
+    name, decay = "exponential_decay_length_penalty", o.exponential_decay_length_penalty
+    if decay is None:
+        return
+    is_pair = is_list(decay) and len(decay) == 2
+    is_decay = is_pair and is_integer(decay[0]) and is_number(decay[1]) and decay[1] > 0
+    require(o, name, is_decay, "a pair (start, factor above 0)")
+    require(o, name, bool(o.eos_ids), "None without an eos_token_id")
+
+
+def check_biases(o: Options, V: int) -> None:
+    if o.sequence_bias is not None:
+        pairs: Any = o.sequence_bias
+        if isinstance(pairs, Mapping):
+            pairs = pairs.items()
+        are_pairs = isinstance(pairs, Iterable) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
+        require(o, "sequence_bias", are_pairs, "a mapping from sequences to numbers, or a list of such pairs")
+        check_sequences(o, "sequence_bias", [sequence for sequence, _ in pairs], V)
+        require(o, "sequence_bias", all(is_number(bias) for _, bias in pairs), "made of finite numbers")
+    if o.bad_words_ids is not None:
+        require(o, "bad_words_ids", is_list(o.bad_words_ids), "a list of lists of token ids")
+        check_sequences(o, "bad_words_ids", o.bad_words_ids, V)
+    count = len(biased_sequences(o))
+    if count > MAX_BIASES:
+        raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
+
+
+def check_sequences(o: Options, name: str, sequences: Iterable[Any], V: int) -> None:
+    for sequence in sequences:
+        require(o, name, is_list(sequence) and len(sequence) > 0, "made of lists of token ids")
+        require(o, name, all(is_token_id(i, V) for i in sequence), f"made of token ids between 0 and {V - 1}")
+        require(o, name, len(sequence) <= MAX_BIAS_LENGTH, f"made of sequences of at most {MAX_BIAS_LENGTH} tokens")
+
+
+def is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def real(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check(o: Options, config: Config) -> Options:
-    """The options themselves, if every value is within its limits."""
-    V = config.vocab_size
-
-    def require(name: str, ok: bool, rule: str) -> None:
-        if not ok:
-            raise OptionError(name, f"must be {rule}, got {getattr(o, name)!r}")
-
-    def integer(name: str, least: int) -> None:
-        value, default = getattr(o, name), OFF[name]
-        rule = f"an integer of at least {least}" + (", or None" if default is None else "")
-        require(name, (value is None and default is None) or (whole(value) and value >= least), rule)
-
-    def number(name: str, least: float, most: float) -> None:
-        value = getattr(o, name)
-        require(name, real(value) and least <= value <= most, f"a number between {least:g} and {most:g}")
-
-    def token_ids(name: str, capacity: int) -> None:
-        value = getattr(o, name)
-        ids = [value] if whole(value) else value if is_list(value) else None
-        require(name, ids is not None or value is None, "a token id or a list of them")
-        require(name, all(whole(i) and 0 <= i < V for i in ids or ()), f"token ids between 0 and {V - 1}")
-        require(name, len(ids or ()) <= capacity, f"at most {capacity} token ids")
-
-    def sequences(name: str, found: Iterable[Any]) -> None:
-        for sequence in found:
-            require(name, is_list(sequence) and len(sequence) > 0, "made of lists of token ids")
-            require(name, all(whole(i) and 0 <= i < V for i in sequence), f"made of token ids between 0 and {V - 1}")
-            require(name, len(sequence) <= MAX_BIAS_LENGTH, f"made of sequences of at most {MAX_BIAS_LENGTH} tokens")
-
-    for name, least in INTEGERS.items():
-        integer(name, least)
-    for name, (low, high) in NUMBERS.items():
-        number(name, low, high)
-    for name in ("do_sample", "renormalize_logits"):
-        require(name, isinstance(getattr(o, name), (bool, np.bool_)), "True or False")
-    stop = o.early_stopping
-    require(
-        "early_stopping",
-        isinstance(stop, bool) or (isinstance(stop, str) and stop == "never"),
-        "True, False or 'never'",
-    )
-    require("seed", whole(o.seed) and 0 <= o.seed < 2**32, "an integer between 0 and 2**32 - 1")
-    for name, capacity in CAPACITIES.items():
-        token_ids(name, capacity)
-    for name in ("forced_bos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"):
-        value = getattr(o, name)
-        require(name, value is None or (whole(value) and 0 <= value < V), f"a token id between 0 and {V - 1}")
-    if (decay := o.exponential_decay_length_penalty) is not None:
-        ok = is_list(decay) and len(decay) == 2 and whole(decay[0]) and real(decay[1]) and decay[1] > 0
-        require("exponential_decay_length_penalty", ok, "a pair (start, factor above 0)")
-        require("exponential_decay_length_penalty", bool(o.eos_ids), "None without an eos_token_id")
-    if o.sequence_bias is not None:
-        pairs = o.sequence_bias.items() if isinstance(o.sequence_bias, Mapping) else o.sequence_bias
-        ok = isinstance(pairs, Iterable) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
-        require("sequence_bias", ok, "a mapping from sequences to numbers, or a list of such pairs")
-        sequences("sequence_bias", (sequence for sequence, _ in pairs))
-        require("sequence_bias", all(real(bias) for _, bias in pairs), "made of finite numbers")
-    if o.bad_words_ids is not None:
-        require("bad_words_ids", is_list(o.bad_words_ids), "a list of lists of token ids")
-        sequences("bad_words_ids", o.bad_words_ids)
-    if (count := len(biases(o))) > MAX_BIASES:
-        raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
-    require("num_beams", o.num_beams * (1 + MAX_EOS) < V, f"at most {(V - 1) // (1 + MAX_EOS)} for {V} token ids")
-    if o.num_beams == 1 and not o.do_sample:
-        require("num_return_sequences", o.num_return_sequences == 1, "1 in a greedy search")
-    if o.num_beams > 1:
-        require("num_return_sequences", o.num_return_sequences <= o.num_beams, f"at most num_beams = {o.num_beams}")
-    return o
-
-
-INTEGERS = {
-    "num_beams": 1, "num_return_sequences": 1, "max_length": 1, "max_new_tokens": 1, "min_length": 0,
-    "min_new_tokens": 0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "top_k": 0,
-}  # fmt: skip
-NUMBERS = {  # wide enough for any use, narrow enough for float32
-    "length_penalty": (-10, 10), "repetition_penalty": (1e-6, 1e6), "encoder_repetition_penalty": (1e-6, 1e6),
-    "temperature": (1e-6, 1e6), "top_p": (0, 1), "min_p": (0, 1),
-}  # fmt: skip
-CAPACITIES = {
-    "eos_token_id": MAX_EOS, "forced_eos_token_id": MAX_EOS, "suppress_tokens": MAX_SUPPRESSED,
-    "begin_suppress_tokens": MAX_SUPPRESSED,
-}  # fmt: skip
+def is_token_id(value: Any, V: int) -> bool:
+    return is_integer(value) and bool(0 <= value < V)
 
 
 def is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple, np.ndarray))
-
-
-def biases(o: Options) -> list[tuple[tuple[int, ...], float]]:
-    """sequence_bias and bad_words_ids as one list; of identical sequences the last wins, [eos] is no bad word."""
-    pairs = o.sequence_bias.items() if isinstance(o.sequence_bias, Mapping) else o.sequence_bias or ()
-    biased = {tuple(sequence): float(bias) for sequence, bias in pairs}
-    bad = {tuple(word): -math.inf for word in o.bad_words_ids or () if len(word) != 1 or word[0] not in o.eos_ids}
-    return [*biased.items(), *bad.items()]

@@ -1,8 +1,9 @@
 """Logits processors, in transformers' order (GenerationMixin._get_logits_processor), with every option per row.
 
-Letters as in bart_oneliner; here B is sources, N beams of each, T the token buffer. Scores are (B,N,V): raw logits for
-greedy search and sampling, log-probabilities that nobody renormalizes for beam search. What no row wants is skipped at
-run time, and a row's neutral value (0, 1, -1) changes none of its scores by a bit.
+Letters as in bart_oneliner; here B is rows (sources), N the beams of each, T the token buffer. Scores are (B,N,V):
+logits for greedy search and sampling; for beam search log-probabilities, which no processor normalizes again unless
+renormalize_logits asks for it. A processor that no row asks for is skipped at run time. A row that does not ask for it
+has a neutral value (0, 1 or -1), which changes none of the row's scores, to the bit.
 """
 
 from __future__ import annotations
@@ -14,116 +15,180 @@ import jax
 import jax.numpy as jnp
 
 from bart_inference.generation.arrays import OptionArrays
-from bart_inference.generation.sampling import warp
+from bart_inference.generation.sampling import apply_sampling_filters
 from bart_oneliner import Array
 
 
 class History(NamedTuple):
-    """What the processors look back on."""
+    """The tokens that the processors look at."""
 
     tokens: Array  # (B,N,T) int32
     length: Array  # (B,) int32: how many of them are real, the start token included
-    source: Array  # (B,S) int32, -1 where padded by us
+    source: Array  # (B,S) int32, -1 at positions that we padded
 
 
 def process(scores: Array, history: History, o: OptionArrays, do_sample: bool) -> Array:
     """All processors on scores (B,N,V) float32 -> the same shape."""
     length = history.length
-    own = jnp.where(jnp.arange(history.tokens.shape[-1]) < length[:, None, None], history.tokens, -1)
-    source, penalty = history.source[:, None], o.encoder_repetition_penalty
-    scores = when((o.bias_tokens[:, :, -1] >= 0).any(), lambda s: bias(s, history, o), scores)
-    scores = when((penalty != 1).any(), lambda s: penalize(s, source, penalty), scores)
-    scores = when((o.repetition_penalty != 1).any(), lambda s: penalize(s, own, o.repetition_penalty), scores)
-    scores = when((o.no_repeat_ngram > 0).any(), lambda s: ban_own_ngrams(s, own, history, o), scores)
-    scores = when((o.encoder_no_repeat_ngram > 0).any(), lambda s: ban_source_ngrams(s, history, o), scores)
-    scores = ban(scores, jnp.where((length < o.min_length)[:, None], o.eos, -1))
+    is_real = jnp.arange(history.tokens.shape[-1]) < length[:, None, None]
+    generated = jnp.where(is_real, history.tokens, -1)
+    source = history.source[:, None]
+
+    def bias(scores: Array) -> Array:
+        return add_sequence_bias(scores, history, o)
+
+    def penalize_source(scores: Array) -> Array:
+        return penalize_repetition(scores, source, o.encoder_repetition_penalty)
+
+    def penalize_generated(scores: Array) -> Array:
+        return penalize_repetition(scores, generated, o.repetition_penalty)
+
+    def ban_generated_ngrams(scores: Array) -> Array:
+        """NoRepeatNGramLogitsProcessor, for which the start token counts."""
+        return ban(scores, ngram_completions(generated, history, o.no_repeat_ngram))
+
+    def ban_source_ngrams(scores: Array) -> Array:
+        """EncoderNoRepeatNGramLogitsProcessor, for which the caller's padding counts, as it does in transformers."""
+        return ban(scores, ngram_completions(source, history, o.encoder_no_repeat_ngram))
+
+    scores = apply_if((o.bias_tokens[:, :, -1] >= 0).any(), bias, scores)
+    scores = apply_if((o.encoder_repetition_penalty != 1).any(), penalize_source, scores)
+    scores = apply_if((o.repetition_penalty != 1).any(), penalize_generated, scores)
+    scores = apply_if((o.no_repeat_ngram > 0).any(), ban_generated_ngrams, scores)
+    scores = apply_if((o.encoder_no_repeat_ngram > 0).any(), ban_source_ngrams, scores)
+
+    too_short = (length < o.min_length)[:, None]
+    scores = ban(scores, jnp.where(too_short, o.eos, -1))
     scores = force(scores, jnp.where(length == 1, o.forced_bos, -1)[:, None])
-    scores = force(scores, jnp.where((length == o.max_length - 1)[:, None], o.forced_eos, -1))
-    decay = jnp.take_along_axis(o.decay, jnp.maximum(length - o.prompt_length, 0)[:, None], 1)[:, 0]
-    scores = when((decay != 0).any(), lambda s: encourage_end(s, decay, o), scores)
-    starting = jnp.where((length == o.begin)[:, None], o.begin_suppressed, -1)
-    suppressed = jnp.concatenate([o.suppressed, starting], 1)
-    scores = when((suppressed >= 0).any(), lambda s: ban(s, suppressed), scores)
+    is_last = (length == o.max_length - 1)[:, None]
+    scores = force(scores, jnp.where(is_last, o.forced_eos, -1))
+
+    generated_count = jnp.maximum(length - o.prompt_length, 0)
+    decay = jnp.take_along_axis(o.exponential_decay, generated_count[:, None], 1)[:, 0]
+
+    def encourage_eos(scores: Array) -> Array:
+        return raise_eos_scores(scores, decay, o)
+
+    scores = apply_if((decay != 0).any(), encourage_eos, scores)
+
+    is_first = (length == o.begin_index)[:, None]
+    suppressed = jnp.concatenate([o.suppressed, jnp.where(is_first, o.begin_suppressed, -1)], 1)
+
+    def suppress(scores: Array) -> Array:
+        return ban(scores, suppressed)
+
+    scores = apply_if((suppressed >= 0).any(), suppress, scores)
     if do_sample:
-        scores = warp(scores, o)
-    normalize = o.renormalize[:, None, None]
-    return when(o.renormalize.any(), lambda s: jnp.where(normalize, jax.nn.log_softmax(s), s), scores)
+        scores = apply_sampling_filters(scores, o)
+    renormalized_rows = o.renormalize[:, None, None]
+
+    def renormalize(scores: Array) -> Array:
+        return jnp.where(renormalized_rows, jax.nn.log_softmax(scores), scores)
+
+    return apply_if(o.renormalize.any(), renormalize, scores)
 
 
-def when(wanted: Array, f: Callable[[Array], Array], scores: Array) -> Array:
-    return jax.lax.cond(wanted, f, lambda s: s, scores)
+def unchanged(scores: Array) -> Array:
+    return scores
 
 
-def scatter(scores: Array, ids: Array) -> Any:
-    """scores.at[...] at token ids (B,n) or (B,N,n); a negative id points nowhere."""
+def apply_if(condition: Array, function: Callable[[Array], Array], scores: Array) -> Array:
+    """function(scores) if the condition, a bool scalar, is true at run time, else the scores."""
+    processed: Array = jax.lax.cond(condition, function, unchanged, scores)
+    return processed
+
+
+def at_ids(scores: Array, ids: Array) -> Any:
+    """scores.at[…] at token ids (B,n) or (B,N,n), whose update needs mode="drop": it leaves negative ids out."""
     B, N, V = scores.shape
-    ids = jnp.broadcast_to(ids if ids.ndim == 3 else ids[:, None], (B, N, ids.shape[-1]))
-    return scores.at[jnp.arange(B)[:, None, None], jnp.arange(N)[None, :, None], jnp.where(ids < 0, V, ids)]
+    if ids.ndim == 2:
+        ids = ids[:, None]
+    ids = jnp.broadcast_to(ids, (B, N, ids.shape[-1]))
+    rows, beams = jnp.arange(B)[:, None, None], jnp.arange(N)[None, :, None]
+    return scores.at[rows, beams, jnp.where(ids < 0, V, ids)]
+
+
+def scores_of(scores: Array, ids: Array) -> Array:
+    """The scores (B,N,n) of token ids (B,N,n); some other score where an id is negative."""
+    return jnp.take_along_axis(scores, jnp.maximum(ids, 0), -1)
 
 
 def ban(scores: Array, ids: Array) -> Array:
-    """MinLength-, SuppressTokensLogitsProcessor: -inf at ids."""
-    return scatter(scores, ids).set(-jnp.inf, mode="drop")
+    """MinLengthLogitsProcessor and SuppressTokensLogitsProcessor: the score of these ids, (B,n) or (B,N,n), is -inf."""
+    banned: Array = at_ids(scores, ids).set(-jnp.inf, mode="drop")
+    return banned
 
 
 def force(scores: Array, ids: Array) -> Array:
-    """ForcedBOS- and ForcedEOSTokenLogitsProcessor: where a row (B,n) has an id, its ids score 0 and all else -inf."""
-    forced = (ids >= 0).any(-1)[:, None, None]
-    chosen = (jnp.arange(scores.shape[-1]) == ids[..., None]).any(-2)[:, None]  # (B,1,V)
-    return jnp.where(forced, jnp.where(chosen, 0.0, -jnp.inf), scores)
+    """ForcedBOSTokenLogitsProcessor and ForcedEOSTokenLogitsProcessor, for ids (B,n).
 
-
-def bias(scores: Array, history: History, o: OptionArrays) -> Array:
-    """SequenceBias- and NoBadWordsLogitsProcessor."""
-    prefix_length = o.bias_tokens.shape[-1] - 1
-    at = history.length[:, None] + jnp.arange(-prefix_length, 0)  # positions of the latest tokens, oldest first
-    tail = jnp.take_along_axis(history.tokens, jnp.maximum(at, 0)[:, None], 2)
-    tail = jnp.where(at[:, None] >= 0, tail, -2)[:, :, None]  # (B,N,1,prefix)
-    prefix, last = o.bias_tokens[:, None, :, :-1], o.bias_tokens[:, None, :, -1]  # (B,1,biases,prefix), (B,1,biases)
-    complete = ((prefix < 0) | (prefix == tail)).all(-1)
-    added = jnp.where(complete & (last >= 0), o.bias[:, None], 0.0)
-    ids = jnp.broadcast_to(last, added.shape)
-    return scores + scatter(jnp.zeros_like(scores), ids).add(added, mode="drop")  # summed first, as there
-
-
-def penalize(scores: Array, ids: Array, penalty: Array) -> Array:
-    """RepetitionPenalty- and EncoderRepetitionPenaltyLogitsProcessor, for token ids (B,1 or N,n) and a penalty (B,)."""
-    ids = jnp.broadcast_to(ids, (*scores.shape[:2], ids.shape[-1]))
-    s, p = jnp.take_along_axis(scores, jnp.maximum(ids, 0), -1), penalty[:, None, None]
-    return scatter(scores, ids).set(jnp.where(s < 0, s * p, s / p), mode="drop")
-
-
-def ngram_ends(text: Array, history: History, n: Array) -> Array:
-    """Tokens that would complete an n-gram of `text` (B,N or 1,M): (B,N,M), -1 where text[j] would not.
-
-    text[j] completes one if the n-1 tokens before it are the latest n-1 tokens; n (B,) is 0 where switched off.
+    Where a row has an id that is not negative, its ids score 0 and all other tokens -inf.
     """
-    at = jnp.arange(text.shape[-1])
+    is_forced_row = (ids >= 0).any(-1)[:, None, None]
+    is_forced_token = (jnp.arange(scores.shape[-1]) == ids[..., None]).any(-2)[:, None]  # (B,1,V)
+    return jnp.where(is_forced_row, jnp.where(is_forced_token, 0.0, -jnp.inf), scores)
+
+
+def add_sequence_bias(scores: Array, history: History, o: OptionArrays) -> Array:
+    """SequenceBiasLogitsProcessor and NoBadWordsLogitsProcessor.
+
+    A sequence's bias is added to the score of its last token where the tokens before it are the latest ones.
+    """
+    prefix_width = o.bias_tokens.shape[-1] - 1
+    positions = history.length[:, None] + jnp.arange(-prefix_width, 0)  # of the latest tokens, oldest first
+    latest = jnp.take_along_axis(history.tokens, jnp.maximum(positions, 0)[:, None], 2)
+    # -2 where there is no such position: it equals no token, nor the -1 that fills a sequence.
+    latest = jnp.where(positions[:, None] >= 0, latest, -2)[:, :, None]  # (B,N,1,prefix)
+    prefix = o.bias_tokens[:, None, :, :-1]  # (B,1,biases,prefix)
+    last = o.bias_tokens[:, None, :, -1]  # (B,1,biases)
+    prefix_matches = ((prefix < 0) | (prefix == latest)).all(-1)
+    bias = jnp.where(prefix_matches & (last >= 0), o.bias[:, None], 0.0)
+    ids = jnp.broadcast_to(last, bias.shape)
+    # The biases of one token are summed before they are added to its score, the order in which transformers rounds.
+    total: Array = at_ids(jnp.zeros_like(scores), ids).add(bias, mode="drop")
+    return scores + total
+
+
+def penalize_repetition(scores: Array, ids: Array, penalty: Array) -> Array:
+    """RepetitionPenalty- and EncoderRepetitionPenaltyLogitsProcessor, for token ids (B,1 or N,n) and a penalty (B,)."""
+    B, N, _ = scores.shape
+    ids = jnp.broadcast_to(ids, (B, N, ids.shape[-1]))
+    score = scores_of(scores, ids)
+    penalty = penalty[:, None, None]
+    penalized = jnp.where(score < 0, score * penalty, score / penalty)
+    with_penalties: Array = at_ids(scores, ids).set(penalized, mode="drop")
+    return with_penalties
+
+
+def ngram_completions(text: Array, history: History, n: Array) -> Array:
+    """The tokens that would complete an n-gram of `text` (B,N or 1,M): (B,N,M), text[j] where it does, else -1.
+
+    text[j] completes an n-gram if the n - 1 tokens before it are the latest n - 1 tokens. n (B,): 0 for none.
+    """
+    position = jnp.arange(text.shape[-1])
     n = n[:, None, None]
 
-    def compare(back: Array, matches: Array) -> Array:
-        latest = jnp.take_along_axis(history.tokens, jnp.maximum(history.length - back, 0)[:, None, None], 2)
-        same = (jnp.roll(text, back, -1) == latest) & (at >= back) & (history.length >= back)[:, None, None]
-        return matches & (same | (back >= n))
+    def compare(distance: Array, matches: Array) -> Array:
+        """Keep the positions whose token `distance` before them is the token that far back in the history."""
+        index = jnp.maximum(history.length - distance, 0)
+        latest = jnp.take_along_axis(history.tokens, index[:, None, None], 2)
+        both_exist = (position >= distance) & (history.length >= distance)[:, None, None]
+        is_same = (jnp.roll(text, distance, -1) == latest) & both_exist
+        return matches & (is_same | (distance >= n))
 
-    shape = (*history.tokens.shape[:2], text.shape[-1])
-    matches = jax.lax.fori_loop(1, n.max(), compare, jnp.broadcast_to(n > 0, shape))
+    B, N, _ = history.tokens.shape
+    every_position = jnp.broadcast_to(n > 0, (B, N, text.shape[-1]))
+    matches = jax.lax.fori_loop(1, n.max(), compare, every_position)
     return jnp.where(matches, text, -1)
 
 
-def ban_own_ngrams(scores: Array, own: Array, history: History, o: OptionArrays) -> Array:
-    """NoRepeatNGramLogitsProcessor; the start token counts. own (B,N,T): the tokens so far, -1 beyond."""
-    return ban(scores, ngram_ends(own, history, o.no_repeat_ngram))
-
-
-def ban_source_ngrams(scores: Array, history: History, o: OptionArrays) -> Array:
-    """EncoderNoRepeatNGramLogitsProcessor; the caller's padding counts, as there."""
-    return ban(scores, ngram_ends(history.source[:, None], history, o.encoder_no_repeat_ngram))
-
-
-def encourage_end(scores: Array, decay: Array, o: OptionArrays) -> Array:
-    """ExponentialDecayLengthPenalty: s + |s|·(factor^n - 1) at the end-of-sequence tokens."""
-    ids = jnp.broadcast_to(o.eos[:, None], (*scores.shape[:2], o.eos.shape[-1]))
-    s = jnp.take_along_axis(scores, jnp.maximum(ids, 0), -1)
-    raised = jnp.where(jnp.isfinite(s), s + jnp.abs(s) * decay[:, None, None], s)
-    return scatter(scores, ids).set(raised, mode="drop")
+def raise_eos_scores(scores: Array, decay: Array, o: OptionArrays) -> Array:
+    """ExponentialDecayLengthPenalty: score + |score|·decay at end-of-sequence tokens; decay (B,): factor^n - 1."""
+    B, N, _ = scores.shape
+    ids = jnp.broadcast_to(o.eos[:, None], (B, N, o.eos.shape[-1]))
+    score = scores_of(scores, ids)
+    raised = score + jnp.abs(score) * decay[:, None, None]
+    # A token that an earlier processor excluded stays excluded: -inf + inf would be NaN.
+    raised = jnp.where(jnp.isfinite(score), raised, score)
+    with_raised: Array = at_ids(scores, ids).set(raised, mode="drop")
+    return with_raised

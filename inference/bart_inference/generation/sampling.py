@@ -1,4 +1,4 @@
-"""Sampling: temperature, top_k, top_p and min_p, with every option per row. Letters as in processors.py."""
+"""Sampling filters: temperature, top_k, top_p and min_p, with every option per row. Letters as in processors.py."""
 
 from __future__ import annotations
 
@@ -8,43 +8,67 @@ import jax.numpy as jnp
 from bart_inference.generation.arrays import OptionArrays
 from bart_oneliner import Array
 
-SHORTLIST = 128  # candidates looked at when every row's top_k is at most this; otherwise the whole vocabulary is sorted
+# Scores that are sorted where every row's top_k is at most this many; otherwise the whole vocabulary is sorted.
+SHORTLIST = 128
 
 
-def warp(scores: Array, o: OptionArrays) -> Array:
-    """Temperature-, TopK-, TopP- and MinPLogitsWarper: each is a floor under which scores become -inf."""
+def apply_sampling_filters(scores: Array, o: OptionArrays) -> Array:
+    """Temperature-, TopK-, TopP- and MinPLogitsWarper on scores (B,N,V): what they exclude becomes -inf.
+
+    Each filter keeps the scores above some floor, so the filters together are one floor for each row and beam.
+    """
     scores = scores / o.temperature[:, None, None]
     shortlist = min(SHORTLIST, scores.shape[-1])
-    short = (o.top_k > 0) & (o.top_k <= shortlist)
+    fits_shortlist = (o.top_k > 0) & (o.top_k <= shortlist)
 
-    def sort_all(s: Array) -> Array:
-        best = -jnp.sort(-s)
-        few, all_ = sampling_floor(best[..., :shortlist], o), sampling_floor(best, o)
-        return jnp.where(short[:, None, None], few, all_)  # to the last bit what the row gets alone
+    def floor_of_shortlist(scores: Array) -> Array:
+        return score_floor(jax.lax.top_k(scores, shortlist)[0], o)
 
-    few_suffice = short.all()
-    floor = jax.lax.cond(few_suffice, lambda s: sampling_floor(jax.lax.top_k(s, shortlist)[0], o), sort_all, scores)
+    def floor_of_all(scores: Array) -> Array:
+        best = -jnp.sort(-scores)
+        # A row that fits the shortlist uses it here too: sums over another number of scores could round differently,
+        # and a row's result would depend on the other rows of its batch.
+        of_shortlist = score_floor(best[..., :shortlist], o)
+        return jnp.where(fits_shortlist[:, None, None], of_shortlist, score_floor(best, o))
+
+    all_fit = fits_shortlist.all()
+    floor = jax.lax.cond(all_fit, floor_of_shortlist, floor_of_all, scores)
     return jnp.where(scores < floor, -jnp.inf, scores)
 
 
-def sampling_floor(best: Array, o: OptionArrays) -> Array:
-    """The lowest score (B,N,1) that top_k, top_p and min_p let live; best (B,N,M) holds the top scores, descending."""
-    M = best.shape[-1]
-    keep, k, p, least = (x[:, None, None] for x in (o.keep, o.top_k, o.top_p, o.min_p))
+def score_floor(best: Array, o: OptionArrays) -> Array:
+    """The lowest score (B,N,1) that top_k, top_p and min_p keep. best (B,N,M): the M highest scores, descending.
 
-    def score_of(rank: Array) -> Array:  # rank counted from 1
-        ranks = jnp.broadcast_to(jnp.clip(rank - 1, 0, M - 1), (*best.shape[:2], 1))
-        return jnp.take_along_axis(best, ranks, -1)
+    The filters are applied one after another, as in transformers: what top_k excludes has no part in the probabilities
+    that top_p looks at. Each keeps at least `min_tokens_to_keep` scores.
+    """
+    B, N, M = best.shape
+    min_tokens_to_keep, top_k, top_p, min_p = (
+        x[:, None, None] for x in (o.min_tokens_to_keep, o.top_k, o.top_p, o.min_p)
+    )
 
-    kept = score_of(keep)
-    floor_k = jnp.where(k > 0, score_of(jnp.maximum(k, keep)), -jnp.inf)
-    best = jnp.where(best < floor_k, -jnp.inf, best)  # a tie with the k-th survives, as in transformers
+    def score_at(rank: Array) -> Array:
+        """The score of a rank (B,1,1), counted from 1."""
+        index = jnp.broadcast_to(jnp.clip(rank - 1, 0, M - 1), (B, N, 1))
+        return jnp.take_along_axis(best, index, -1)
+
+    highest_floor = score_at(min_tokens_to_keep)
+
+    top_k_floor = jnp.where(top_k > 0, score_at(jnp.maximum(top_k, min_tokens_to_keep)), -jnp.inf)
+    best = jnp.where(best < top_k_floor, -jnp.inf, best)  # keeps a tie with the k-th score, as transformers does
+
     probabilities = jax.nn.softmax(best)
-    below = jnp.cumsum(probabilities[..., ::-1], -1)[..., ::-1]  # the mass of a token and all less likely ones
-    floor_p = jnp.where(p < 1, jnp.where(below > 1 - p, best, jnp.inf).min(-1, keepdims=True), -jnp.inf)
-    best = jnp.where(best < jnp.minimum(floor_p, kept), -jnp.inf, best)
+    tail_mass = jnp.cumsum(probabilities[..., ::-1], -1)[..., ::-1]  # of each token with all less probable ones
+    lowest_kept = jnp.where(tail_mass > 1 - top_p, best, jnp.inf).min(-1, keepdims=True)
+    top_p_floor = jnp.where(top_p < 1, lowest_kept, -jnp.inf)
+    best = jnp.where(best < jnp.minimum(top_p_floor, highest_floor), -jnp.inf, best)
+
     probabilities = jax.nn.softmax(best)
-    enough = probabilities >= least * probabilities[..., :1]
-    floor_m = jnp.where(least > 0, jnp.where(enough, best, jnp.inf).min(-1, keepdims=True), -jnp.inf)
-    floors = (jnp.minimum(floor, kept) for floor in (floor_k, floor_p, floor_m))
-    return jnp.maximum(jnp.maximum(next(floors), next(floors)), next(floors))
+    is_probable = probabilities >= min_p * probabilities[..., :1]
+    lowest_kept = jnp.where(is_probable, best, jnp.inf).min(-1, keepdims=True)
+    min_p_floor = jnp.where(min_p > 0, lowest_kept, -jnp.inf)
+
+    floor = jnp.minimum(top_k_floor, highest_floor)
+    for filter_floor in (top_p_floor, min_p_floor):
+        floor = jnp.maximum(floor, jnp.minimum(filter_floor, highest_floor))
+    return floor

@@ -1,4 +1,4 @@
-"""Streaming: text as it becomes final, for greedy search, sampling and beams alike."""
+"""Streaming: text as soon as no further step can change it, for greedy search, sampling and beam search."""
 
 from __future__ import annotations
 
@@ -8,51 +8,64 @@ from typing import Any
 import numpy as np
 
 from bart_inference.checkpoint import Model
-from bart_inference.generation.generate import advance, start
+from bart_inference.generation.generate import continue_decoding, start_decoding
 from bart_inference.generation.options import resolve
-from bart_inference.generation.search import IMPOSSIBLE, State, hypotheses
+from bart_inference.generation.state import DEAD_SCORE, State, hypotheses
 from bart_inference.inputs import check_source, encode_within, require_tokenizer
 from bart_inference.model.layout import Prepared, prepare
 from bart_inference.tokenization import Detokenizer
 
 
 def final_tokens(state: State, row: int) -> list[int]:
-    """The tokens of a row that no further step can change: all of them once it is done, the start token included.
+    """The tokens of a row that no further step can change, the start token included.
 
-    Before that, with beams: the prefix on which all running and finished beams agree.
+    With one beam, or once the row is done, these are all its tokens. With several beams it is the prefix that all
+    running beams and finished sequences share.
     """
     if state.done[row] or state.tokens.shape[1] == 1:
         best = hypotheses(state)
-        return np.asarray(best.tokens)[row, 0, : int(best.length[row, 0])].tolist()
-    tokens, finished = np.asarray(state.tokens)[row], np.asarray(state.finished.tokens)[row]
-    alive = np.asarray(state.score)[row] > IMPOSSIBLE / 2
-    beams = [*tokens[alive, : int(state.length[row])]]
-    valid, lengths = np.asarray(state.finished.valid)[row], np.asarray(state.finished.length)[row]
-    beams += [ids[:n] for ids, n in zip(finished[valid], lengths[valid], strict=True)]
-    prefix = []
-    for column in zip(*beams, strict=False):
-        if len(set(column)) > 1:
+        length = int(best.length[row, 0])
+        tokens: list[int] = np.asarray(best.tokens)[row, 0, :length].tolist()
+        return tokens
+    is_alive = np.asarray(state.score)[row] > DEAD_SCORE / 2
+    running = np.asarray(state.tokens)[row, is_alive, : int(state.length[row])]
+    sequences = list(running)
+    is_valid = np.asarray(state.finished.valid)[row]
+    finished = np.asarray(state.finished.tokens)[row, is_valid]
+    lengths = np.asarray(state.finished.length)[row, is_valid]
+    for ids, length in zip(finished, lengths, strict=True):
+        sequences.append(ids[:length])
+    return common_prefix(sequences)
+
+
+def common_prefix(sequences: list[np.ndarray]) -> list[int]:
+    """The tokens with which all sequences begin."""
+    prefix: list[int] = []
+    for tokens in zip(*sequences, strict=False):
+        if len(set(tokens)) > 1:
             break
-        prefix.append(int(column[0]))
+        prefix.append(int(tokens[0]))
     return prefix
 
 
 def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -> Iterator[str]:
-    """Pieces of the summary of a text, each as soon as it is final; their concatenation is what `summarize` returns.
+    """The summary of a text in parts, each as soon as it is final; joined, they are what `summarize` returns.
 
-    chunk: decoder steps between two looks. Options, truncation and errors are summarize's.
+    chunk: decoding steps after which final text is looked for. Options, truncation and errors are those of `summarize`.
     """
     prepared = prepare(model)
     tokenizer = require_tokenizer(prepared)
     ids, mask = check_source([encode_within(prepared, text, "text")], None, prepared.config)
     rows = resolve(prepared.generation, prepared.config, options, None, 1)
-    state = start(prepared, ids, mask, [[rows[0].start_id]], rows, [0])
-    detokenizer, sent = Detokenizer(tokenizer), 0
-    while True:
-        state = advance(prepared, state, chunk, rows[0].do_sample)
-        tokens, done = final_tokens(state, 0), bool(state.done[0])
-        if piece := detokenizer.push(tokens[sent:], last=done):
-            yield piece
-        if done:
-            return
+    state = start_decoding(prepared, ids, mask, [[rows[0].start_id]], rows, [0])
+    detokenizer = Detokenizer(tokenizer)
+    sent = 0  # tokens
+    done = False
+    while not done:
+        state = continue_decoding(prepared, state, chunk, rows[0].do_sample)
+        done = bool(state.done[0])
+        tokens = final_tokens(state, 0)
+        piece = detokenizer.push(tokens[sent:], last=done)
         sent = len(tokens)
+        if piece:
+            yield piece

@@ -1,7 +1,7 @@
-"""Scaled dot-product attention for keys that lie transposed.
+"""Scaled dot-product attention on transposed keys, as plain XLA products. `bart_oneliner.attend` is the simplest form.
 
-B rows, H heads, T queries, S keys, K the width of a head. The page's `attend` is the specification. A few queries
-multiply with transposed keys (B,H,K,S) in long whole rows, which is why they are kept so.
+B rows, H heads, T queries, S keys, K the width of a head. Keys are kept as (B,H,K,S): a product of few queries, as in a
+decoding step, then reads each of the K rows of S numbers from front to back.
 """
 
 from __future__ import annotations
@@ -17,27 +17,37 @@ Product = Callable[[Array, Array], Array]
 
 
 def scores(q: Array, keys: Array) -> Array:
-    """q (B,H,T,K) with keys (B,H,K,S) -> (B,H,T,S), at least float32."""
-    return einsum("bhtk,bhks->bhts", q, keys, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+    """q (B,H,T,K) with keys (B,H,K,S) -> (B,H,T,S), in at least float32."""
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    return einsum("bhtk,bhks->bhts", q, keys, preferred_element_type=dtype)
 
 
-def mix(weights: Array, values: Array) -> Array:
-    """Attention weights (B,H,T,S) with values (B,H,S,K) -> (B,T,H,K), at least float32."""
-    wide = jnp.promote_types(values.dtype, jnp.float32)
-    return einsum("bhts,bhsk->bhtk", weights, values, preferred_element_type=wide).swapaxes(1, 2)
+def mix_values(weights: Array, values: Array) -> Array:
+    """Attention weights (B,H,T,S) with values (B,H,S,K) -> (B,T,H,K), in at least float32."""
+    dtype = jnp.promote_types(values.dtype, jnp.float32)
+    mixed = einsum("bhts,bhsk->bhtk", weights, values, preferred_element_type=dtype)
+    return mixed.swapaxes(1, 2)
 
 
 def attention_weights(q: Array, keys: Array, mask: Array, scores: Product = scores) -> Array:
-    """How much each query looks at each key: (B,H,T,S), at least float32, of sum 1 over the keys.
+    """How much each query attends to each key: (B,H,T,S), in at least float32, of sum 1 over the keys.
 
-    mask, true where a query may look, is broadcast to that shape. A query that may look nowhere looks everywhere alike.
+    mask: bool, broadcast to (B,H,T,S), true where a query may attend. A query without any such key attends to all keys
+    equally, as in transformers.
     """
     products = scores(q, keys) * q.shape[-1] ** -0.5
-    return jax.nn.softmax(jnp.where(mask, products, jnp.finfo(products.dtype).min))
+    lowest = jnp.finfo(products.dtype).min
+    return jax.nn.softmax(jnp.where(mask, products, lowest))
 
 
-def attend(q: Array, keys: Array, values: Array, mask: Array, scores: Product = scores, mix: Product = mix) -> Array:
-    """q (B,H,T,K), keys (B,H,K,S), values (B,H,S,K) -> (B,T,D). scores and mix: what computes the two products."""
+def attend(
+    q: Array, keys: Array, values: Array, mask: Array, scores: Product = scores, mix_values: Product = mix_values
+) -> Array:
+    """Attention: q (B,H,T,K), keys (B,H,K,S), values (B,H,S,K) -> (B,T,D), the heads side by side.
+
+    scores and mix_values compute the two products; the defaults are the functions of this module.
+    """
     weights = attention_weights(q, keys, mask, scores).astype(values.dtype)
-    mixed = mix(weights, values).astype(values.dtype)
-    return mixed.reshape(*mixed.shape[:2], -1)
+    mixed = mix_values(weights, values).astype(values.dtype)
+    B, T = mixed.shape[:2]
+    return mixed.reshape(B, T, -1)

@@ -1,8 +1,8 @@
-"""Derived parameters: the form that a device likes best, made once from the checkpoint's.
+"""Layouts: the form of the parameters that a device reads fastest, made once from the checkpoint's form.
 
-Letters as in bart_oneliner. Heads are flattened into D = H·K, the three self-attention projections and the two of
-cross-attention that read the source are fused into one matrix each, and layers are a list instead of a stacked axis: on
-XLA:CPU a scan copies every layer's weights out of the stack at each step.
+Letters as in bart_oneliner. In every layout heads are flattened (D = H·K), and the projections of one input are fused
+into one matrix: queries, keys and values of self-attention, keys and values of cross-attention. Layers are a list
+instead of a stacked axis, since on XLA:CPU a scan copies every layer's weights out of the stack at each step.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bart_inference.model import onednn
 from bart_inference.model.weights import Attention, Dense, Panels, Weight
 from bart_oneliner import Config, Params
 
-MIN_BYTES_FOR_ONEDNN = 100 * 2**20  # of weights; fewer stay in the caches, where XLA's own products are as fast
+MIN_BYTES_FOR_ONEDNN = 100 * 2**20  # of weights; fewer stay in the processor's caches, where XLA is as fast as oneDNN
 LAYOUTS = ("onednn", "cpu", "gpu", "tpu")
 
 
 class Prepared(NamedTuple):
-    """A Model whose weights are in a device's layout."""
+    """A Model whose weights are in the layout of a device. The other fields are the Model's."""
 
-    weights: Params
+    weights: Params  # see `derive`
     config: Config
     generation: Mapping[str, Any]
     tokenizer: Tokenizer | None
@@ -37,123 +37,167 @@ class Prepared(NamedTuple):
 
 
 def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
-    """The derived form of a model for a device, `layout` being one of LAYOUTS (the default device's if None).
+    """A model with its weights on the devices of this process, in a layout: one of LAYOUTS, or None for the default.
 
-    A prepared model is returned as it is. Where this process has several devices, each gets all weights. A CPU's layout
-    is "onednn", its matrices in panels, for float32 weights that outgrow the caches where jaxlib has that library, and
-    "cpu" else. Both keep a transposed output embedding (D,V) beside the embedding itself: few-row products with the
-    (V,D) matrix take up to twice as long there. Programs of "onednn" run faster, those of "cpu" can be stored in JAX's
-    persistent compile cache: the better choice for a process that writes few texts and ends. ValueError for an unknown
-    layout, and for "onednn" where the weights are not float32 or jaxlib lacks it.
+    A prepared model is returned as it is. Where this process has several devices, each gets all weights.
+
+    On a CPU the default is "onednn", with matrices in panels, for float32 weights that are larger than the processor's
+    caches if jaxlib has oneDNN, and "cpu" otherwise. Programs of "onednn" run faster. Programs of "cpu" can be stored
+    in JAX's persistent compilation cache, which suits a process that writes few texts and ends. Both keep a transposed
+    output embedding (D,V) beside the embedding (V,D), with which a product of few rows takes up to twice as long.
+
+    ValueError for an unknown layout, and for "onednn" where the weights are not float32 or jaxlib lacks oneDNN.
     """
     if isinstance(model, Prepared):
         return model
     layout = layout or default_layout(model)
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
+    dtype = dtype_of(model)
     if layout == "onednn" and not fits_onednn(model):
-        dtype = dtype_of(model)
         raise ValueError(f"layout 'onednn' needs float32 weights and a CPU and jaxlib with oneDNN; these are {dtype}")
     on_host = jax.tree.map(np.asarray, model.tensors)  # copies nothing if the device is a CPU
-    read = functools.partial(np.asarray, dtype=dtype_of(model))
+    read = functools.partial(np.asarray, dtype=dtype)
     weights = derive(on_host, layout, read, place)
     return Prepared(weights, model.config, model.generation, model.tokenizer, model.labels, model.config_json)
 
 
 def default_layout(model: Model) -> str:
+    """The layout that `prepare` gives a model on this process's default device."""
     backend = jax.default_backend()
-    size = sum(leaf.size for leaf in jax.tree.leaves(model.tensors)) * dtype_of(model).itemsize
-    return "onednn" if backend == "cpu" and size > MIN_BYTES_FOR_ONEDNN and fits_onednn(model) else backend
+    elements = sum(leaf.size for leaf in jax.tree.leaves(model.tensors))
+    is_large = elements * dtype_of(model).itemsize > MIN_BYTES_FOR_ONEDNN
+    if backend == "cpu" and is_large and fits_onednn(model):
+        return "onednn"
+    return backend
 
 
 def fits_onednn(model: Model) -> bool:
+    """Whether a model's weights can be in the layout "onednn" here."""
     return dtype_of(model) == np.float32 and onednn.available()
 
 
-def dtype_of(model: Model) -> np.dtype:
-    """The dtype of the model's params."""
-    return np.dtype(model.dtype or model.tensors["shared"].dtype)
+def dtype_of(model: Model) -> np.dtype[Any]:
+    """The dtype of the model's parameters."""
+    dtype: np.dtype[Any] = np.dtype(model.dtype or model.tensors["shared"].dtype)
+    return dtype
 
 
-def derive(
-    params: Params, layout: str,
-    read: Callable[[Any], Any] = lambda leaf: leaf, finish: Callable[[Any], Any] = lambda array: array,
-) -> Params:  # fmt: skip
-    """bart_oneliner's parameter tree -> the weights that `transformer` reads.
-
-    {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "attention": what computes it, "encoder" and
-    "decoder": {"embed_positions", "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2",
-    "final_norm", and in the decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}, and
-    task heads ("classification_head", "qa_outputs"). Matrices are weights.Dense or, but for the task heads', Panels in
-    the layout "onednn"; each has its bias beside it.
-
-    A leaf of the layers may be a list of each layer's array. Arrays are passed through `read` when their layer's turn
-    comes, and what is derived from them through `finish` at once, so that little is in memory beside the weights.
-    numpy arrays give numpy arrays, and under jax.eval_shape shapes give shapes.
-    """
-
-    def matrix(weight: Any, width: int = onednn.PANEL) -> Weight:
-        if layout == "onednn":
-            return Panels(finish(onednn.pack(weight, width)), weight.shape[1])
-        return Dense(finish(weight))
-
-    def fuse(*projections: Params) -> Params:
-        """Projections to heads, side by side in one matrix; a panel is a head's."""
-        _, D, K = projections[0]["weight"].shape
-        weights = [p["weight"].swapaxes(0, 1).reshape(D, -1) for p in projections]
-        return {
-            "weight": matrix(xp.concat(weights, axis=1), K),
-            "bias": finish(xp.concat([p["bias"].reshape(-1) for p in projections])),
-        }
-
-    def plain(p: Params) -> Params:
-        return {"weight": matrix(p["weight"].reshape(-1, p["weight"].shape[-1])), "bias": finish(p["bias"])}
-
-    def layer(p: Params) -> Params:
-        own = p["self_attn"]
-        derived = {
-            "qkv": fuse(own["q_proj"], own["k_proj"], own["v_proj"]),
-            "out": plain(own["out_proj"]),
-            "norm": jax.tree.map(finish, p["self_attn_layer_norm"]),
-            "fc1": plain(p["fc1"]),
-            "fc2": plain(p["fc2"]),
-            "final_norm": jax.tree.map(finish, p["final_layer_norm"]),
-        }
-        if cross := p.get("encoder_attn"):
-            derived |= {
-                "cross_q": fuse(cross["q_proj"]),
-                "cross_kv": fuse(cross["k_proj"], cross["v_proj"]),
-                "cross_out": plain(cross["out_proj"]),
-                "cross_norm": jax.tree.map(finish, p["encoder_attn_layer_norm"]),
-            }
-        return derived
-
-    def side(p: Params) -> Params:
-        def nth(i: int) -> Params:
-            return jax.tree.map(lambda leaf: read(leaf[i]), p["layers"], is_leaf=is_list)
-
-        layers = [layer(nth(i)) for i in range(len(p["layers"]["fc1"]["bias"]))]
-        return {**{name: as_is(p[name]) for name in ("embed_positions", "layernorm_embedding")}, "layers": layers}
-
-    def task_head(p: Params) -> Params:
-        if "weight" in p:
-            return {"weight": Dense(as_is(p["weight"])), "bias": as_is(p["bias"])}
-        return {name: task_head(part) for name, part in p.items()}
-
-    def as_is(p: Any) -> Any:
-        return jax.tree.map(lambda leaf: finish(read(leaf)), p)
-
-    xp = params["shared"].__array_namespace__()
-    # The largest matrix first: what is needed for a moment to make it is given back before the rest exists.
-    head = {"head": matrix(read(params["shared"]).T)} if layout in ("onednn", "cpu") else {}
-    return {
-        **head,
-        **{name: as_is(params[name]) for name in ("shared", "final_logits_bias")},
-        "attention": Attention.ONEDNN if layout == "onednn" else Attention.XLA,
-        **{name: side(params[name]) for name in ("encoder", "decoder")},
-        **{name: task_head(params[name]) for name in ("classification_head", "qa_outputs") if name in params},
-    }
+def unchanged(array: Any) -> Any:
+    return array
 
 
 def is_list(node: Any) -> bool:
     return isinstance(node, list)
+
+
+def derive(
+    params: Params,
+    layout: str,
+    read: Callable[[Any], Any] = unchanged,
+    finish: Callable[[Any], Any] = unchanged,
+) -> Params:
+    """bart_oneliner's parameter tree -> the weights that `transformer` reads.
+
+    {"shared": (V,D), "head": (D,V) or absent, "final_logits_bias": (V,), "attention": weights.Attention, "encoder" and
+    "decoder": {"embed_positions", "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2",
+    "final_norm", and in the decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}, and
+    task heads ("classification_head", "qa_outputs"). Each matrix is a weights.Weight with its bias beside it: Panels in
+    the layout "onednn", Dense in the others and in the task heads.
+
+    A leaf of the stacked layers may be a list with each layer's array. `read` is applied to an array when its layer is
+    derived, and `finish` to each derived array at once: so only one layer's arrays exist in both forms. numpy arrays
+    give numpy arrays, and under jax.eval_shape shapes give shapes.
+    """
+    derivation = Derivation(layout, read, finish, params["shared"].__array_namespace__())
+    weights: Params = {}
+    if layout in ("onednn", "cpu"):
+        # The largest matrix comes first: the memory that its transposition takes is free again before the rest exists.
+        weights["head"] = derivation.matrix(read(params["shared"]).T)
+    for name in ("shared", "final_logits_bias"):
+        weights[name] = derivation.as_is(params[name])
+    weights["attention"] = Attention.ONEDNN if layout == "onednn" else Attention.XLA
+    for name in ("encoder", "decoder"):
+        weights[name] = derivation.stack(params[name])
+    for name in ("classification_head", "qa_outputs"):
+        if name in params:
+            weights[name] = derivation.task_head(params[name])
+    return weights
+
+
+class Derivation(NamedTuple):
+    """How arrays of a checkpoint become arrays of a layout; the arguments of `derive`."""
+
+    layout: str
+    read: Callable[[Any], Any]
+    finish: Callable[[Any], Any]
+    xp: Any  # the arrays' namespace: numpy or jax.numpy
+
+    def matrix(self, weight: Any, panel: int = onednn.PANEL) -> Weight:
+        """A matrix (D,F) in the layout's form. panel: columns of a panel."""
+        if self.layout == "onednn":
+            return Panels(self.finish(onednn.to_panels(weight, panel)), weight.shape[1])
+        return Dense(self.finish(weight))
+
+    def fuse(self, *projections: Params) -> Params:
+        """Projections to heads, each (H,D,K), side by side in one matrix (D,F); a panel holds one head."""
+        _, D, K = projections[0]["weight"].shape
+        weights = [projection["weight"].swapaxes(0, 1).reshape(D, -1) for projection in projections]
+        biases = [projection["bias"].reshape(-1) for projection in projections]
+        return {
+            "weight": self.matrix(self.xp.concat(weights, axis=1), K),
+            "bias": self.finish(self.xp.concat(biases)),
+        }
+
+    def linear(self, p: Params) -> Params:
+        """A matrix, (D,F) or from heads (H,K,D), and its bias."""
+        columns = p["weight"].shape[-1]
+        return {"weight": self.matrix(p["weight"].reshape(-1, columns)), "bias": self.finish(p["bias"])}
+
+    def norm(self, p: Params) -> Params:
+        return {name: self.finish(p[name]) for name in ("weight", "bias")}
+
+    def layer(self, p: Params) -> Params:
+        """One layer's arrays -> its weights."""
+        attention = p["self_attn"]
+        weights = {
+            "qkv": self.fuse(attention["q_proj"], attention["k_proj"], attention["v_proj"]),
+            "out": self.linear(attention["out_proj"]),
+            "norm": self.norm(p["self_attn_layer_norm"]),
+            "fc1": self.linear(p["fc1"]),
+            "fc2": self.linear(p["fc2"]),
+            "final_norm": self.norm(p["final_layer_norm"]),
+        }
+        if "encoder_attn" in p:
+            attention = p["encoder_attn"]
+            weights["cross_q"] = self.fuse(attention["q_proj"])
+            weights["cross_kv"] = self.fuse(attention["k_proj"], attention["v_proj"])
+            weights["cross_out"] = self.linear(attention["out_proj"])
+            weights["cross_norm"] = self.norm(p["encoder_attn_layer_norm"])
+        return weights
+
+    def stack(self, p: Params) -> Params:
+        """The encoder's or the decoder's arrays -> its weights, with a list of layers instead of a stacked axis."""
+        layers = []
+        for i in range(len(p["layers"]["fc1"]["bias"])):
+            read_layer = functools.partial(self.read_nth, i=i)
+            layers.append(self.layer(jax.tree.map(read_layer, p["layers"], is_leaf=is_list)))
+        return {
+            "embed_positions": self.as_is(p["embed_positions"]),
+            "layernorm_embedding": self.as_is(p["layernorm_embedding"]),
+            "layers": layers,
+        }
+
+    def read_nth(self, leaf: Any, i: int) -> Any:
+        """Layer i's part of a stacked leaf (L,…), or of a list with each layer's array."""
+        return self.read(leaf[i])
+
+    def task_head(self, p: Params) -> Params:
+        """A task head's linear layers, which keep the names and the nesting of the checkpoint."""
+        if "weight" in p:
+            return {"weight": Dense(self.as_is(p["weight"])), "bias": self.as_is(p["bias"])}
+        return {name: self.task_head(part) for name, part in p.items()}
+
+    def as_is(self, p: Any) -> Any:
+        """Arrays that have the checkpoint's form in every layout."""
+        return jax.tree.map(lambda leaf: self.finish(self.read(leaf)), p)

@@ -1,14 +1,15 @@
-"""The model on derived weights: prefill (a whole source at once), step (the next target tokens, with a cache), decode
-(a known target at once).
+"""The Transformer: the encoder, the decoder with and without a KV cache, and the language-model head.
 
-Letters as in bart_oneliner; in addition N is a source's beams, and Q the query positions that a row's decoder computes
-at once: its beams, its target's length, or several positions of each beam. `bart_oneliner.forward` is the
-specification; both share layer_norm and the activation.
+`prefill` runs the encoder once for each source. `decode_step` runs the decoder over the next target positions with the
+KV cache, `decode_target` over a whole known target without one. All read the weights that `layout.derive` makes.
+
+Letters as in bart_oneliner; in addition N is the beams of a source, and Q the positions that one call computes for a
+source: one or several positions of each of its beams, or its whole target. `bart_oneliner.forward` computes the same
+in its simplest form; layer_norm and the activation functions are taken from there.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,239 +19,214 @@ import jax.numpy as jnp
 import numpy as np
 
 from bart_inference.model import attention, onednn
+from bart_inference.model.cache import (
+    KEY_ENTRIES_AXIS,
+    VALUE_ENTRIES_AXIS,
+    KVCache,
+    LayerCache,
+    LayerKV,
+    update_layer,
+    visible_entries,
+)
 from bart_inference.model.weights import Attention, linear, matmul, to_heads
 from bart_oneliner import ACTIVATIONS, Array, Config, Params, einsum, layer_norm
 
-Pair = tuple[Array, Array]  # a layer's keys, transposed as in attention, and values
-Pairs = list[Pair]  # of every decoder layer
-Attend = Callable[[Array, Array, Array, Array], Array]  # attention.attend or what computes the same
-
-
-class Cache(NamedTuple):
-    """The decoder's own past. A source's beams share one pool of keys and values, in which each sees its ancestors'.
-
-    So a beam that takes over another's past changes its row of `lineage` and moves no keys or values.
-    """
-
-    own: Pairs  # per decoder layer, keys (B,H,K,T·N), values (B,H,T·N,K): position t of beam n is entry t·N + n
-    lineage: Array  # (B,N,T) int32: the beam whose entry is this beam's past at each position, -1 where there is none
+Attend = Callable[[Array, Array, Array, Array], Array]  # attention.attend or onednn.attend
 
 
 class Source(NamedTuple):
-    """All that decoding needs of the sources: computed once, shared by a source's beams."""
+    """What decoding needs of the encoded sources. It is computed once, and all beams of a source share it."""
 
-    input_ids: Array  # (B,S) int32, -1 where the row was padded by us: what the encoder penalties read
-    mask: Array  # (B,S) bool
-    cross: Pairs  # per decoder layer, keys (B,H,K,S), values (B,H,S,K)
-
-
-class Past(NamedTuple):
-    """One layer's part of a cache, and where a call writes into it."""
-
-    keys: Array  # (B,H,K,T·N)
-    values: Array  # (B,H,T·N,K)
-    position: Array  # (B,) int32: the first position that is written
-    N: int  # entries of a position
+    input_ids: Array  # (B,S) int32, which the encoder penalties read; -1 at positions that we padded
+    mask: Array  # (B,S) bool, true for real tokens
+    cross_kv: list[LayerKV]  # for each decoder layer: cross-attention keys (B,H,K,S) and values (B,H,S,K)
 
 
-def embed(side: Params, shared: Array, ids: Array, positions: Array, config: Config) -> Array:
-    """ids (B,T) at absolute positions (B,T) or (T,) -> (B,T,D); row = position + 2."""
-    scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
-    return layer_norm(shared[ids] * scale + side["embed_positions"][positions + 2], **side["layernorm_embedding"])
+def embed(stack: Params, shared: Array, ids: Array, positions: Array, config: Config) -> Array:
+    """Token and position embeddings, normed: ids (B,T) at positions (B,T) or (T,) -> (B,T,D).
 
-
-def layer(
-    x: Array, seen: Array, p: Params, config: Config, H: int, attend: Attend,
-    cross: tuple[Array, Array, Array] | None = None, past: Past | None = None,
-) -> tuple[Array, Pair]:  # fmt: skip
-    """An encoder's or a decoder's layer: x (B,Q,D) -> (B,Q,D), and the keys and values that its Q positions looked at.
-
-    These are the Q positions' own or, with a past, its entries with theirs among them. seen is bool and broadcast to
-    (B,1,Q,entries). cross is the source's keys and values and their mask, for a decoder's layer that looks at a source.
+    stack: the encoder's or the decoder's weights. BART's position table has two unused rows at its beginning.
     """
-    q, k, v = to_heads(x, p["qkv"], H)
-    keys, values = k.mT, v
-    if past is not None:
-        keys = write(past.keys, keys, past.position, past.N, 3)
-        values = write(past.values, values, past.position, past.N, 2)
-    x = residual(x, attend(q, keys, values, seen), p["out"], p["norm"])
-    if cross is not None:
-        [q] = to_heads(x, p["cross_q"], H)
-        x = residual(x, attend(q, *cross), p["cross_out"], p["cross_norm"])
-    hidden = ACTIVATIONS[config.activation_function](linear(x, **p["fc1"]))
-    return residual(x, hidden, p["fc2"], p["final_norm"]), (keys, values)
+    scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+    embedded = shared[ids] * scale + stack["embed_positions"][positions + 2]
+    return layer_norm(embedded, **stack["layernorm_embedding"])
 
 
-def residual(x: Array, y: Array, projection: Params, norm: Params) -> Array:
-    """x plus the projection of y, normed: how every part of a layer ends."""
+def transformer_layer(
+    x: Array,
+    mask: Array,
+    weights: Params,
+    config: Config,
+    H: int,
+    attend: Attend,
+    source: tuple[Array, Array, Array] | None = None,
+    cache: LayerCache | None = None,
+) -> tuple[Array, LayerKV]:
+    """One layer of the encoder or the decoder: x (B,Q,D) -> (B,Q,D), and its self-attention keys and values.
+
+    Self-attention sees the Q positions; with a cache, it sees the cache's entries with those of the Q positions written
+    among them, and the keys and values that are returned are these entries. mask: bool, broadcast to (B,1,Q,keys), true
+    where a position may look. source: cross-attention's keys, values and mask, for a decoder layer that has a source.
+    """
+    q, k, values = to_heads(x, weights["qkv"], H)
+    keys = k.mT
+    if cache is not None:
+        keys, values = update_layer(cache, keys, values)
+    attended = attend(q, keys, values, mask)
+    x = add_and_norm(x, attended, weights["out"], weights["norm"])
+    if source is not None:
+        [q] = to_heads(x, weights["cross_q"], H)
+        x = add_and_norm(x, attend(q, *source), weights["cross_out"], weights["cross_norm"])
+    hidden = ACTIVATIONS[config.activation_function](linear(x, **weights["fc1"]))
+    return add_and_norm(x, hidden, weights["fc2"], weights["final_norm"]), (keys, values)
+
+
+def add_and_norm(x: Array, y: Array, projection: Params, norm: Params) -> Array:
+    """The end of every sublayer: x plus the projection of y, then layer norm (BART norms after the addition)."""
     return layer_norm(x + linear(y, **projection), **norm)
 
 
-def attention_of(weights: Params) -> Attend:
+def attend_function(weights: Params) -> Attend:
+    """What computes attention with these weights."""
     return onednn.attend if weights["attention"] is Attention.ONEDNN else attention.attend
 
 
 def encode(weights: Params, config: Config, input_ids: Array, positions: Array, visible: Array) -> Array:
-    """input_ids (B,S) at positions (B,S) or (S,) -> the encoder's last hidden states (B,S,D).
+    """The encoder: input_ids (B,S) at positions (B,S) or (S,) -> its last hidden states (B,S,D).
 
-    visible: bool, (B,S) for the keys that every query sees, or (B,S,S) for those that each query sees.
+    visible: bool; (B,S) says which keys all queries see, (B,S,S) which keys each query sees.
     """
-    side, H, attend = weights["encoder"], config.encoder_attention_heads, attention_of(weights)
-    x = embed(side, weights["shared"], input_ids, positions, config)
-    seen = visible.reshape(visible.shape[0], 1, -1, visible.shape[-1])
-    for p in side["layers"]:
-        x, _ = layer(x, seen, p, config, H, attend)
+    stack, H, attend = weights["encoder"], config.encoder_attention_heads, attend_function(weights)
+    x = embed(stack, weights["shared"], input_ids, positions, config)
+    B, S = visible.shape[0], visible.shape[-1]
+    mask = visible.reshape(B, 1, -1, S)
+    for layer in stack["layers"]:
+        x, _ = transformer_layer(x, mask, layer, config, H, attend)
     return x
 
 
-def prefill(weights: Params, config: Config, input_ids: Array, mask: Array) -> Source:
-    """Run the encoder and project every decoder layer's cross-attention keys and values, once for all steps and beams.
+def project_cross_kv(weights: Params, config: Config, hidden: Array) -> list[LayerKV]:
+    """The encoder's hidden states (B,S,D) -> every decoder layer's cross-attention keys (B,H,K,S), values (B,H,S,K)."""
+    H = config.decoder_attention_heads
+    cross_kv = []
+    for layer in weights["decoder"]["layers"]:
+        keys, values = to_heads(hidden, layer["cross_kv"], H)
+        cross_kv.append((keys.mT, values))
+    return cross_kv
 
-    input_ids (B,S) int32 with -1 for our padding, mask (B,S) bool.
+
+def prefill(weights: Params, config: Config, input_ids: Array, mask: Array) -> Source:
+    """Encode sources and compute the keys and values that cross-attention reads at every step.
+
+    input_ids (B,S) int32, -1 at positions that we padded; mask (B,S) bool, true for real tokens.
     """
     ids = jnp.where(input_ids < 0, config.pad_token_id, input_ids)
     hidden = encode(weights, config, ids, jnp.arange(ids.shape[1]), mask)
-    return Source(input_ids, mask, project(weights, config, hidden))
+    return Source(input_ids, mask, project_cross_kv(weights, config, hidden))
 
 
-def prefill_packed(weights: Params, config: Config, input_ids: Array, positions: Array) -> Pairs:
-    """prefill for several sources behind each other in a row; `unpack` takes them apart.
+def prefill_packed(weights: Params, config: Config, input_ids: Array, positions: Array) -> list[LayerKV]:
+    """`prefill` for rows that hold several sources one after another; `unpack_source` takes them apart.
 
-    input_ids and positions (B,L) int32: a source begins where the position is 0 and sees itself alone; what is left of
-    a row has position 0 throughout. Of each source the same numbers come out wherever in the row it lies, to the bit as
-    long as L is one block of the attention's sums: tested up to 128 on XLA:CPU, seen to end between 256 and 512.
+    input_ids and positions (B,L) int32. A source begins where the position is 0, and its tokens see this source only.
+    Unused positions at the end of a row have position 0. A source gets the same keys and values wherever in a row it
+    lies: equal to the bit while L is one block of XLA:CPU's sums in attention, which holds for L up to 128 (tested) and
+    ends between 256 and 512 (observed).
     """
-    source = jnp.cumsum(positions == 0, axis=1)
-    hidden = encode(weights, config, input_ids, positions, source[:, :, None] == source[:, None, :])
-    return project(weights, config, hidden)
+    source_number = jnp.cumsum(positions == 0, axis=1)
+    same_source = source_number[:, :, None] == source_number[:, None, :]
+    hidden = encode(weights, config, input_ids, positions, same_source)
+    return project_cross_kv(weights, config, hidden)
 
 
-def unpack(packed: Pairs, input_ids: Array, row: Array, start: Array, length: Array, S: int) -> Source:
-    """One of prefill_packed's sources as a Source of one row, padded to S: its row, where it starts, its tokens."""
-    real = jnp.arange(S) < length
+def unpack_source(packed: list[LayerKV], input_ids: Array, row: Array, start: Array, length: Array, S: int) -> Source:
+    """One source out of the result of `prefill_packed`, as a Source with B = 1 that is padded to S positions.
+
+    The source has `length` tokens, from position `start` of `row` on; all three are scalars.
+    """
+    is_real = jnp.arange(S) < length
 
     def cut(x: Array, axis: int, filler: int = 0) -> Array:
-        alone = jax.lax.dynamic_index_in_dim(x, row, 0)
-        padded = jnp.pad(alone, [(0, S if i == axis else 0) for i in range(x.ndim)])
-        found = jax.lax.dynamic_slice_in_dim(padded, start, S, axis)
-        return jnp.where(real.reshape([S if i == axis else 1 for i in range(x.ndim)]), found, filler)
+        """Row `row` of x, cut to the S positions from `start` on along an axis, with `filler` behind the source."""
+        one_row = jax.lax.dynamic_index_in_dim(x, row, 0)
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, S)
+        sliced = jax.lax.dynamic_slice_in_dim(jnp.pad(one_row, padding), start, S, axis)
+        mask_shape = [1] * x.ndim
+        mask_shape[axis] = S
+        return jnp.where(is_real.reshape(mask_shape), sliced, filler)
 
-    return Source(cut(input_ids, 1, -1), real[None], [(cut(k, 3), cut(v, 2)) for k, v in packed])
+    ids = cut(input_ids, 1, -1)
+    mask = is_real[None]
+    cross_kv = [(cut(keys, KEY_ENTRIES_AXIS), cut(values, VALUE_ENTRIES_AXIS)) for keys, values in packed]
+    return Source(ids, mask, cross_kv)
 
 
-def project(weights: Params, config: Config, hidden: Array) -> Pairs:
-    """The encoder's hidden states (B,S,D) -> every decoder layer's cross-attention keys and values."""
-    H = config.decoder_attention_heads
-    pairs = (to_heads(hidden, p["cross_kv"], H) for p in weights["decoder"]["layers"])
-    return [(k.mT, v) for k, v in pairs]
-
-
-def decode(
-    weights: Params, config: Config, ids: Array, mask: Array, cross: Pairs | None, cross_mask: Array | None
+def decode_target(
+    weights: Params, config: Config, ids: Array, mask: Array, cross_kv: list[LayerKV] | None, cross_mask: Array | None
 ) -> Array:
-    """All positions of known target ids at once, for the task heads: (B,T) -> the last hidden states (B,T,D).
+    """The decoder over a whole known target: ids (B,T) -> its last hidden states (B,T,D).
 
-    mask (B,T) and cross_mask (B,S) bool, true for keys that may be looked at; cross is project's result. Without it
-    the decoder is a language model by itself and its cross-attention is skipped.
+    mask (B,T) and cross_mask (B,S): bool, true for keys that may be seen. cross_kv: the result of project_cross_kv;
+    None skips cross-attention, which makes the decoder a language model without a source.
     """
     T = ids.shape[1]
     causal = jnp.tril(jnp.ones((T, T), bool)) & mask[:, None, None, :]
-    return decoder(weights, config, ids, jnp.arange(T), causal, cross, cross_mask)[0]
+    hidden, _ = run_decoder(weights, config, ids, jnp.arange(T), causal, cross_kv, cross_mask)
+    return hidden
 
 
-def decoder(
-    weights: Params, config: Config, ids: Array, positions: Array, seen: Array,
-    cross: Pairs | None, cross_mask: Array | None, pasts: list[Past] | None = None,
-) -> tuple[Array, Pairs]:  # fmt: skip
-    """All layers over ids (B,Q) at positions (B,Q) or (Q,) -> the last hidden states (B,Q,D); see `layer`."""
-    side, H, attend = weights["decoder"], config.decoder_attention_heads, attention_of(weights)
-    x = embed(side, weights["shared"], ids, positions, config)
-    own: Pairs = []
-    for i, p in enumerate(side["layers"]):
-        source = None if cross is None or cross_mask is None else (*cross[i], cross_mask[:, None, None, :])
-        x, pair = layer(x, seen, p, config, H, attend, source, None if pasts is None else pasts[i])
-        own.append(pair)
-    return x, own
+def decode_step(
+    weights: Params, config: Config, source: Source, cache: KVCache, tokens: Array, position: Array
+) -> tuple[Array, KVCache]:
+    """The decoder over the next n = Q/N positions of every beam, with the KV cache.
 
-
-def empty_cache(config: Config, B: int, N: int, T: int, dtype: jnp.dtype) -> Cache:
-    """A cache with room for T positions of N beams."""
-    H = config.decoder_attention_heads
-    K = config.d_model // H
-    own = [
-        (jnp.zeros((B, H, K, T * N), dtype), jnp.zeros((B, H, T * N, K), dtype)) for _ in range(config.decoder_layers)
-    ]
-    return Cache(own, jnp.full((B, N, T), -1, jnp.int32))
-
-
-def step(
-    weights: Params, config: Config, source: Source, cache: Cache, tokens: Array, position: Array
-) -> tuple[Array, Cache]:
-    """The next decoder positions of every beam: one with Q = N tokens, n with Q = n·N.
-
-    tokens (B,Q), of which t·N + n is beam n's at position + t; position (B,) is each source's own. The cache holds the
-    positions before and nothing behind them; of the new ones it keeps those for which it has room.
+    tokens (B,Q): beam n's token at `position + t` is column t·N + n. position (B,): the first of these positions, for
+    each source. The cache holds the positions before it and nothing behind them; of the new positions it keeps those
+    for which it has room.
     -> logits (B,Q,V), at least float32, and the cache with these positions written.
     """
-    (B, Q), (N, T) = tokens.shape, cache.lineage.shape[1:]
+    Q, N = tokens.shape[1], cache.cache_indirection.shape[1]
     positions = position[:, None] + np.arange(Q) // N  # (B,Q)
-    lineage, lineages = cache.lineage, []
-    for n in range(Q // N):  # each position sees what is written up to its own
-        here = (jnp.arange(T) == position[:, None] + n)[:, None]  # (B,1,T)
-        lineage = jnp.where(here, jnp.arange(N)[:, None], lineage)
-        lineages.append(lineage)
-    # A source's beams are queries side by side, (B,H,Q,K), of its one pool of entries.
-    seen = jnp.concatenate(lineages, axis=1)[..., None] == jnp.arange(N)  # (B,Q,T,N)
-    pasts = [Past(keys, values, position, N) for keys, values in cache.own]
-    x, own = decoder(weights, config, tokens, positions, seen.reshape(B, 1, Q, T * N), source.cross, source.mask, pasts)
-    return lm_head(weights, x), Cache(own, lineage)
+    mask, cache_indirection = visible_entries(cache.cache_indirection, position, Q)
+    layer_caches = [LayerCache(keys, values, position, N) for keys, values in cache.self_kv]
+    hidden, self_kv = run_decoder(weights, config, tokens, positions, mask, source.cross_kv, source.mask, layer_caches)
+    return lm_head(weights, hidden), KVCache(self_kv, cache_indirection)
 
 
-def write(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
-    """A pool of keys (B,H,K,T·N) or values (B,H,T·N,K) with new entries of the positions from position (B,) on.
+def run_decoder(
+    weights: Params,
+    config: Config,
+    ids: Array,
+    positions: Array,
+    mask: Array,
+    cross_kv: list[LayerKV] | None,
+    cross_mask: Array | None,
+    layer_caches: list[LayerCache] | None = None,
+) -> tuple[Array, list[LayerKV]]:
+    """All decoder layers: ids (B,Q) at positions (B,Q) or (Q,) -> hidden states (B,Q,D), and each layer's keys, values.
 
-    axis: the one of the entries, 3 for keys and 2 for values. New are at most as many as the pool has, N for each
-    position. Those behind the last position are dropped.
+    mask, and what the keys and values are: see transformer_layer. cross_mask (B,S): bool, true for real tokens.
     """
-    new = new.astype(pool.dtype)
-    # XLA:TPU turns the update into a loop over rows, and its pool into a layout that pads K to 128.
-    tpu, default = (functools.partial(f, N=N, axis=axis) for f in (write_everywhere, write_slices))
-    return jax.lax.platform_dependent(pool, new, position, tpu=tpu, default=default)
-
-
-def write_slices(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
-    """`write`, entry by entry."""
-    Q, entries = new.shape[axis], pool.shape[axis]
-
-    def write_row(pool: Array, new: Array, position: Array) -> Array:
-        start = position * N
-        if Q > N:  # one position always fits; where several do not, dynamic_update_slice would begin further left
-            left = jnp.minimum(start, entries - Q)
-            old = jax.lax.dynamic_slice_in_dim(pool, left, Q, axis - 1)
-            kept = (jnp.arange(Q) < start - left).reshape([Q if i == axis else 1 for i in (1, 2, 3)])
-            new = jnp.where(kept, old, jnp.roll(new, start - left, axis - 1))
-        return jax.lax.dynamic_update_slice_in_dim(pool, new, start, axis - 1)
-
-    return jax.vmap(write_row)(pool, new, position)
-
-
-def write_everywhere(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
-    """`write`, as a choice between old and new for every entry of the pool."""
-    Q, entries = new.shape[axis], pool.shape[axis]
-    entry, start = jnp.arange(entries), position[:, None] * N
-    here = (entry >= start) & (entry < start + Q)
-    here = here.reshape([-1, *(entries if i == axis else 1 for i in (1, 2, 3))])
-    if Q > N:  # the repeated entries below begin at a multiple of N, but not of Q
-        new = jax.vmap(functools.partial(jnp.roll, axis=axis - 1))(new, position * N % Q)
-    repeated = jax.lax.slice_in_dim(jnp.concatenate([new] * -(-entries // Q), axis), 0, entries, axis=axis)
-    return jnp.where(here, repeated, pool)
+    stack, H, attend = weights["decoder"], config.decoder_attention_heads, attend_function(weights)
+    x = embed(stack, weights["shared"], ids, positions, config)
+    self_kv: list[LayerKV] = []
+    for i, layer in enumerate(stack["layers"]):
+        source = None
+        if cross_kv is not None and cross_mask is not None:
+            source = (*cross_kv[i], cross_mask[:, None, None, :])
+        layer_cache = None if layer_caches is None else layer_caches[i]
+        x, layer_kv = transformer_layer(x, mask, layer, config, H, attend, source, layer_cache)
+        self_kv.append(layer_kv)
+    return x, self_kv
 
 
 def lm_head(weights: Params, x: Array) -> Array:
-    """(B,T,D) -> (B,T,V), accumulated and returned in at least float32."""
+    """The language-model head: hidden states (B,T,D) -> logits (B,T,V), computed and returned in at least float32."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     if "head" in weights:
         logits = matmul(x, weights["head"], dtype)
     else:
         logits = einsum("btd,vd->btv", x, weights["shared"], preferred_element_type=dtype)
-    return logits + weights["final_logits_bias"]
+    with_bias: Array = logits + weights["final_logits_bias"]
+    return with_bias

@@ -1,6 +1,6 @@
-"""Matrices as types, one for each form that a device reads fast, and the one product with them.
+"""Weight matrices as types, one for each form that some device reads fast, and the products with them.
 
-Letters as in bart_oneliner. A new form, such as int8, is one more type here and one more case in `matmul`.
+Letters as in bart_oneliner. A new form, such as int8, needs one more type and one more case in `matmul`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bart_oneliner import Array, Params, einsum
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """A matrix as it is."""
+    """A matrix as one array."""
 
     matrix: Array  # (D,F)
 
@@ -26,9 +26,9 @@ class Dense:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Panels:
-    """A matrix (D,F) in panels of columns, for oneDNN (onednn.pack)."""
+    """A matrix (D,F) cut into panels of columns, the form that oneDNN reads fast (onednn.to_panels)."""
 
-    panels: Array  # (P,D,width) float32, the last panel filled up with zeros
+    panels: Array  # (P,D,width) float32; the last panel is filled with zeros
     columns: int = dataclasses.field(metadata={"static": True})  # F
 
 
@@ -37,14 +37,17 @@ Weight = Dense | Panels
 
 @jax.tree_util.register_static
 class Attention(enum.Enum):
-    """What computes attention's products: a part of the weights without arrays, so that programs depend on it."""
+    """What computes the products of attention. It is stored among the weights, as a leaf without an array.
+
+    JAX treats it as part of the tree's structure, so that programs are compiled for it.
+    """
 
     XLA = "xla"
     ONEDNN = "onednn"
 
 
 def matmul(x: Array, weight: Weight, dtype: jnp.dtype | None = None) -> Array:
-    """x (…,D) with a matrix (D,F) -> (…,F), accumulated and returned in dtype, x's own if None."""
+    """x (…,D) with a matrix (D,F) -> (…,F), accumulated and returned in dtype, or in x's dtype for None."""
     match weight:
         case Dense():
             return einsum("...d,df->...f", x, weight.matrix, preferred_element_type=dtype or x.dtype)
@@ -53,15 +56,21 @@ def matmul(x: Array, weight: Weight, dtype: jnp.dtype | None = None) -> Array:
 
 
 def linear(x: Array, weight: Weight, bias: Array) -> Array:
-    """x (…,D), bias (F,) -> (…,F)."""
+    """x (…,D) with a matrix (D,F), plus a bias (F,) -> (…,F)."""
     return matmul(x, weight) + bias
 
 
 def to_heads(x: Array, projection: Params, H: int) -> list[Array]:
-    """x (B,T,D) by the projections whose weights and biases are fused in one -> (B,H,T,K) of each."""
-    (B, T, D), weight, bias = x.shape, projection["weight"], projection["bias"]
+    """x (B,T,D) through projections that are fused side by side, such as queries, keys and values.
+
+    -> (B,H,T,K) of each projection.
+    """
+    weight, bias = projection["weight"], projection["bias"]
+    B, T, D = x.shape
+    K = D // H
     count = len(bias) // D
     if isinstance(weight, Panels) and T >= onednn.MIN_POSITIONS_TO_HEADS:
-        return jnp.split(onednn.to_heads(x, weight.panels) + bias.reshape(-1, 1, D // H), count, axis=1)
-    fused = jnp.split(linear(x, weight, bias), count, axis=-1)
-    return [y.reshape(B, T, H, -1).swapaxes(1, 2) for y in fused]
+        heads = onednn.to_heads(x, weight.panels) + bias.reshape(-1, 1, K)
+        return jnp.split(heads, count, axis=1)
+    fused = linear(x, weight, bias)
+    return [y.reshape(B, T, H, -1).swapaxes(1, 2) for y in jnp.split(fused, count, axis=-1)]

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bart_inference.generation.options import NEUTRAL, OFF, OptionError
+from bart_inference.generation.options import NONE_MEANS, UNSUPPORTED, OptionError
 
 DEFAULT_BEAMS, DEFAULT_NEW_TOKENS = 4, 256  # transformers 4.57.6, Text2TextGenerationPipeline
 LENGTHS = ("max_length", "min_length")
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 SAMPLING_ONLY = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-GLOBAL_DEFAULTS = {**OFF, "max_length": 20, "top_k": 50, "min_p": None}  # GenerationConfig's own
+GLOBAL_DEFAULTS = {**NONE_MEANS, "max_length": 20, "top_k": 50, "min_p": None}  # GenerationConfig's own
 WITHOUT_EFFECT = {  # they change how transformers computes, or what it returns beside the tokens, not the tokens
     "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "cache_config",
     "cache_implementation", "compile_config", "disable_compile", "is_assistant", "max_matching_ngram_size",
@@ -54,7 +54,7 @@ class GenerationConfig:
 
 def is_option(name: str) -> bool:
     """Whether it is an attribute of transformers' GenerationConfig, or our `seed`."""
-    return name in OFF or name in NEUTRAL or name in WITHOUT_EFFECT
+    return name in NONE_MEANS or name in UNSUPPORTED or name in WITHOUT_EFFECT
 
 
 def supported(options: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def supported(options: Mapping[str, Any], source: str) -> dict[str, Any]:
     for `of_call`, which knows whether samples are drawn.
     """
     for name, value in options.items():
-        if name in NEUTRAL and name not in SAMPLING_ONLY and value is not None and value not in NEUTRAL[name]:
+        if name in UNSUPPORTED and name not in SAMPLING_ONLY and value is not None and value not in UNSUPPORTED[name]:
             raise OptionError(name, f"is set to {value!r} by {source}, and is not supported")
-    return {name: value for name, value in options.items() if name in OFF or name in SAMPLING_ONLY}
+    return {name: value for name, value in options.items() if name in NONE_MEANS or name in SAMPLING_ONLY}
 
 
 def of_checkpoint(generation: Mapping[str, Any], config_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +153,6 @@ def of_call(base: Mapping[str, Any], length_is_default: bool, call: Mapping[str,
     for name in SAMPLING_ONLY:
         if not options.get("do_sample"):
             options.pop(name, None)  # without effect, whatever it is, as temperature=0
-        elif name in NEUTRAL and options.pop(name, None) not in (None, *NEUTRAL[name]):
+        elif name in UNSUPPORTED and options.pop(name, None) not in (None, *UNSUPPORTED[name]):
             raise OptionError(name, "is not supported")
     return options

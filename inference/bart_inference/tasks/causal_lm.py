@@ -28,5 +28,5 @@ def causal_lm(model: Model | Prepared, input_ids: Any, attention_mask: Any = Non
 
 @functools.partial(jax.jit, static_argnames="config")
 def run_alone(weights: Params, config: Config, ids: Array, mask: Array) -> tuple[Array]:
-    hidden = transformer.decode(weights, config, ids, mask, None, None)
+    hidden = transformer.decode_target(weights, config, ids, mask, None, None)
     return (transformer.lm_head(weights, hidden) - weights["final_logits_bias"],)

@@ -53,8 +53,8 @@ def hidden_states(
 ) -> tuple[Array, Array]:
     """The decoder's and the encoder's last hidden states."""
     encoded = transformer.encode(weights, config, ids, jnp.arange(ids.shape[1]), mask)
-    cross = transformer.project(weights, config, encoded)
-    return transformer.decode(weights, config, target, target_mask, cross, mask), encoded
+    cross = transformer.project_cross_kv(weights, config, encoded)
+    return transformer.decode_target(weights, config, target, target_mask, cross, mask), encoded
 
 
 def reread(weights: Params, config: Config, ids: Array, mask: Array) -> Array:

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from bart_inference.generation.arrays import OptionArrays
 from bart_inference.generation.options import Options
-from bart_inference.generation.search import State, begin
-from bart_inference.model.transformer import Pairs, Source, unpack
+from bart_inference.generation.state import State, init_state
+from bart_inference.model.cache import LayerKV
+from bart_inference.model.transformer import Source, unpack_source
 
 from bart_oneliner import Array, Config
 from bart_server.scheduling.contract import Bucket, Request
@@ -198,7 +199,7 @@ def update_rows(tree: Tree, updates: RowUpdates, make_row: Callable[[Any], Tree]
     return result
 
 
-def insert_sources(source: Source, encoded: Pairs, input_ids: Array, updates: RowUpdates) -> Source:
+def insert_sources(source: Source, encoded: list[LayerKV], input_ids: Array, updates: RowUpdates) -> Source:
     """One device's sources, some replaced from the encoder's result. updates: values are EncodedSource.
 
     encoded, input_ids: of all devices, since a source may have been encoded on another one.
@@ -207,7 +208,7 @@ def insert_sources(source: Source, encoded: Pairs, input_ids: Array, updates: Ro
 
     def make_row(place: EncodedSource) -> Source:
         row, start, length = (jnp.asarray(number) for number in place)
-        return unpack(encoded, input_ids, row, start, length, S)
+        return unpack_source(encoded, input_ids, row, start, length, S)
 
     return update_rows(source, updates, make_row)
 
@@ -217,11 +218,11 @@ def begin_rows(state: State, updates: RowUpdates, config: Config, beams: int) ->
 
     updates: values are what `first_tokens` returns.
     """
-    dtype = state.cache.own[0][0].dtype
+    dtype = state.cache.self_kv[0][0].dtype
 
     def make_row(value: tuple[Array, OptionArrays]) -> State:
         prompts, options = jax.tree.map(lambda x: x[None], value)
-        return begin(config, state.source, prompts, options, beams, jnp.zeros(1, bool), dtype)
+        return init_state(config, state.source, prompts, options, beams, jnp.zeros(1, bool), dtype)
 
     return update_rows(state, updates, make_row)
 

@@ -15,8 +15,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from bart_inference.generation.search import State, begin, decode
-from bart_inference.model.transformer import Pairs, prefill, prefill_packed
+from bart_inference.generation.search import decode
+from bart_inference.generation.state import State, init_state
+from bart_inference.model.cache import LayerKV
+from bart_inference.model.transformer import prefill, prefill_packed
 
 from bart_oneliner import Array, Params
 from bart_server.engine.device import DeviceModel
@@ -62,10 +64,10 @@ class DecodePrograms:
         """Every shape in which sources are encoded for a state of `size` rows."""
         return encoder_shapes(bucket.source, size // self._model.devices)
 
-    def encoded_shapes(self, shape: EncoderShape) -> Pairs:
+    def encoded_shapes(self, shape: EncoderShape) -> list[LayerKV]:
         """The shapes of the encoder's result."""
         ids = self._ids(shape)
-        pairs: Pairs = self._model.shapes(jax.eval_shape(self._run_prefill, self._model.weights, ids, ids))
+        pairs: list[LayerKV] = self._model.shapes(jax.eval_shape(self._run_prefill, self._model.weights, ids, ids))
         return pairs
 
     def _prefill(self, shape: EncoderShape) -> Any:
@@ -112,7 +114,7 @@ class DecodePrograms:
         program = jax.jit(take_rows, out_shardings=self._model.rows)  # rows may come from another device
         return program.lower(self._state(bucket, old), rows, live).compile()
 
-    def _run_prefill(self, weights: Params, ids: Array, positions: Array) -> Pairs:
+    def _run_prefill(self, weights: Params, ids: Array, positions: Array) -> list[LayerKV]:
         return prefill_packed(weights, self._model.config, ids, positions)
 
     def _ids(self, shape: EncoderShape) -> Any:
@@ -129,6 +131,6 @@ class DecodePrograms:
         def run(weights: Params, ids: Array, mask: Array) -> State:
             source = prefill(weights, model.config, ids, mask)
             prompt = jax.numpy.asarray(prompts)
-            return begin(model.config, source, prompt, options, bucket.beams, mask[:, 0], model.dtype)
+            return init_state(model.config, source, prompt, options, bucket.beams, mask[:, 0], model.dtype)
 
         return model.shapes(jax.eval_shape(run, model.weights, model.shapes(ids), model.shapes(mask)))

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from bart_inference import OptionError, Options
-from bart_inference.generation.arrays import OptionArrays, pack
+from bart_inference.generation.arrays import OptionArrays, pack_options
 from bart_inference.generation.options import resolve
-from bart_inference.generation.search import State
+from bart_inference.generation.state import State
 from bart_inference.generation.stream import final_tokens
-from bart_inference.model.transformer import Pairs
+from bart_inference.model.cache import LayerKV
 
 from bart_server.engine.device import DeviceModel
 from bart_server.engine.packing import (
@@ -57,7 +57,7 @@ class EncodedBatch(NamedTuple):
 
     batch: EncoderBatch
     ids: np.ndarray
-    pairs: Pairs
+    pairs: list[LayerKV]
 
 
 class Encoded(NamedTuple):
@@ -119,7 +119,7 @@ class Generation:
         cost = (bucket.source + resolved.longest) * bucket.beams
         requests = []
         for sample in range(samples):
-            changed["copy"] = np.full(1, sample, np.uint32)
+            changed["sample_index"] = np.full(1, sample, np.uint32)
             payload = Payload(options, resolved.arrays._replace(**changed))
             requests.append(Request(source, buckets, cost, payload, task_input.stream))
         return requests
@@ -136,7 +136,7 @@ class Generation:
             _, longest = row.lengths(1, config)
         except OptionError as error:
             raise InvalidArgument(f"options.{error.option}", str(error).removeprefix(f"{error.option} ")) from None
-        resolved = ResolvedOptions(row, longest, pack([row], config, self._target, [1], [0]))
+        resolved = ResolvedOptions(row, longest, pack_options([row], config, self._target, [1], [0]))
         if len(self._resolved) >= MAX_CACHED_OPTIONS:
             self._resolved.clear()
         self._resolved[key] = resolved
@@ -265,7 +265,7 @@ class Generation:
                 ids = tuple(tokens[row, beam, 1 : lengths[row, beam]].tolist())
                 score = float(scores[row, beam])
                 if bucket.beams == 1:
-                    score /= float(payload.arrays.length_power[0, max(len(ids), 1)])
+                    score /= float(payload.arrays.length_norm[0, max(len(ids), 1)])
                 hypotheses.append(Hypothesis(ids, score, stopped(ids, payload.options, longest)))
             answers.append(tuple(hypotheses))
         return answers

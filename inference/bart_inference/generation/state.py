@@ -1,0 +1,98 @@
+"""The state of a running batch, and what is read from it when rows are done.
+
+Letters as in bart_oneliner; here B is rows, one for each source, N the beams of each row (1 for greedy search and
+sampling), and T the positions of the token buffer. Every leaf of a State has a leading axis of B, and rows do not
+depend on each other: each has its own length and options. So a row can be replaced between two calls of
+`search.decode`, as the server does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bart_inference.generation.arrays import OptionArrays
+from bart_inference.model.cache import KVCache, empty_cache
+from bart_inference.model.transformer import Source
+from bart_oneliner import Array, Config
+
+DEAD_SCORE = -1.0e9  # the score of a beam that does not exist; transformers' value, so that sums with it round alike
+
+
+class Finished(NamedTuple):
+    """The N best complete sequences of each row, best first. A place that is still empty scores DEAD_SCORE."""
+
+    tokens: Array  # (B,N,T) int32
+    log_probs: Array  # (B,N,T) float32
+    score: Array  # (B,N) float32: the sum of log-probabilities / (number of generated tokens ** length_penalty)
+    length: Array  # (B,N) int32
+    valid: Array  # (B,N) bool: false where a place is empty
+
+
+class State(NamedTuple):
+    """A running batch."""
+
+    source: Source
+    cache: KVCache
+    options: OptionArrays
+    tokens: Array  # (B,N,T) int32: the prompt, the generated tokens, then padding
+    log_probs: Array  # (B,N,T) float32: of each generated token, under the processed scores
+    score: Array  # (B,N) float32: the sum of each beam's log_probs
+    length: Array  # (B,) int32: the number of tokens so far, prompt included
+    done: Array  # (B,) bool: no further step changes the row
+    can_improve: Array  # (B,) bool: a running beam may still become better than a finished sequence
+    finished: Finished  # of beam search
+
+
+def init_state(
+    config: Config, source: Source, prompts: Array, options: OptionArrays, N: int, done: Array, dtype: jnp.dtype
+) -> State:
+    """A state before its first step.
+
+    prompts (B,T) int32: each row's prompt with padding behind it. done (B,) bool: rows that only fill up the batch.
+    dtype: of the KV cache.
+    """
+    B, T = prompts.shape
+    tokens = jnp.broadcast_to(prompts[:, None], (B, N, T))
+    log_probs = jnp.zeros((B, N, T), jnp.float32)
+    # Only beam 0 is alive at first: N equal beams would all choose the same tokens.
+    score = jnp.broadcast_to(jnp.where(jnp.arange(N) == 0, 0.0, DEAD_SCORE), (B, N))
+    no_score = jnp.full((B, N), DEAD_SCORE)
+    finished = Finished(tokens, log_probs, no_score, jnp.zeros((B, N), jnp.int32), jnp.zeros((B, N), bool))
+    cache = empty_cache(config, B, N, T, dtype)
+    # Every row begins with one token. A longer prompt is read token by token, in place of what the search chooses.
+    length = jnp.ones(B, jnp.int32)
+    return State(source, cache, options, tokens, log_probs, score, length, done, jnp.ones(B, bool), finished)
+
+
+def prng_keys(state: State) -> Array:
+    """One PRNG key for each row, which depends on the row's seed, sample_index and length only."""
+
+    def key(seed: Array, sample_index: Array, length: Array) -> Array:
+        row_key = jax.random.fold_in(jax.random.key(seed), sample_index)
+        return jax.random.fold_in(row_key, length)
+
+    return jax.vmap(key)(state.options.seed, state.options.sample_index, state.length)
+
+
+def is_end(tokens: Array, state: State) -> Array:
+    """Whether each of the next tokens (B,n) ends its sequence: as an end-of-sequence token, or at max_length."""
+    is_last = state.length + 1 >= state.options.max_length
+    is_eos = (tokens[..., None] == state.options.eos[:, None]).any(-1)
+    return is_eos | is_last[:, None]
+
+
+def length_norm(o: OptionArrays, count: Array) -> Array:
+    """count ** length_penalty for (B,) numbers of generated tokens."""
+    return jnp.take_along_axis(o.length_norm, jnp.maximum(count, 0)[:, None], 1)[:, 0]
+
+
+def hypotheses(state: State) -> Finished:
+    """The answers so far, best first: beam search's finished sequences, or the other searches' one sequence."""
+    if state.tokens.shape[1] > 1:
+        return state.finished
+    generated_count = jnp.maximum(state.length - state.options.prompt_length, 1)
+    score = state.score / length_norm(state.options, generated_count)[:, None]
+    return Finished(state.tokens, state.log_probs, score, state.length[:, None], state.done[:, None])
