@@ -155,13 +155,13 @@ def test_readme_quotes_the_one_line_and_counts_right():
     )
 
 
-def test_every_room_of_readme_exists():
+def test_every_file_and_folder_that_readme_lists_exists():
     readme = (ROOT / "README.md").read_text()
-    rooms = re.findall(r"^\| `([^`]+)` \|", readme, flags=re.M)
-    assert len(rooms) > 5
-    for room in rooms:
-        assert (ROOT / room).exists(), f"README lists {room}"
+    paths = re.findall(r"^\| `([^`]+)` \|", readme, flags=re.M)
+    assert len(paths) > 5
+    for path in paths:
+        assert (ROOT / path).exists(), f"README lists {path}"
 
 
-def test_the_page_is_short_enough_to_read_at_a_sitting():
+def test_the_page_has_at_most_450_lines():
     assert len((ROOT / "bart_oneliner.py").read_text().splitlines()) <= 450
