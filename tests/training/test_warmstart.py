@@ -41,11 +41,11 @@ def test_the_encoder_is_berts(bert, config):
 
 def test_token_rows_are_means_of_word_pieces_and_capitals_differ(tokenizer):
     vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[MASK]": 3, "music": 4, "xml": 5, "##xml": 6}
-    pieces = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
-    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bert_tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    bert_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    bert_tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     table = np.eye(7, 16, dtype=np.float32)
-    rows = token_embeddings(tokenizer, pieces, table, seed=0)
+    rows = token_embeddings(tokenizer, bert_tokenizer, table, seed=0)
     row = {token: rows[i] for token, i in tokenizer.get_vocab().items()}
     assert row["Ġmusic"].argmax() == 4
     assert row["ĠXML"].argmax() == 5

@@ -1,7 +1,7 @@
 """Descriptions of every binary package, from the package indices that apt fetches.
 
 Debian's Packages index holds one-line synopses only; long descriptions are in Translation-en, joined by package name
-and Description-md5. The indices are fetched into a private folder: the system's apt state is never touched.
+and Description-md5. The indices are fetched into a separate folder, so the system's apt state is not changed.
 """
 
 import hashlib
@@ -35,12 +35,14 @@ def fetch(state: Path, sources: Path | None = None) -> None:
     }
     if sources:
         options |= {"Dir::Etc::sourcelist": str(sources.resolve()), "Dir::Etc::sourceparts": "-"}
-    settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    settings: list[str] = []
+    for name, value in options.items():
+        settings += ["-o", f"{name}={value}"]
     subprocess.run(["apt-get", "update", "-q", *settings], check=True)
 
 
 def read(path: Path) -> bytes:
-    """An index as text: apt keeps its lists plain or compressed in any of several ways."""
+    """An index's bytes, decompressed: apt keeps its lists plain or compressed in one of several formats."""
     if path.suffix not in COMPRESSED:
         return path.read_bytes()
     return subprocess.run([HELPER, "cat-file", path], stdout=subprocess.PIPE, check=True).stdout
@@ -63,7 +65,10 @@ def stanzas(text: str, wanted: set[str]) -> Iterator[dict[str, str]]:
 
 
 def load(lists: Path, suite: str) -> tuple[list[Package], list[dict[str, object]]]:
-    """Every package of the suite's component main once, by name; and name, size and SHA-256 of each index read."""
+    """Every package of the suite's component main, once and sorted by name; and name, size and SHA-256 of each index.
+
+    Raises FileNotFoundError if an index or its translation has not been fetched.
+    """
     packages: dict[str, Package] = {}
     inputs: list[dict[str, object]] = []
     for index in sorted(lists.glob(f"*_dists_{suite}_main_binary-amd64_Packages*")):
@@ -76,17 +81,16 @@ def load(lists: Path, suite: str) -> tuple[list[Package], list[dict[str, object]
             name = path.stem if path.suffix in COMPRESSED else path.name
             inputs.append({"name": name, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()})
             texts.append(raw.decode("utf-8", "replace"))
-        long = {
-            (s["Package"], s["Description-md5"]): s["Description-en"]
-            for s in stanzas(texts[1], {"Package", "Description-md5", "Description-en"})
-        }
-        for s in stanzas(texts[0], {"Package", "Source", "Section", "Description-md5"}):
-            name = s["Package"]
-            description = long.get((name, s.get("Description-md5", "")))
+        descriptions: dict[tuple[str, str], str] = {}
+        for fields in stanzas(texts[1], {"Package", "Description-md5", "Description-en"}):
+            descriptions[fields["Package"], fields["Description-md5"]] = fields["Description-en"]
+        for fields in stanzas(texts[0], {"Package", "Source", "Section", "Description-md5"}):
+            name = fields["Package"]
+            description = descriptions.get((name, fields.get("Description-md5", "")))
             if description and name not in packages:
                 synopsis, _, body = description.partition("\n")
-                source = (s.get("Source") or name).split()[0]
-                packages[name] = Package(name, source, s.get("Section", ""), synopsis.strip(), body)
+                source = (fields.get("Source") or name).split()[0]
+                packages[name] = Package(name, source, fields.get("Section", ""), synopsis.strip(), body)
     if not inputs:
         raise FileNotFoundError(f"no index of suite {suite!r} in {lists}: run with --fetch")
     return [packages[name] for name in sorted(packages)], inputs

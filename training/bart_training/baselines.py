@@ -1,4 +1,4 @@
-"""Summaries that need no model, to hold a model against."""
+"""Summaries that need no model, with which a model's are compared."""
 
 import re
 
@@ -17,7 +17,7 @@ def lead(document: str) -> str:
 
 
 def rule(document: str, words: int = 9) -> str:
-    """The first sentence after "X is a", "this package provides", …, cut to nine words: the best rule known here."""
+    """The first sentence after "X is a", "this package provides", …, cut to nine words; our best baseline."""
     sentence = lead(document)
     rest = OPENING.sub("", sentence, count=1) or sentence
     return " ".join(rest.split()[:words])

@@ -1,4 +1,4 @@
-"""Text rules of the corpus: what of a Debian description is document, what is boilerplate, what is a synopsis."""
+"""Text rules of the corpus: which parts of a Debian description are its document, boilerplate, and synopsis."""
 
 import re
 
@@ -27,7 +27,7 @@ BOILERPLATE = re.compile(  # sentences about the packaging, anywhere but at the 
     r"|^\W*(?:https?|ftp)://\S+\W*$",
     re.I,
 )
-EMPTY_OPENING = re.compile(  # says nothing of its own even as a description's first sentence
+EMPTY_OPENING = re.compile(  # uninformative even as the first sentence of a description
     r"^(?:this|the) (?:meta-?|dummy |binary )?packages? (?:contains?|provides?|includes?|enables|installs|ships) "
     r"(?:(?:the|a|an|all|some|only|additional) )?(?:following binaries|source for the rust|feature\b|"
     r"(?:\S+ )?(?:development|documentation|docs|headers?|static|shared|runtime|debug\w*|example|common|data|"
@@ -61,15 +61,18 @@ VARIANT_SYNOPSIS = re.compile(
 
 
 def paragraphs(body: str) -> list[str]:
-    """Debian Policy 5.6.13: ' text' is a line, '  text' a verbatim one (lists), ' .' a blank one."""
-    result: list[list[str]] = [[]]
+    """A description's paragraphs, each on one line.
+
+    Debian Policy 5.6.13: ' text' is a line, '  text' a verbatim one (lists), ' .' a blank one.
+    """
+    paragraph_lines: list[list[str]] = [[]]
     for line in body.split("\n"):
         text = line[1:].strip()
         if text in (".", ""):
-            result.append([])
+            paragraph_lines.append([])
         else:
-            result[-1].append(text)
-    return [" ".join(" ".join(p).split()) for p in result if p]
+            paragraph_lines[-1].append(text)
+    return [" ".join(" ".join(lines).split()) for lines in paragraph_lines if lines]
 
 
 def clean_synopsis(synopsis: str) -> str:
@@ -84,8 +87,10 @@ def cut(document: str) -> str:
     if len(document) <= MAX_CHARS:
         return document
     head = document[:MAX_CHARS]
-    ends = [m.start() for m in SENTENCE.finditer(head)]
-    return head[: ends[-1]].rstrip() if ends and ends[-1] > MAX_CHARS // 2 else head.rsplit(" ", 1)[0]
+    ends = [match.start() for match in SENTENCE.finditer(head)]
+    if ends and ends[-1] > MAX_CHARS // 2:
+        return head[: ends[-1]].rstrip()
+    return head.rsplit(" ", 1)[0]
 
 
 def worth_learning(document: str, summary: str) -> bool:
@@ -101,4 +106,5 @@ def worth_learning(document: str, summary: str) -> bool:
 
 
 def normalized(text: str) -> str:
+    """The text's words of ASCII letters and digits, in lower case, for finding duplicates."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))

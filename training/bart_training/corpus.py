@@ -9,6 +9,7 @@ dropped.
 import argparse
 import gzip
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter, defaultdict
@@ -19,10 +20,10 @@ from bart_training import apt, cleaning
 from bart_training.cleaning import normalized
 from bart_training.noise import SENTENCE
 
-SHARED_BY = 20  # a sentence that so many source families share is boilerplate
-PER_FAMILY = 20  # most records from one source family
-PERCENT = {"test": 5, "validation": 5}  # of source families; the rest is train
-JACCARD, CONTAINMENT = 0.2, 0.35  # of 5-word shingles: from here on two documents count as near-duplicates
+SHARED_BY = 20  # a sentence that at least this many source families have is boilerplate
+PER_FAMILY = 20  # at most this many records from one source family
+PERCENT = {"test": 5, "validation": 5}  # of source families; the others are train
+JACCARD, CONTAINMENT = 0.2, 0.35  # similarities of 5-word shingles from which two documents count as near-duplicates
 
 
 class Record(NamedTuple):
@@ -53,34 +54,51 @@ def split_of(source: str) -> str:
     return "validation" if bucket < PERCENT["test"] + PERCENT["validation"] else "train"
 
 
+Sentences = list[list[str]]  # of each paragraph of a description
+
+
 def candidates(packages: list[apt.Package]) -> list[Record]:
     """One cleaned record for every package whose description is worth learning from."""
-    split = [[SENTENCE.split(p) for p in cleaning.paragraphs(package.body)] for package in packages]
-    families: dict[str, set[str]] = defaultdict(set)  # sentence -> who uses it
-    for package, paragraphs in zip(packages, split, strict=True):
-        for sentence in (s for p in paragraphs for s in p):
-            families[sentence].add(family(package.source))
-    shared = {sentence for sentence, users in families.items() if len(users) >= SHARED_BY}
-
+    descriptions: list[Sentences] = []
+    for package in packages:
+        descriptions.append([SENTENCE.split(paragraph) for paragraph in cleaning.paragraphs(package.body)])
+    boilerplate = shared_sentences(packages, descriptions)
     records = []
-    for package, paragraphs in zip(packages, split, strict=True):
-        kept = []
-        for i, sentences in enumerate(paragraphs):
-            rules = [cleaning.EMPTY_OPENING if i + j == 0 else cleaning.BOILERPLATE for j in range(len(sentences))]
-            text = " ".join(
-                s for s, rule in zip(sentences, rules, strict=True) if s not in shared and not rule.match(s)
-            )
-            if len(text) > 2:
-                kept.append(text)
-        document, summary = cleaning.cut(" ".join(kept)), cleaning.clean_synopsis(package.synopsis)
+    for package, paragraphs in zip(packages, descriptions, strict=True):
+        texts = informative(paragraphs, boilerplate)
+        document, summary = cleaning.cut(" ".join(texts)), cleaning.clean_synopsis(package.synopsis)
         if cleaning.worth_learning(document, summary):
-            keys = normalized(kept[0]), normalized(document), normalized(summary)
+            keys = normalized(texts[0]), normalized(document), normalized(summary)
             records.append(Record(package.name, package.source, document, summary, *keys, rank(package)))
     return records
 
 
+def shared_sentences(packages: list[apt.Package], descriptions: list[Sentences]) -> set[str]:
+    """The sentences that SHARED_BY or more source families have."""
+    families: dict[str, set[str]] = defaultdict(set)  # of each sentence
+    for package, paragraphs in zip(packages, descriptions, strict=True):
+        for sentence in itertools.chain.from_iterable(paragraphs):
+            families[sentence].add(family(package.source))
+    return {sentence for sentence, users in families.items() if len(users) >= SHARED_BY}
+
+
+def informative(paragraphs: Sentences, boilerplate: set[str]) -> list[str]:
+    """The paragraphs without boilerplate; a description's first sentence goes only if it says nothing at all."""
+    texts = []
+    for i, sentences in enumerate(paragraphs):
+        informative_sentences = []
+        for j, sentence in enumerate(sentences):
+            rule = cleaning.EMPTY_OPENING if i + j == 0 else cleaning.BOILERPLATE
+            if sentence not in boilerplate and not rule.match(sentence):
+                informative_sentences.append(sentence)
+        text = " ".join(informative_sentences)
+        if len(text) > 2:
+            texts.append(text)
+    return texts
+
+
 def rank(package: apt.Package) -> tuple[int, int, str]:
-    """The package named like its source speaks best for it; documentation and the like come last."""
+    """Lowest for the package named like its source, which describes it best; highest for documentation and the like."""
     if package.name in (package.source, family(package.source)):
         return 0, len(package.name), package.name
     variant = bool(cleaning.VARIANT_SYNOPSIS.search(package.synopsis))
@@ -92,79 +110,95 @@ def one_per_family(records: list[Record]) -> list[Record]:
     """One record for each first paragraph, document and summary within a source family: the best representative."""
     used: set[tuple[str, str, str]] = set()
     kept = []
-    for r in sorted(records, key=lambda r: (r.family, r.rank)):
-        keys = [(r.family, kind, getattr(r, kind)) for kind in ("first", "full", "summary_key")]
+    for record in sorted(records, key=lambda record: (record.family, record.rank)):
+        keys = [(record.family, field, getattr(record, field)) for field in ("first", "full", "summary_key")]
         if used.isdisjoint(keys):
-            kept.append(r)
+            kept.append(record)
         used.update(keys)
     return kept
 
 
 def across_families(records: list[Record]) -> list[Record]:
     """One record for each document and first paragraph, two for each summary, PER_FAMILY for each family."""
-    seen: set[str] = set()
+    texts: set[str] = set()
     summaries: Counter[str] = Counter()
     members: Counter[str] = Counter()
     kept = []
-    for r in sorted(records, key=lambda r: (hashlib.sha256(r.source.encode()).hexdigest(), r.rank)):
-        if r.full in seen or r.first in seen or summaries[r.summary_key] >= 2 or members[r.family] >= PER_FAMILY:
+    for record in sorted(records, key=by_source):
+        if record.full in texts or record.first in texts:
             continue
-        members[r.family] += 1
-        summaries[r.summary_key] += 1
-        seen.update((r.full, r.first))
-        kept.append(r)
+        if summaries[record.summary_key] >= 2 or members[record.family] >= PER_FAMILY:
+            continue
+        members[record.family] += 1
+        summaries[record.summary_key] += 1
+        texts.update((record.full, record.first))
+        kept.append(record)
     return kept
 
 
+def by_source(record: Record) -> tuple[str, tuple[int, int, str]]:
+    """A sort key: a hash of the source's name, so that no letter of the alphabet is preferred, and then the rank."""
+    return hashlib.sha256(record.source.encode()).hexdigest(), record.rank
+
+
 def shingles(document: str, n: int = 5) -> set[int]:
+    """64-bit hashes of every n words in succession."""
     words = re.findall(r"\w+", document.lower())
-    runs = (" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
-    return {int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest(), "big") for run in runs}
+    hashes = set()
+    for i in range(max(1, len(words) - n + 1)):
+        run = " ".join(words[i : i + n])
+        hashes.add(int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest(), "big"))
+    return hashes
 
 
 def purge(records: list[Record], earlier: list[Record]) -> list[Record]:
     """Without the records that resemble an earlier split's: the same summary, or overlapping shingles."""
-    summaries = {r.summary_key for r in earlier}
-    sizes, index = [], defaultdict(list)
-    for i, r in enumerate(earlier):
-        runs = shingles(r.document)
-        sizes.append(len(runs))
-        for run in runs:
-            index[run].append(i)
+    summaries = {record.summary_key for record in earlier}
+    sizes: list[int] = []  # the number of shingles of each earlier document
+    index: dict[int, list[int]] = defaultdict(list)  # shingle -> earlier documents
+    for i, record in enumerate(earlier):
+        hashes = shingles(record.document)
+        sizes.append(len(hashes))
+        for shingle in hashes:
+            index[shingle].append(i)
     kept = []
-    for r in records:
-        runs = shingles(r.document)
-        n = len(runs)
-        hits = Counter(i for run in runs for i in index.get(run, ()))
-        close = (
-            c / (n + sizes[i] - c) >= JACCARD or c / min(n, sizes[i]) >= CONTAINMENT for i, c in hits.most_common(20)
-        )
-        if r.summary_key not in summaries and not any(close):
-            kept.append(r)
+    for record in records:
+        if record.summary_key not in summaries and not resembles(shingles(record.document), index, sizes):
+            kept.append(record)
     return kept
 
 
+def resembles(hashes: set[int], index: dict[int, list[int]], sizes: list[int]) -> bool:
+    """Whether a document's shingles overlap with one of the 20 earlier documents that share the most of them."""
+    shared: Counter[int] = Counter()  # with each earlier document
+    for shingle in hashes:
+        shared.update(index.get(shingle, ()))
+    for i, count in shared.most_common(20):
+        jaccard = count / (len(hashes) + sizes[i] - count)
+        containment = count / min(len(hashes), sizes[i])
+        if jaccard >= JACCARD or containment >= CONTAINMENT:
+            return True
+    return False
+
+
 def beyond(records: list[Record], corpus: Path) -> list[Record]:
-    """The records of source families that a corpus has nothing of, without those that resemble one of its own."""
+    """The records whose source families are not in a corpus, without those that resemble one of its records."""
     known = []
     for name in ("train", "validation", "test"):
         with gzip.open(corpus / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            for fields in map(json.loads, lines):
-                keys = {
-                    "first": "",
-                    "full": normalized(fields["document"]),
-                    "summary_key": normalized(fields["summary"]),
-                }
-                known.append(Record(**fields, **keys, rank=(0, 0, "")))
-    families = {r.family for r in known}
-    return purge([r for r in records if r.family not in families], known)
+            for line in lines:
+                fields = json.loads(line)
+                full, summary_key = normalized(fields["document"]), normalized(fields["summary"])
+                known.append(Record(**fields, first="", full=full, summary_key=summary_key, rank=(0, 0, "")))
+    families = {record.family for record in known}
+    return purge([record for record in records if record.family not in families], known)
 
 
 def build(packages: list[apt.Package]) -> tuple[dict[str, list[Record]], dict[str, int]]:
-    """The three splits, and how many records each step left."""
+    """The three splits, and how many records were left after each step."""
     counts = {"packages": len(packages)}
-    packages = [p for p in packages if p.section.split("/")[-1] not in cleaning.SKIPPED_SECTIONS]
-    packages = [p for p in packages if not cleaning.SKIPPED_SYNOPSIS.search(p.synopsis)]
+    packages = [package for package in packages if package.section.split("/")[-1] not in cleaning.SKIPPED_SECTIONS]
+    packages = [package for package in packages if not cleaning.SKIPPED_SYNOPSIS.search(package.synopsis)]
     counts["not transitional, meta or debug"] = len(packages)
     records = candidates(packages)
     counts["long enough after cleaning"] = len(records)
@@ -173,40 +207,45 @@ def build(packages: list[apt.Package]) -> tuple[dict[str, list[Record]], dict[st
     records = across_families(records)
     counts["no duplicates across families"] = len(records)
     splits: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
-    for r in records:
-        splits[split_of(r.source)].append(r)
+    for record in records:
+        splits[split_of(record.source)].append(record)
     splits["validation"] = purge(splits["validation"], splits["train"])
     splits["test"] = purge(splits["test"], splits["train"] + splits["validation"])
     return splits, counts | {name: len(part) for name, part in splits.items()}
 
 
 def write(path: Path, records: list[Record]) -> dict[str, object]:
-    """JSON lines, gzipped without a time stamp. Returns the manifest's entry."""
-    fields = ("package", "source", "document", "summary")
-    lines = (json.dumps({f: getattr(r, f) for f in fields}, ensure_ascii=False) + "\n" for r in records)
+    """Writes JSON lines, gzipped without a time stamp: equal records give equal bytes. Returns the manifest's entry."""
+    lines = []
+    for record in records:
+        fields = {name: getattr(record, name) for name in ("package", "source", "document", "summary")}
+        lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
     text = "".join(lines).encode()
-    with path.open("wb") as f, gzip.GzipFile(filename="", mode="wb", fileobj=f, mtime=0, compresslevel=9) as g:
-        g.write(text)
+    with path.open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=9) as out:
+        out.write(text)
     return {"records": len(records), "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--state", type=Path, default=Path("apt"), help="private apt state; its lists/ is read")
+    parser.add_argument(
+        "--state", type=Path, default=Path("apt"), help="folder of a separate apt state; its lists/ is read"
+    )
     parser.add_argument("--fetch", action="store_true", help="fetch the indices first; without it no network is used")
     parser.add_argument("--sources", type=Path, help="a sources.list to fetch; by default this machine's")
     parser.add_argument(
-        "--beyond", type=Path, help="one split, test, of source families that this corpus does not have"
+        "--beyond", type=Path, help="write only a test split, of source families that this corpus does not have"
     )
-    parser.add_argument("--suite", default="*", help="only this suite, such as bookworm, of those configured")
+    parser.add_argument("--suite", default="*", help="read only this suite, such as bookworm")
     args = parser.parse_args()
     if args.fetch:
         apt.fetch(args.state, args.sources)
     packages, inputs = apt.load(args.state / "lists", args.suite)
     splits, counts = build(packages)
     if args.beyond:
-        splits = {"test": beyond([r for part in splits.values() for r in part], args.beyond)}
+        records = list(itertools.chain.from_iterable(splits.values()))
+        splits = {"test": beyond(records, args.beyond)}
     args.out.mkdir(parents=True, exist_ok=True)
     files = {name: write(args.out / f"{name}.jsonl.gz", records) for name, records in splits.items()}
     manifest = json.dumps({"inputs": inputs, "steps": counts, "files": files}, indent=1)

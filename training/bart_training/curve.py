@@ -1,4 +1,4 @@
-"""Draw the loss curves of runs: `python -m bart_training.curve --run R [--run R2 …] --out loss.png`."""
+"""Draws the loss curves of runs: `python -m bart_training.curve --run R [--run R2 …] --out loss.png`."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 
 def read_log(run: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and losses. Where a killed run repeated steps, the later entry counts."""
+    """Steps and losses. If a run was killed and repeated steps, the later entry counts."""
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     losses = {entry["step"]: entry["loss"] for entry in entries}
     return np.array(sorted(losses)), np.array([losses[step] for step in sorted(losses)])

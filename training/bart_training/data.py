@@ -1,4 +1,4 @@
-"""Records, token ids and batches. A batch is a pure function of (seed, step): a resumed run sees what it would have.
+"""Records, token ids and batches. A batch is a pure function of (seed, step), so a resumed run goes on with the same.
 
 B batch, S source length, T target length.
 """
@@ -31,10 +31,11 @@ def read_records(path: Path) -> list[dict[str, str]]:
 
 def round_up(length: int, buckets: list[int]) -> int:
     """The smallest bucket that holds `length`, else the largest: few shapes, few compilations."""
-    return next((b for b in buckets if length <= b), buckets[-1])
+    return next((bucket for bucket in buckets if length <= bucket), buckets[-1])
 
 
 def collate(pairs: list[Pair], source_buckets: list[int], target_buckets: list[int], pad: int) -> Batch:
+    """Pairs padded, or cut, to the bucket of the longest source and of the longest target."""
     S = round_up(max(len(source) for source, _ in pairs), source_buckets)
     T = round_up(max(len(target) for _, target in pairs), target_buckets)
     input_ids = np.full((len(pairs), S), pad, np.int32)
@@ -49,9 +50,9 @@ def collate(pairs: list[Pair], source_buckets: list[int], target_buckets: list[i
 class Batches:
     """Endless seeded epochs of batches of similar length.
 
-    Each epoch is shuffled, then sorted by source bucket and target length (the two `lengths` of an example) within
-    windows of `window` batches, then the batches are shuffled. For each batch one of `limits` is drawn (limit: share),
-    to which its sources are cut: most steps stay short, yet every position is trained.
+    Each epoch is shuffled. Within windows of `window` batches, the examples are then sorted by source bucket and target
+    length (the two `lengths` of an example), and at last the batches are shuffled. For each batch one of `limits` is
+    drawn (limit: share), and its sources are cut to it, so that most steps are short but every position is trained.
     """
 
     window = 32
@@ -64,24 +65,36 @@ class Batches:
         self.limits, self.shares = list(limits), np.array(list(limits.values())) / sum(limits.values())
         self.source_buckets, self.target_buckets = sorted(limits), target_buckets
         rounded = [(round_up(source, self.source_buckets), target) for source, target in lengths]
-        self.similar = np.array(rounded, "i4,i4")  # what a window is sorted by
+        self.sort_keys = np.array(rounded, "i4,i4")
         self.epoch = -1
         self.order: list[np.ndarray] = []  # the batches of that epoch
 
     def indices(self, step: int) -> np.ndarray:
-        epoch, i = divmod(step, len(self.similar) // self.batch_size)
+        """The examples of a step's batch (B,)."""
+        epoch, i = divmod(step, len(self.sort_keys) // self.batch_size)
         if epoch != self.epoch:
-            rng = np.random.default_rng((self.seed, epoch))
-            shuffled = rng.permutation(len(self.similar))
-            chunks = [shuffled[j : j + n] for n in [self.window * self.batch_size] for j in range(0, len(shuffled), n)]
-            ordered = np.concatenate([c[np.argsort(self.similar[c], kind="stable")] for c in chunks])
-            batches = [ordered[j : j + self.batch_size] for j in range(0, len(ordered), self.batch_size)]
-            full = [b for b in batches if len(b) == self.batch_size]
-            self.epoch, self.order = epoch, [full[j] for j in rng.permutation(len(full))]
+            self.epoch, self.order = epoch, self.batches_of(epoch)
         return self.order[i]
+
+    def batches_of(self, epoch: int) -> list[np.ndarray]:
+        """An epoch's batches in order; examples that do not fill a batch are left out."""
+        rng = np.random.default_rng((self.seed, epoch))
+        shuffled = rng.permutation(len(self.sort_keys))
+        batches = []
+        for window in in_groups(shuffled, self.window * self.batch_size):
+            ordered = window[np.argsort(self.sort_keys[window], kind="stable")]
+            batches += in_groups(ordered, self.batch_size)
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        return [full[j] for j in rng.permutation(len(full))]
 
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step, 1))
         limit = int(rng.choice(self.limits, p=self.shares))
         pairs = self.make(self.indices(step), limit, rng)
-        return collate(pairs, [b for b in self.source_buckets if b <= limit], self.target_buckets, self.pad)
+        source_buckets = [bucket for bucket in self.source_buckets if bucket <= limit]
+        return collate(pairs, source_buckets, self.target_buckets, self.pad)
+
+
+def in_groups(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """Groups of `size` indices in succession; the last one has what is left."""
+    return [indices[first : first + size] for first in range(0, len(indices), size)]

@@ -1,14 +1,14 @@
 """ROUGE of a model beside the baselines: `python -m bart_training.evaluate --corpus C --split validation [--model M]`.
 
-rouge-score with stemming, F1 in percent, mean over the records: R1, R2, RL. Options of generate may be given as JSON to
-compare generation settings on validation; the test split is for the final report alone.
+Prints R1, R2 and RL: F1 in percent by rouge-score with stemming, mean over the records. `--options` takes options of
+generate as JSON, to compare generation settings on validation; the test split is for the final report only.
 """
 
 import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 
 import bart_inference
@@ -24,15 +24,20 @@ KINDS = ["rouge1", "rouge2", "rougeL"]
 
 def rouge(references: list[str], summaries: list[str]) -> dict[str, float]:
     scorer = RougeScorer(KINDS, use_stemmer=True)
-    scores = [scorer.score(reference, s) for reference, s in zip(references, summaries, strict=True)]
-    return {kind: round(100 * float(np.mean([s[kind].fmeasure for s in scores])), 2) for kind in KINDS}
+    scores = [scorer.score(*pair) for pair in zip(references, summaries, strict=True)]
+    means = {}
+    for kind in KINDS:
+        means[kind] = round(100 * float(np.mean([score[kind].fmeasure for score in scores])), 2)
+    return means
 
 
 def degenerate(summary: str) -> bool:
-    """Empty, or the same word three times or twice in a row."""
+    """Whether a summary is empty, has a word twice in succession, or has a word three times."""
     words = summary.lower().split()
-    stutters = any(a == b for a, b in itertools.pairwise(words))
-    return not words or stutters or max(words.count(w) for w in words) > 2
+    if not words:
+        return True
+    stutters = any(word == following for word, following in itertools.pairwise(words))
+    return stutters or max(Counter(words).values()) > 2
 
 
 def summaries_of(model: bart_inference.Model, documents: list[str], batch_size: int, **options: object) -> list[str]:
@@ -53,15 +58,18 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--split", default="validation", choices=["train", "validation", "test"])
     parser.add_argument("--model", type=Path, help="folder of a model; the embedded one by default")
-    parser.add_argument("--limit", type=int, help="only the first records")
+    parser.add_argument("--limit", type=int, help="evaluate only the first so many records")
     parser.add_argument("--options", type=json.loads, default={}, help="options of generate, as JSON")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--out", type=Path, help="write summaries and scores here, as JSON")
     args = parser.parse_args()
     records = read_records(args.corpus / f"{args.split}.jsonl.gz")[: args.limit]
-    documents, references = ([r[name] for r in records] for name in ("document", "summary"))
-    rules: dict[str, Callable[[str], str]] = {"lead-1": baselines.lead, "rule": baselines.rule}
-    scores = {name: rouge(references, [f(d) for d in documents]) for name, f in rules.items()}
+    documents = [record["document"] for record in records]
+    references = [record["summary"] for record in records]
+    scores = {
+        "lead-1": rouge(references, [baselines.lead(document) for document in documents]),
+        "rule": rouge(references, [baselines.rule(document) for document in documents]),
+    }
     begun = time.monotonic()
     summaries = summaries_of(bart_inference.load(args.model), documents, args.batch_size, **args.options)
     scores["model"] = rouge(references, summaries)
@@ -69,10 +77,13 @@ def main() -> None:
     print(f"{'':8}" + "".join(f"{kind:>8}" for kind in KINDS))
     for name, row in scores.items():
         print(f"{name:8}" + "".join(f"{row[kind]:8.2f}" for kind in KINDS))
-    strange = [s for s in summaries if degenerate(s)]
-    print(f"degenerate: {len(strange)}; words a summary: {np.mean([len(s.split()) for s in summaries]):.1f}")
+    degenerate_count = sum(degenerate(summary) for summary in summaries)
+    words = np.mean([len(summary.split()) for summary in summaries])
+    print(f"degenerate (empty or repeating words): {degenerate_count}; words per summary: {words:.1f}")
     if args.out:
-        rows = [{"package": r["package"], "summary": s} for r, s in zip(records, summaries, strict=True)]
+        rows = []
+        for record, summary in zip(records, summaries, strict=True):
+            rows.append({"package": record["package"], "summary": summary})
         args.out.write_text(json.dumps({"scores": scores, "summaries": rows}, indent=1, ensure_ascii=False) + "\n")
 
 

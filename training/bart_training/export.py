@@ -1,4 +1,4 @@
-"""Write a run's weights as a folder that bart_inference and transformers load, in float16.
+"""Writes a run's weights, in float16 by default, as a folder that bart_inference and transformers load.
 
 `python -m bart_training.export --run R --config training/bart_training/config.json --tokenizer T --out FOLDER`
 """

@@ -1,6 +1,6 @@
 """Fine-tune on document → summary: `bart-finetune --corpus C --tokenizer T --run R --start FOLDER --steps N`.
 
-A share of the batches goes on copying: without it a small model forgets in its first few hundred steps.
+A share of the batches still trains copying: without it, a small model forgets copying within a few hundred steps.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""The one training loop: pre-training and fine-tuning differ only in the batches they pass in.
+"""The training loop of pre-training and fine-tuning.
 
 AdamW with warm-up, a constant plateau and a linear decay to zero over the last `decay` steps (Hägele et al.,
-https://arxiv.org/abs/2405.18392): unlike a cosine, the plateau may be made longer or shorter while the run goes on.
+https://arxiv.org/abs/2405.18392). Unlike with a cosine, the plateau of an unfinished run can be made longer or shorter.
 """
 
 import functools
@@ -39,11 +39,13 @@ def schedule(options: Options) -> optax.Schedule:
 
 
 def optimizer(options: Options) -> optax.GradientTransformation:
-    def decays(params: Params) -> Any:
-        def is_matrix(path: jax.tree_util.KeyPath, _: Any) -> bool:
-            name = jax.tree_util.keystr(path)
-            return "norm" not in name and "bias" not in name
+    """AdamW after clipping by the global norm; weight decay for matrices only, not for norms and biases."""
 
+    def is_matrix(path: jax.tree_util.KeyPath, _: Any) -> bool:
+        name = jax.tree_util.keystr(path)
+        return "norm" not in name and "bias" not in name
+
+    def decays(params: Params) -> Any:
         return jax.tree_util.tree_map_with_path(is_matrix, params)
 
     adamw = optax.adamw(schedule(options), b1=0.9, b2=0.98, weight_decay=options.weight_decay, mask=decays)
@@ -59,7 +61,7 @@ def make_step(config: Config, options: Options) -> Callable[..., Any]:
     tx = optimizer(options)
 
     def step(params: Params, state: Any, batch: Batch, step: jax.Array) -> tuple[Params, Any, jax.Array]:
-        # rbg: on CPU threefry costs more than the dropout it serves
+        # rbg, because on a CPU the default generator (threefry) takes longer than the dropout that uses its numbers.
         key = jax.random.fold_in(jax.random.key(options.seed, impl="rbg"), step)
 
         def objective(params: Params) -> jax.Array:
@@ -75,7 +77,7 @@ def make_step(config: Config, options: Options) -> Callable[..., Any]:
 
 
 def save_state(path: Path, params: Params, state: Any, step: int) -> None:
-    """One file, replaced atomically: a kill leaves the old one or the new one."""
+    """Writes one file, replaced atomically: if the process is killed, the old or the new one is complete."""
     leaves = [np.asarray(a) for a in jax.tree.leaves((params, state))]
     partial = path.with_suffix(".partial")
     with partial.open("wb") as f:
@@ -91,7 +93,7 @@ def load_state(path: Path, params: Params, state: Any) -> tuple[Params, Any, int
 
 
 def load_params(path: Path, config: Config) -> Params:
-    """The weights of a saved state, which stand before the optimizer's."""
+    """The weights of a saved state, which are its first arrays; those of the optimizer follow."""
     shapes, treedef = jax.tree.flatten(bart_oneliner.param_shapes(config))
     with np.load(path) as saved:
         return jax.tree.unflatten(treedef, [saved[f"arr_{i}"] for i in range(len(shapes))])
@@ -101,7 +103,10 @@ def train(
     params: Params, config: Config, batches: Callable[[int], Batch], options: Options, run: Path,
     on_save: Callable[[Params, int], None] = lambda params, step: None,
 ) -> Params:  # fmt: skip
-    """Train to options.steps, from run/state.npz if it is there; log to run/log.jsonl, one object a line."""
+    """Trains until options.steps, from run/state.npz if it exists, and returns the weights.
+
+    Logs step, mean loss (nats), learning rate and seconds to run/log.jsonl, one object a line.
+    """
     run.mkdir(parents=True, exist_ok=True)
     mesh = data_mesh()
     everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, ROWS)
@@ -118,8 +123,12 @@ def train(
             params, state, loss = step(params, state, batch, i)
             recent.append(loss)
             if (i + 1) % options.log_every == 0:
-                entry = {"step": i + 1, "loss": float(np.mean([float(x) for x in recent]))}
-                entry |= {"rate": float(schedule(options)(i / options.accumulate)), "seconds": time.monotonic() - begun}
+                entry = {
+                    "step": i + 1,
+                    "loss": float(np.mean([float(loss) for loss in recent])),
+                    "rate": float(schedule(options)(i / options.accumulate)),
+                    "seconds": time.monotonic() - begun,
+                }
                 bar.set_postfix(loss=f"{entry['loss']:.3f}")
                 print(json.dumps(entry), file=log, flush=True)
                 recent = []

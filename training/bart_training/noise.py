@@ -1,8 +1,7 @@
-"""What pre-training asks of the model: BART's own noise, and two objectives in which nearly everything is copied.
+"""BART's noise: text infilling and sentence permutation.
 
-Text infilling and sentence permutation are those of Lewis et al., https://arxiv.org/abs/1910.13461, section 2.2: spans
-with lengths from Poisson(3), each replaced by one <mask>, until 30% of the tokens are gone; a span of length 0 inserts
-a <mask>; sentences are shuffled.
+Lewis et al., https://arxiv.org/abs/1910.13461, section 2.2: spans with lengths from Poisson(3), each replaced by one
+<mask>, until 30% of the tokens are gone; a span of length 0 inserts a <mask>; sentences are shuffled.
 """
 
 import re
@@ -15,17 +14,16 @@ SENTENCE = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(*\-])")
 def text_infilling(
     ids: list[int], mask: int, rng: np.random.Generator, ratio: float = 0.3, mean_span: float = 3.0
 ) -> list[int]:
-    """`ids` (without specials) with spans replaced by `mask`; `ratio` counts the tokens that disappear."""
+    """`ids` (without special tokens) with spans replaced by `mask`; `ratio` is the share of tokens that disappear."""
     budget = round(ratio * len(ids))
     spans = []  # lengths, drawn until they use up the budget
     while budget > 0:
         spans.append(min(int(rng.poisson(mean_span)), budget))
         budget -= spans[-1]
-    # The kept tokens and the spans in random order are a uniformly random placement of disjoint spans.
+    # The kept tokens (-1) and the spans in random order are a uniformly random placement of disjoint spans.
     kept = len(ids) - sum(spans)
-    slots = rng.permutation(np.array([-1] * kept + spans, int))
     noised, i = [], 0
-    for span in slots:
+    for span in rng.permutation(np.array([-1] * kept + spans, int)):
         if span < 0:
             noised.append(ids[i])
             i += 1

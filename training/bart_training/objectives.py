@@ -1,11 +1,11 @@
-"""What a batch asks of the model. Each objective turns a record into (source ids, target ids).
+"""Training objectives. Each turns a record into (source ids, target ids).
 
-  summary  the task itself: write the record's summary
-  infill   BART's: restore the document from masked spans and shuffled sentences
-  lead     write what the rule of `bart_training.baselines` would: find the place and copy it
-  span     copy some words from anywhere in the document
+  summary  from the document to the record's summary
+  infill   BART's: from a document with masked spans and shuffled sentences to the document
+  lead     from the document to what the rule of `bart_training.baselines` writes, which is part of it
+  span     from the document to nine words in succession, somewhere in it
 
-The last two are cheap, their targets being short, and nearly every token of theirs can be copied.
+The last two train copying. They are cheap, because their targets are short.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ OBJECTIVES: dict[str, Callable[[dict[str, str], int, Tokenizer, np.random.Genera
 
 
 def mixture(shares: dict[str, float], records: list[dict[str, str]], tokenizer: Tokenizer) -> Make:
-    """Draws one objective for each batch, so that targets of a batch are alike in length."""
+    """Makes batches of one objective each, drawn by its share, so that the targets of a batch have similar lengths."""
     names, weights = list(shares), np.array(list(shares.values())) / sum(shares.values())
 
     def make(indices: np.ndarray, limit: int, rng: np.random.Generator) -> list[Pair]:

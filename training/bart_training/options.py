@@ -10,12 +10,12 @@ class Options:
     steps: int
     learning_rate: float = 5e-4
     warmup: int = 100
-    decay: int = 0  # the last steps, over which the learning rate falls to zero
+    decay: int = 0  # number of last steps over which the learning rate falls to zero
     weight_decay: float = 0.01
     clip: float = 1.0
     label_smoothing: float = 0.0
-    accumulate: int = 1  # batches that make one update
-    bfloat16: bool = False  # compute in bfloat16, keep the weights and the optimizer in float32: for TPUs
+    accumulate: int = 1  # batches per update
+    bfloat16: bool = False  # compute in bfloat16, which is for TPUs; weights and optimizer stay in float32
     seed: int = 0
     save_every: int = 200
     log_every: int = 10
@@ -26,14 +26,14 @@ class Options:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where a run starts from and is kept, its batch size, and every field of Options."""
+    """Adds the flags for the files of a run, its initial weights and batch size, and one for every field of Options."""
     parser.add_argument("--corpus", type=Path, required=True, help="folder with train.jsonl.gz")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
     parser.add_argument("--start", type=Path, help="folder of a model to start from")
     parser.add_argument("--config", type=Path, help="config.json of a new model")
     parser.add_argument("--bert", type=Path, help="start the new model from this BERT-like encoder")
     parser.add_argument("--copying-heads", type=int, default=8, help="with --bert: see bart_training.warmstart")
-    parser.add_argument("--dropout", type=float, default=0.1, help="0 for less than two or three epochs")
+    parser.add_argument("--dropout", type=float, default=0.1, help="0 is better for fewer than two epochs")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: state.npz, log.jsonl")
     parser.add_argument("--batch-size", type=int, default=32)
     for field in dataclasses.fields(Options):

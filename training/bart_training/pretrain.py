@@ -1,7 +1,7 @@
 """Denoising pre-training on the train documents: `python -m bart_training.pretrain --corpus C --tokenizer T --run R`.
 
-BART's text infilling and sentence permutation in half of the batches, copying in the others
-(`bart_training.objectives`): it puts a loss on copying from the first step on.
+Half of the batches are BART's text infilling and sentence permutation. The others are copying objectives
+(`bart_training.objectives`), so that copying is trained from the first step on.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A stage of training from the command line: pre-training and fine-tuning differ in what they draw batches from."""
+"""A stage of training from the command line: pre-training and fine-tuning differ in their objectives and lengths."""
 
 import argparse
 import json
@@ -18,7 +18,10 @@ def run(
     target_buckets: list[int],
     mix: dict[str, float],
 ) -> int:
-    """Run a stage; its exit status is 2 where the arguments are wrong or the extra `train` is missing."""
+    """Runs a stage and returns its exit status: 2 if the arguments are wrong or the extra `train` is missing.
+
+    limits: the share of each source length, see Batches. mix: the default share of each objective.
+    """
     parser = argparse.ArgumentParser(
         prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,11 +42,9 @@ def run(
     tokenizer = load_tokenizer(args.tokenizer)
     records = read_records(args.corpus / "train.jsonl.gz")
     params, config = start(args, tokenizer, [record["document"] for record in records])
-    sources, targets = (
-        [len(e.ids) for e in tokenizer.encode_batch([record[name] for record in records])]
-        for name in ("document", "summary")
-    )
-    lengths = list(zip(sources, targets, strict=True))
+    documents = tokenizer.encode_batch([record["document"] for record in records])
+    summaries = tokenizer.encode_batch([record["summary"] for record in records])
+    lengths = [(len(document.ids), len(summary.ids)) for document, summary in zip(documents, summaries, strict=True)]
     make = mixture(args.mix, records, tokenizer)
     batches = Batches(lengths, make, args.batch_size, limits, target_buckets, config.pad_token_id, args.seed)
     train(params, config, batches, Options.of(args), args.run)

@@ -1,4 +1,4 @@
-"""Where a run starts from: an exported folder, a BERT-like encoder, or nothing."""
+"""The initial weights of a run: from an exported folder, from a BERT-like encoder, or random."""
 
 import argparse
 import dataclasses
@@ -20,14 +20,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def start(args: argparse.Namespace, tokenizer: Tokenizer, documents: list[str]) -> tuple[Params, Config]:
-    """Weights to train from and their config; copying heads are fitted to some of the documents."""
+    """Initial weights and their config; with a BERT, copying heads are fitted to the first thousand documents."""
     if args.start:
         model = bart_inference.load(args.start)
         return model.params, dataclasses.replace(model.config, dropout=args.dropout)
     config = dataclasses.replace(Config.from_json(json.loads(args.config.read_text())), dropout=args.dropout)
     if not args.bert:
         return bart_oneliner.init(config, jax.random.key(args.seed)), config
-    sample = [truncate(e.ids, 64) for e in tokenizer.encode_batch(documents[:1000])]
+    sample = [truncate(encoding.ids, 64) for encoding in tokenizer.encode_batch(documents[:1000])]
     params = warmstart.from_bert(args.bert, config, tokenizer, args.seed)
     params = warmstart.copying_heads(params, config, pad(sample, config.pad_token_id)[0], args.copying_heads, args.seed)
     return params, config

@@ -1,7 +1,7 @@
 """Train the tokenizer: `python -m bart_training.tokenizer --corpus CORPUS --out FOLDER`.
 
-Cased byte-level BPE with RoBERTa's special tokens, as BART's own (facebook/bart-base): <s> 0, <pad> 1, </s> 2, <unk> 3,
-<mask> last. Trained on the train split alone.
+Cased byte-level BPE with the special tokens of facebook/bart-base: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last. It is
+trained on the train split only.
 """
 
 import argparse
@@ -25,13 +25,13 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-    ends = ("</s>", 2), ("<s>", 0)  # tokenizers takes them by position only
+    ends = ("</s>", 2), ("<s>", 0)  # sep and cls, positional arguments in tokenizers
     tokenizer.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=False)
     return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """tokenizer.json and what transformers' AutoTokenizer wants beside it."""
+    """Writes tokenizer.json, and the tokenizer_config.json that transformers' AutoTokenizer needs."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=512)
     args = parser.parse_args()
     records = read_records(args.corpus / "train.jsonl.gz")
-    texts = [text for record in records for text in (record["document"], record["summary"])]
+    texts = []
+    for record in records:
+        texts += [record["document"], record["summary"]]
     save_tokenizer(train_tokenizer(texts, args.vocab_size), args.out, args.max_length)
 
 
