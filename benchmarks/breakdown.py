@@ -1,23 +1,25 @@
-"""Where a cell's time goes: XLA's own trace of one encoding and of some decoding steps, by kind of work.
+"""Where a cell's time goes: XLA's trace of one encoding and of some decoding steps, by kind of operation.
 
     JAX_PLATFORMS=cpu python -m benchmarks.breakdown base-b1-greedy-s512 base-b8-beam4-s512 --record FOLDER
 
-An operation of the compiled program is put under what its metadata and its shape say: products with the weights of the
-layers, the output embedding's, attention (products, softmax and all else over keys), the choice of tokens (all else
-over the vocabulary), the rest (norms, activations, caches), and what is in no operation: waiting and dispatch. Its time
-is from its start to its end on the thread that runs it, waiting for other threads included. Tracing itself costs a few
-percent. Beside it: what the machine would need, from the shapes and from what it shows in the same run
-(benchmarks/counts.py). The record is results.json.
+Each operation of the compiled program is of one kind, by its metadata and its shape: products with the weights of the
+layers; the product with the output embedding; attention (products, softmax and everything else over keys); the choice
+of tokens (everything else over the vocabulary); the rest (norms, activations, caches). Time in no operation is waiting
+and dispatch. An operation's time is from its start to its end on the thread that runs it, and includes waiting for
+other threads. Tracing costs a few percent. Beside the times is the limit of benchmarks/counts.py, with the bandwidth
+and throughput measured in the same run. The record is results.json.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import pathlib
 import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from bart_inference.model import onednn
 
@@ -29,41 +31,51 @@ from support.records import Command
 
 STEPS = 12
 KINDS = ("layers' products", "output embedding", "attention", "choice of tokens", "rest", "in no operation")
-NESTING = ("while", "conditional", "call")  # hold other operations, whose time is their own
+NESTING = ("while", "conditional", "call")  # contain other operations, whose time must not be counted twice
+OPERATION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = \(?\w+\[([\d,]*)\].*?[\s)}]([\w\-]+)\(")
 
 
-def operations(text: str) -> dict[str, tuple[str, tuple[int, ...], str]]:
-    """Of a compiled program's text: every operation's (opcode, shape of its first result, op_name) by its name."""
-    found = {}
+class Operation(NamedTuple):
+    """One operation of a compiled program. shape: of its first result. source: its op_name, which tells the einsum."""
+
+    opcode: str
+    shape: tuple[int, ...]
+    source: str
+
+
+def operations(text: str) -> dict[str, Operation]:
+    """The operations in a compiled program's text, by name."""
+    by_name = {}
     for line in text.splitlines():
-        if head := re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = \(?\w+\[([\d,]*)\].*?[\s)}]([\w\-]+)\(", line):
-            name, shape, opcode = head.groups()
-            source = re.search(r'op_name="([^"]*)"', line)
-            found[name] = (opcode, tuple(map(int, filter(None, shape.split(",")))), source[1] if source else "")
-    return found
+        match = OPERATION.match(line)
+        if not match:
+            continue
+        name, axes, opcode = match.groups()
+        shape = tuple(int(axis) for axis in axes.split(",") if axis)
+        source = re.search(r'op_name="([^"]*)"', line)
+        by_name[name] = Operation(opcode, shape, source[1] if source else "")
+    return by_name
 
 
 def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, Any]) -> str:
-    V, H = fields["vocab_size"], fields["decoder_attention_heads"]
-    # oneDNN's results are (rows, panels, columns) and, to several projections' heads, (B, panels, T, columns).
-    E = fields["encoder_attention_heads"]
-    panels = len(shape) == 3 and shape[-1] in (onednn.PANEL, fields["d_model"] // E, fields["d_model"] // H)
+    """One of KINDS. fields: of config.json."""
+    V, D = fields["vocab_size"], fields["d_model"]
+    E, H = fields["encoder_attention_heads"], fields["decoder_attention_heads"]
+    # A product by oneDNN is (rows, panels, columns); that of several projections to heads is (B, panels, T, columns).
+    panels = len(shape) == 3 and shape[-1] in (onednn.PANEL, D // E, D // H)
     by_heads = len(shape) == 4 and shape[1] in (3 * E, 2 * H, 3 * H)
-    columns = shape[-2] * shape[-1] if panels else shape[-1] if shape else 0
     if "d,df->" in source or "vd->" in source or (opcode == "custom-call" and (panels or by_heads)):
+        columns = math.prod(shape[-2:]) if panels else math.prod(shape[-1:])
         return "output embedding" if columns >= V else "layers' products"
-    if (
-        "bhtk,bhks" in source
-        or "bhts,bhsk" in source
-        or (len(shape) >= 3 and H in shape[:-1])
-        or (opcode in ("custom-call", "dot") and H in shape)
-    ):
+    has_heads = len(shape) >= 3 and H in shape[:-1]
+    product_by_head = opcode in ("custom-call", "dot") and H in shape
+    if "bhtk,bhks" in source or "bhts,bhsk" in source or has_heads or product_by_head:
         return "attention"
     return "choice of tokens" if any(size >= V for size in shape) or "top_k" in source else "rest"
 
 
 def traced(run: Callable[[], Any], text: str, fields: Mapping[str, Any]) -> tuple[dict[str, float], float]:
-    """Seconds of one call of `run` by kind of operation, and in all."""
+    """Seconds of one call of `run` by kind of operation, and in all. text: of the compiled program that it runs."""
     import jax
 
     known = operations(text)
@@ -75,14 +87,14 @@ def traced(run: Callable[[], Any], text: str, fields: Mapping[str, Any]) -> tupl
             seconds = time.perf_counter() - began
         [path] = pathlib.Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
-    found = dict.fromkeys(KINDS, 0.0)
-    events = (event for plane in data.planes for line in plane.lines for event in line.events)
-    for event in events:
-        operation = known.get(event.name.partition("__")[0])  # a custom call's target stands behind its name
-        if operation and operation[0] not in NESTING:
-            found[kind(*operation, fields)] += event.duration_ns / 1e9
-    found["in no operation"] = seconds - sum(found.values())
-    return found, seconds
+    by_kind = dict.fromkeys(KINDS, 0.0)
+    lines = itertools.chain.from_iterable(plane.lines for plane in data.planes)
+    for event in itertools.chain.from_iterable(line.events for line in lines):
+        operation = known.get(event.name.partition("__")[0])  # an event's name may end in "__" and the call's target
+        if operation and operation.opcode not in NESTING:
+            by_kind[kind(*operation, fields)] += event.duration_ns / 1e9
+    by_kind["in no operation"] = seconds - sum(by_kind.values())
+    return by_kind, seconds
 
 
 def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
@@ -92,7 +104,7 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     from bart_inference import load, prepare
     from bart_inference.buckets import source_bucket
     from bart_inference.generation.generate import jit_prefill, resolve, start_decoding
-    from bart_inference.generation.search import decode
+    from bart_inference.generation.search import State, decode
     from bart_inference.tokenization import pad
 
     fields = fields_of(cell.model)
@@ -101,15 +113,18 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     config = prepared.config
     ids, mask = pad(work["batches"][0], work["pad_token_id"])
     empty = source_bucket(ids.shape[1], config.max_position_embeddings) - ids.shape[1]
-    ids, mask = (np.pad(x, ((0, 0), (0, empty))) for x in (ids, mask.astype(bool)))
+    ids = np.pad(ids, ((0, 0), (0, empty)))
+    mask = np.pad(mask.astype(bool), ((0, 0), (0, empty)))
     rows = resolve(prepared.generation, config, {"min_new_tokens": STEPS, **work["options"]}, None, len(ids))
     prompts = [[row.start_id] for row in rows]
-    state = lambda: jax.block_until_ready(start_decoding(prepared, ids, mask, prompts, rows, [0] * len(ids)))
+
+    def state() -> State:
+        return jax.block_until_ready(start_decoding(prepared, ids, mask, prompts, rows, [0] * len(ids)))
 
     encode = jit_prefill.lower(prepared.weights, config, ids, mask).compile()
     encoding, encoding_seconds = traced(lambda: encode(prepared.weights, ids, mask), encode.as_text(), fields)
     step = decode.lower(prepared.weights, config, state(), np.int32(STEPS), False).compile()
-    states = [state(), state()]
+    states = [state(), state()]  # `traced` calls the program twice, and each call takes over the memory of its state
     steps, steps_seconds = traced(lambda: step(prepared.weights, states.pop(), np.int32(STEPS)), step.as_text(), fields)
     measures = measures_of(cell, work)
     machine = Machine(bandwidth(measures["step_bytes"]), throughput(measures["products"]))
@@ -130,15 +145,14 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def report(cells: Mapping[str, Any]) -> str:
-    """Markdown: milliseconds by kind, in all, and what the machine would need."""
+    """Markdown: milliseconds by kind, in all, and the machine's limit."""
     lines = ["| | " + " | ".join(KINDS) + " | in all | the limit |", "|---|" + "---:|" * (len(KINDS) + 2)]
-    for name, found in cells.items():
+    for name, parts in cells.items():
         for part in ("encoding", "step"):
-            one = found[part]
-            kinds = " | ".join(f"{1000 * one['kinds'][what]:.1f}" for what in KINDS)
-            lines.append(
-                f"| {name}, {part} | {kinds} | {1000 * one['seconds']:.1f} | {1000 * one['limit_seconds']:.1f} |"
-            )
+            figures = parts[part]
+            seconds = [figures["kinds"][kind] for kind in KINDS]
+            seconds += [figures["seconds"], figures["limit_seconds"]]
+            lines.append(f"| {name}, {part} | " + " | ".join(f"{1000 * value:.1f}" for value in seconds) + " |")
     return "\n".join(lines)
 
 
@@ -146,8 +160,8 @@ def main() -> None:
     cells = {cell.name: cell for cell in CELLS}
     command = Command(__doc__, list(cells), "cell")
     command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
-    given = command.parse()
-    with cache_of(given.cache) as cache:
+    arguments = command.parse()
+    with cache_of(arguments.cache) as cache:
         for name in command.missing():
             about = circumstances()
             figures = profile(cells[name], folder_of(cache, cells[name].model))

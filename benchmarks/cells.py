@@ -17,18 +17,19 @@ SEED = 0
 
 
 class Cell(NamedTuple):
-    """One row of the table."""
+    """A model and the work that it does: one row of the table."""
 
     model: str  # of benchmarks.checkpoints
     batch: int
     beams: int
-    source: int  # positions; 0 for real text, with the checkpoint's own defaults
+    source: int  # positions; 0 for real text, with the checkpoint's generation options
 
     @property
     def name(self) -> str:
         if not self.source:
             return f"{self.model}-text-b{self.batch}"
-        return f"{self.model}-b{self.batch}-{'greedy' if self.beams == 1 else f'beam{self.beams}'}-s{self.source}"
+        search = "greedy" if self.beams == 1 else f"beam{self.beams}"
+        return f"{self.model}-b{self.batch}-{search}-s{self.source}"
 
 
 CELLS = (
@@ -41,7 +42,7 @@ CELLS = (
 
 
 def work_of(cell: Cell, corpus: pathlib.Path) -> Work:
-    """Random ids and a fixed count of new tokens; or real documents and the checkpoint's defaults."""
+    """Random ids and a fixed number of new tokens; or real documents and the checkpoint's generation options."""
     fields = fields_of(cell.model)
     if cell.source:
         options = {"num_beams": cell.beams, "min_new_tokens": NEW, "max_new_tokens": NEW}
@@ -71,7 +72,7 @@ def real_rows(corpus: pathlib.Path, count: int) -> list[list[int]]:
 
 
 def measures_of(cell: Cell, work: Work) -> Work:
-    """What the machine is asked: to read as much as a step, and to multiply in the shapes of the model."""
+    """What to measure the machine with: the bytes that a step reads, and matrix products of the model's shapes."""
     fields = fields_of(cell.model)
     rows = min(2048, max(512, sum(len(row) for row in work["batches"][0])))
     source = sum(map(len, work["batches"][0])) // cell.batch
@@ -81,7 +82,7 @@ def measures_of(cell: Cell, work: Work) -> Work:
 
 
 def limit_of(cell: Cell, work: Work, tokens: Tokens, machine: Machine) -> float:
-    """The least seconds in which the machine can do the work that led to these tokens."""
+    """The least seconds that the machine needs for the work that gave these tokens."""
     fields: dict[str, Any] = fields_of(cell.model)
     seconds, answers = 0.0, iter(tokens)
     for batch in work["batches"]:

@@ -1,11 +1,12 @@
 """Model folders for the benchmarks: random weights in the shapes of published checkpoints, in every rival's format.
 
-    python -m benchmarks.checkpoints CACHE base      # what the benchmarks call, each in a process of its own
+    python -m benchmarks.checkpoints CACHE base
 
-A folder CACHE/<name> is what transformers and bart_inference load; CACHE/<name>-ctranslate2 and -ctranslate2-int8 are
-CTranslate2's. The weights are PyTorch's initial distribution from a fixed seed, but that the decoder's positions are
-louder: a random BART else repeats one token for ever, and equal tokens would prove little. What such a model writes is
-noise, what it costs is not. `tiny` is the checkpoint that ships with the project.
+The benchmarks run this command themselves when a folder is missing. transformers and bart_inference load CACHE/<name>;
+CTranslate2 loads CACHE/<name>-ctranslate2 and -ctranslate2-int8. The weights are drawn from PyTorch's initial
+distribution with a fixed seed, and the decoder's position embeddings are scaled up: otherwise a random BART repeats one
+token without end, and a comparison of tokens would show little. The text of such a model is noise, but its cost is that
+of a trained one. `tiny` is the embedded checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SEED = 0
-LOUDER = 9  # times PyTorch's decoder positions: 37 of 40 tokens differ then
+POSITION_SCALE = 9  # of the decoder's position embeddings: with it, 37 of 40 generated tokens are different
 # CTranslate2's converter reads these; the published checkpoints of these shapes have them.
 CONVERTER_FIELDS = {
     "normalize_before": False,
@@ -60,20 +61,20 @@ FORMATS = {"ctranslate2": None, "ctranslate2-int8": "int8"}  # suffix -> quantiz
 
 @contextlib.contextmanager
 def cache_of(folder: pathlib.Path | None) -> Iterator[pathlib.Path]:
-    """The folder that model folders are kept in: the one given, or a temporary one."""
+    """The folder that model folders are kept in: `folder`, or a temporary one if it is None."""
     with tempfile.TemporaryDirectory() as temporary:
         yield folder or pathlib.Path(temporary)
 
 
 def folder_of(cache: pathlib.Path, name: str) -> pathlib.Path:
-    """The folder of a model, made if it is not there, in a process of its own so that its memory is given back."""
+    """The folder of a model. If it is missing, another process makes it, so that the memory this takes is freed."""
     if not (cache / f"{name}.complete").exists():
         subprocess.run([sys.executable, "-m", "benchmarks.checkpoints", str(cache), name], check=True)
     return cache / name
 
 
 def fields_of(name: str) -> dict[str, Any]:
-    """The fields of config.json that say what a model costs."""
+    """The fields of config.json that determine what a model costs."""
     return SHAPES[name] if name in SHAPES else json.loads((TINY / "config.json").read_text())
 
 
@@ -97,18 +98,19 @@ def write_random(folder: pathlib.Path, fields: dict[str, Any]) -> None:
     torch.manual_seed(SEED)
     model = BartForConditionalGeneration(BartConfig(**fields, forced_eos_token_id=None)).eval()
     with torch.no_grad():
-        model.model.decoder.embed_positions.weight *= LOUDER
+        model.model.decoder.embed_positions.weight *= POSITION_SCALE
     model.save_pretrained(folder)
     write_tokenizer(folder, fields["vocab_size"])
 
 
 def write_tokenizer(folder: pathlib.Path, size: int) -> None:
-    """One word for every id: CTranslate2 takes words, not ids."""
+    """Writes a tokenizer with one word for every id, because CTranslate2 takes words and not ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     special = ("<s>", "<pad>", "</s>", "<unk>")
-    words = {**{word: i for i, word in enumerate(special)}, **{f"w{i}": i for i in range(len(special), size)}}
+    words = {word: i for i, word in enumerate(special)}
+    words |= {f"w{i}": i for i in range(len(special), size)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(

@@ -1,12 +1,13 @@
-"""What generation must cost: floating-point operations and bytes, counted from the shapes.
+"""What generation costs at least: floating-point operations and bytes, counted from the shapes.
 
 B sources · N beams of each · S source positions · t target positions so far · V vocabulary · D width · H heads ·
 K = D/H · F feed-forward · L layers; R = B·N rows. A multiply-add is 2 operations. Softmax, norms, activations, biases
-and the search itself are left out: they are small beside the products, so the limit is a true lower bound.
+and the search itself are not counted: they are small beside the products, and so the limit is a true lower bound.
 
-Counted is what no implementation can do without: the source is encoded once, its keys and values are read once a step
-by all of its beams; every weight of the decoder is read once a step, by all rows together; a row's own keys and values
-are read once a step. An implementation that copies caches, repeats sources per beam or reads weights twice pays more.
+Only what every implementation needs is counted. The source is encoded once, and its keys and values are read once a
+step for all of its beams. Every weight of the decoder is read once a step for all rows together. Each row's
+self-attention keys and values are read once a step. Copying caches, repeating sources per beam or reading weights twice
+costs more than the limit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FLOAT = 4  # bytes
 
 
 class Machine(NamedTuple):
-    """What a machine can do at most, as measured."""
+    """The highest speeds that were measured on a machine."""
 
     bandwidth: float  # bytes a second, read
     throughput: float  # float32 operations a second, in matrix products
@@ -34,7 +35,7 @@ def prefill_flops(c: Mapping[str, Any], B: int, S: int) -> int:
 
 
 def step_flops(c: Mapping[str, Any], B: int, N: int, S: float, t: int) -> float:
-    """One decoder step with t target positions in the cache, its own included; S may be a mean."""
+    """One decoder step with t target positions in the cache, the new one included; S may be a mean."""
     D, F, V = c["d_model"], c["decoder_ffn_dim"], c["vocab_size"]
     layer = 6 * D * D + 2 * D * F  # q, k, v, out; cross-attention's q, out; fc1, fc2
     attention = 2 * (S + t) * D
@@ -42,7 +43,7 @@ def step_flops(c: Mapping[str, Any], B: int, N: int, S: float, t: int) -> float:
 
 
 def step_bytes(c: Mapping[str, Any], B: int, N: int, S: float, t: int) -> float:
-    """Weights and caches that the same step reads, in float32."""
+    """The bytes of float32 weights and caches that this step reads."""
     D, F, V = c["d_model"], c["decoder_ffn_dim"], c["vocab_size"]
     weights = c["decoder_layers"] * (6 * D * D + 2 * D * F) + D * V
     caches = c["decoder_layers"] * 2 * D * (B * S + B * N * t)
@@ -54,7 +55,7 @@ def prefill_seconds(c: Mapping[str, Any], machine: Machine, B: int, S: int) -> f
 
 
 def step_seconds(c: Mapping[str, Any], machine: Machine, B: int, N: int, S: float, t: int) -> float:
-    """A step is bound by whichever takes longer: reading its bytes or its arithmetic."""
+    """A step takes at least as long as the reading of its bytes, and at least as long as its arithmetic."""
     return max(
         step_bytes(c, B, N, S, t) / machine.bandwidth,
         step_flops(c, B, N, S, t) / machine.throughput,

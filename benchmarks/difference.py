@@ -2,7 +2,7 @@
 
     python -m benchmarks.difference FOLDER < work.json
 
-Prints {"margin": …} of the first decision that differs, as the tests' oracle finds it; Infinity if none does.
+Prints {"margin": …} of the first decision that differs, by support/oracle.py; Infinity if all tokens are equal.
 """
 
 from __future__ import annotations

@@ -4,14 +4,14 @@
     python -m benchmarks.generation base-b1 tiny --record …     # the cells whose names contain one of these
     python -m benchmarks.generation --report --record …         # the table of what has been measured so far
 
-Every rival is a process of its own that is idle while another runs; within a cell they take turns, each round in
-another order, and a cell's figures are medians over its rounds. A cell is saved when it is finished and skipped when
-the command is given again (`--again` measures it anew). Our tokens must be PyTorch's; a difference is exempt where
-PyTorch itself was within 1e-4 of deciding otherwise. Beside the times stands the machine's limit: the analytic cost of
-benchmarks/counts.py over the bandwidth and the throughput that the machine shows in between the same rounds.
+Each rival is a process that is idle while another one runs. Within a cell they take turns, each round in another order,
+and a cell's figures are medians over its rounds. A cell is saved when it is finished, and skipped when the command is
+given again (`--again` measures it anew). Our tokens must be PyTorch's; a difference is exempt where PyTorch's decision
+had a margin under 1e-4. Beside the times is the machine's limit: the cost that benchmarks/counts.py counts, over the
+bandwidth and the throughput that the machine reaches between the same rounds.
 
-A full run takes 20 to 25 minutes and wants an idle machine: the cores that other processes took in a cell are part of
-its figures, and the table marks a cell where that was more than a tenth of one.
+A full run takes 20 to 25 minutes and needs an idle machine. The figures of a cell say how many cores other processes
+used meanwhile, and the table marks a cell where that was more than a tenth of a core.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.cells import CELLS, Cell, limit_of, measures_of, work_of
@@ -35,89 +35,120 @@ from support.records import Command
 
 PATIENCE = 180.0  # seconds for a rival's first run, compilation included
 LEAST_ROUNDS = 3
+Answer = dict[str, Any]  # of a worker
+
+
+class Turns:
+    """The answers of the rivals of one cell. first: to the preparation. later: to each run. failed: the reasons."""
+
+    def __init__(self, workers: dict[str, Worker]) -> None:
+        self.workers = workers
+        self.first: dict[str, Answer] = {}
+        self.later: dict[str, list[Answer]] = {}
+        self.failed: dict[str, str] = {}
+
+    def prepare(self, name: str, work: Work) -> None:
+        answer = self._attempt(name, lambda worker: worker.prepare(work, PATIENCE))
+        if answer:
+            self.first[name], self.later[name] = answer, []
+
+    def run(self, name: str) -> None:
+        answer = self._attempt(name, lambda worker: worker.run(PATIENCE))
+        if answer:
+            self.later[name].append(answer)
+
+    def _attempt(self, name: str, ask: Callable[[Worker], Answer]) -> Answer | None:
+        """None if the rival fails, which then takes no further part."""
+        try:
+            return ask(self.workers[name])
+        except RivalFailed as error:
+            self.failed[name] = str(error)
+            del self.workers[name]
+            return None
 
 
 def measure(cell: Cell, workers: dict[str, Worker], work: Work, rounds: int, seconds: float) -> dict[str, Any]:
-    """Every rival's turns in a cell: {"rivals": {name: figures}, "tokens": …, "machine": …, …}.
+    """The figures of every rival in a cell: {"rivals": {name: figures}, "tokens": …, "machine": …, …}.
 
-    rounds: at most so many, and fewer (not below LEAST_ROUNDS) once they have taken `seconds`. A rival that fails is
-    closed, taken out of `workers`, and its reason recorded.
+    rounds: at most so many. When they have taken `seconds`, no more than LEAST_ROUNDS are made. A rival that fails is
+    closed and taken out of `workers`, and its reason is recorded.
     """
-    turns: dict[str, list[dict[str, Any]]] = {}
-    first: dict[str, dict[str, Any]] = {}
-    failed: dict[str, str] = {}
-
-    def attempt(name: str, request: Work | None = None) -> dict[str, Any] | None:
-        try:
-            return workers[name].prepare(request, PATIENCE) if request else workers[name].run(PATIENCE)
-        except RivalFailed as error:
-            failed[name] = str(error)
-            del workers[name]
-            return None
-
+    turns = Turns(workers)
     for name in list(workers):
-        if answer := attempt(name, measures_of(cell, work) if name == "machine" else work):
-            first[name], turns[name] = answer, []
-    began, busy, own = time.perf_counter(), busy_seconds(), {name: workers[name].cpu_seconds() for name in workers}
+        turns.prepare(name, measures_of(cell, work) if name == "machine" else work)
+    began, busy_before = time.perf_counter(), busy_seconds()
+    cpu_before = {name: worker.cpu_seconds() for name, worker in workers.items()}
     for turn in range(rounds):
         if turn >= LEAST_ROUNDS and time.perf_counter() - began > seconds:
             break
         names = list(workers)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            if answer := attempt(name):
-                turns[name].append(answer)
-    others = busy_seconds() - busy - sum(workers[name].cpu_seconds() - own[name] for name in workers)
-    found: dict[str, Any] = {"rivals": {}, "failed": failed, "tokens": {}}
-    found["others_cores"] = round(others / (time.perf_counter() - began), 2)
-    for name in workers:
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            turns.run(name)
+    by_rivals = sum(worker.cpu_seconds() - cpu_before[name] for name, worker in workers.items())
+    by_others = busy_seconds() - busy_before - by_rivals
+    cell_figures: dict[str, Any] = {"rivals": {}, "failed": turns.failed, "tokens": {}}
+    cell_figures["others_cores"] = round(by_others / (time.perf_counter() - began), 2)
+    for name, worker in workers.items():
         if name == "machine":
-            figures = {what: [one[what] for one in turns[name]] for what in Machine._fields}
-            found["machine"] = {what: statistics.median(values) for what, values in figures.items()}
-            continue
-        times = [one["seconds"] for one in turns[name]]
-        found["rivals"][name] = {
-            "seconds": round(statistics.median(times), 4),
-            "all_seconds": [round(one, 4) for one in times],
-            "first_seconds": round(first[name]["seconds"], 2),
-            "load_seconds": workers[name].load_seconds,
-            "peak_mb": turns[name][-1]["peak_mb"],
-            "longest": max(map(len, first[name]["tokens"])),
-        }
-        if "compile_seconds" in first[name]:
-            found["rivals"][name]["compile_seconds"] = first[name]["compile_seconds"]
-        found["tokens"][name] = first[name]["tokens"]
-    return found
+            cell_figures["machine"] = machine_figures(turns.later[name])
+        else:
+            cell_figures["rivals"][name] = rival_figures(worker, turns.first[name], turns.later[name])
+            cell_figures["tokens"][name] = turns.first[name]["tokens"]
+    return cell_figures
 
 
-def judged(cell: Cell, work: Work, found: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-    """The figures with ratios, the share of the machine's limit, and what became of the tokens."""
-    tokens: Mapping[str, Tokens] = found.pop("tokens")
-    rivals = found["rivals"]
+def machine_figures(answers: list[Answer]) -> dict[str, float]:
+    """The median bandwidth and throughput."""
+    return {field: statistics.median(answer[field] for answer in answers) for field in Machine._fields}
+
+
+def rival_figures(worker: Worker, first: Answer, later: list[Answer]) -> dict[str, Any]:
+    """A rival's times in seconds, its peak memory, and the length of its longest answer in tokens."""
+    times = [answer["seconds"] for answer in later]
+    figures = {
+        "seconds": round(statistics.median(times), 4),
+        "all_seconds": [round(time, 4) for time in times],
+        "first_seconds": round(first["seconds"], 2),
+        "load_seconds": worker.load_seconds,
+        "peak_mb": later[-1]["peak_mb"],
+        "longest": max(map(len, first["tokens"])),
+    }
+    if "compile_seconds" in first:
+        figures["compile_seconds"] = first["compile_seconds"]
+    return figures
+
+
+def add_comparisons(cell: Cell, work: Work, figures: dict[str, Any], folder: pathlib.Path) -> None:
+    """Adds ratios, the share of the machine's limit and the comparison of tokens, which replaces the tokens."""
+    tokens: Mapping[str, Tokens] = figures.pop("tokens")
+    rivals = figures["rivals"]
     ours = rivals["ours"]["seconds"]
-    for name, figures in rivals.items():
-        figures["ratio"] = round(figures["seconds"] / ours, 3)
+    for name, rival in rivals.items():
+        rival["ratio"] = round(rival["seconds"] / ours, 3)
         if "pytorch" in tokens:
             same = [a == b for a, b in zip(tokens[name], tokens["pytorch"], strict=True)]
-            figures["tokens_equal"] = round(sum(same) / len(same), 4)
-    if "machine" in found:
-        found["machine"]["limit_seconds"] = limit_of(cell, work, tokens["ours"], Machine(**found["machine"]))
-        found["machine"]["share"] = round(found["machine"]["limit_seconds"] / ours, 3)
-    found["same_steps"] = len({figures["longest"] for name, figures in rivals.items() if "int8" not in name}) == 1
+            rival["tokens_equal"] = round(sum(same) / len(same), 4)
+    if machine := figures.get("machine"):
+        machine["limit_seconds"] = limit_of(cell, work, tokens["ours"], Machine(**machine))
+        machine["share"] = round(machine["limit_seconds"] / ours, 3)
+    figures["same_steps"] = len({rival["longest"] for name, rival in rivals.items() if "int8" not in name}) == 1
     if "pytorch" in tokens and tokens["ours"] != tokens["pytorch"]:
-        found["first_difference"] = difference(folder, work)
-    return found
+        figures["first_difference"] = difference(folder, work)
 
 
 def difference(folder: pathlib.Path, work: Work) -> dict[str, Any]:
-    """How close PyTorch's decision was where our tokens first differ (benchmarks/difference.py, its own process)."""
+    """The margin of PyTorch's decision where our tokens first differ, by another process (benchmarks.difference)."""
     command = [sys.executable, "-m", "benchmarks.difference", str(folder)]
     done = subprocess.run(command, input=json.dumps(work), capture_output=True, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr[-500:]}
 
 
 def run(command: Command, cache: pathlib.Path) -> None:
-    """Measures the cells that are missing; rivals live as long as the cells are of their model."""
-    given, workers, model = command.given, dict[str, Worker](), ""
+    """Measures the cells that are missing. The rivals' processes are replaced when a cell has another model."""
+    arguments = command.arguments
+    workers: dict[str, Worker] = {}
+    model = ""
     cells = {cell.name: cell for cell in CELLS}
     try:
         for name in command.missing():
@@ -127,12 +158,13 @@ def run(command: Command, cache: pathlib.Path) -> None:
                 for worker in workers.values():
                     worker.close()
                 workers, model = {}, cell.model
-            for rival in given.rivals.split(","):  # also those that failed in the cell before
+            for rival in arguments.rivals.split(","):  # also those that failed in the cell before
                 if rival not in workers:
                     workers[rival] = Worker(rival, folder)
-            work = work_of(cell, given.corpus)
+            work = work_of(cell, arguments.corpus)
             about = circumstances()
-            figures = judged(cell, work, measure(cell, workers, work, given.rounds, given.seconds), folder)
+            figures = measure(cell, workers, work, arguments.rounds, arguments.seconds)
+            add_comparisons(cell, work, figures, folder)
             command.record.add(name, {**figures, "circumstances": about})
             print(table({name: figures}).splitlines()[2], flush=True)
     finally:
@@ -143,13 +175,13 @@ def run(command: Command, cache: pathlib.Path) -> None:
 def main() -> None:
     command = Command(__doc__, [cell.name for cell in CELLS], "cell")
     add = command.parser.add_argument
-    add("--rounds", type=int, default=7, help="at most, per cell")
-    add("--seconds", type=float, default=40, help="after which a cell gets no more than 3 rounds")
-    add("--rivals", default=",".join(RIVALS), help="who takes part; ours always must")
-    add("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="the real documents")
-    add("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
-    given = command.parse()
-    with cache_of(given.cache) as cache:
+    add("--rounds", type=int, default=7, help="at most so many per cell")
+    add("--seconds", type=float, default=40, help="after so many, a cell gets no more than 3 rounds")
+    add("--rivals", default=",".join(RIVALS), help="which to measure; ours must be among them")
+    add("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="real documents, as JSON lines")
+    add("--cache", type=pathlib.Path, help="folder for the model folders; a temporary one by default")
+    arguments = command.parse()
+    with cache_of(arguments.cache) as cache:
         run(command, cache)
     print(table(command.figures()))
 

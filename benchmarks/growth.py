@@ -1,12 +1,13 @@
 """How the cost of generation grows: with the batch, the source's length, the beams and the new tokens.
 
     python -m benchmarks.growth --record benchmarks/records/<date>_growth         # every axis
-    python -m benchmarks.growth batch source --again --record …                   # these, anew
-    python -m benchmarks.growth --report --record …                               # plot and table again
+    python -m benchmarks.growth batch source --again --record …                   # these two, measured anew
+    python -m benchmarks.growth --report --record …                               # plot and table of the record
 
-The shape is bart-base's, and every axis leaves the point CENTER in one direction. The theoretical slope is the analytic
-cost (benchmarks/counts.py) on the machine as measured between the rounds. Rounds go over all points of an axis, so that
-a slow minute falls on all of them; figures are medians. Saved are results.json and growth.png.
+The shape is bart-base's. Along each axis one size varies and the others are those of CENTER. The theoretical slope is
+that of the limit (benchmarks/counts.py), with the machine's speeds measured between the rounds. A round measures all
+points of an axis, so that a slow minute of the machine affects all of them; figures are medians. The record is
+results.json and growth.png.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from support.records import Command
 
 MODEL = "base"
 CENTER = {"batch": 1, "beams": 4, "source": 256, "new": 64}
-AXES = {  # between the buckets too, where our padding shows
+AXES = {  # sizes of buckets, and sizes between them, which we pad
     "batch": (1, 2, 3, 4, 6, 8),
     "beams": (1, 2, 3, 4, 6, 8),
     "source": (64, 128, 192, 256, 384, 512, 768, 1024),
@@ -50,26 +51,24 @@ def measure(axis: str, folder: pathlib.Path, rounds: int) -> dict[str, Any]:
         for work in works:
             ours.prepare(work)  # compiles
         machine.prepare(measures_of(Cell(MODEL, CENTER["batch"], CENTER["beams"], CENTER["source"]), works[0]))
-        times: list[list[float]] = [[] for _ in works]
-        shown = []
+        times: list[list[float]] = [[] for _ in works]  # of each point
+        speeds = []
         for _ in range(rounds):
-            shown.append(machine.run())
+            speeds.append(machine.run())
             for index, work in enumerate(works):
                 times[index].append(ours.prepare(work)["seconds"])
     finally:
         ours.close()
         machine.close()
-    able = Machine(*(statistics.median(one[what] for one in shown) for what in Machine._fields))
-    found = [
-        {
-            axis: point[axis],
-            "seconds": round(statistics.median(of_point), 4),
-            "all_seconds": [round(one, 4) for one in of_point],
-            "limit_seconds": round(limit(point, able), 4),
-        }
-        for point, of_point in zip(points, times, strict=True)
-    ]
-    return {"points": found, "machine": able._asdict(), "circumstances": about}
+    bandwidth = statistics.median(speed["bandwidth"] for speed in speeds)
+    throughput = statistics.median(speed["throughput"] for speed in speeds)
+    figures = []
+    for point, seconds in zip(points, times, strict=True):
+        entry: dict[str, Any] = {axis: point[axis], "seconds": round(statistics.median(seconds), 4)}
+        entry["all_seconds"] = [round(value, 4) for value in seconds]
+        entry["limit_seconds"] = round(limit(point, Machine(bandwidth, throughput)), 4)
+        figures.append(entry)
+    return {"points": figures, "machine": Machine(bandwidth, throughput)._asdict(), "circumstances": about}
 
 
 def limit(point: Mapping[str, int], machine: Machine) -> float:
@@ -78,21 +77,24 @@ def limit(point: Mapping[str, int], machine: Machine) -> float:
 
 
 def slope(axis: str, points: list[dict[str, Any]], figure: str) -> float:
-    """Seconds per unit of the axis, a least-squares line through all points."""
-    return statistics.linear_regression([p[axis] for p in points], [p[figure] for p in points]).slope
+    """Seconds per unit of the axis: the slope of a least-squares line through all points."""
+    sizes = [point[axis] for point in points]
+    seconds = [point[figure] for point in points]
+    return statistics.linear_regression(sizes, seconds).slope
 
 
 def report(axes: Mapping[str, Any]) -> str:
     """Markdown: slopes beside the theoretical ones, then every point."""
     lines = ["| axis | ms per unit | theoretical | ratio |", "|---|---:|---:|---:|"]
-    for axis, found in axes.items():
-        ours, least = (1000 * slope(axis, found["points"], figure) for figure in ("seconds", "limit_seconds"))
-        lines.append(f"| {TITLES[axis]} | {ours:.2f} | {least:.2f} | {ours / least:.2f} |")
-    for axis, found in axes.items():
+    for axis, record in axes.items():
+        measured = 1000 * slope(axis, record["points"], "seconds")
+        theoretical = 1000 * slope(axis, record["points"], "limit_seconds")
+        lines.append(f"| {TITLES[axis]} | {measured:.2f} | {theoretical:.2f} | {measured / theoretical:.2f} |")
+    for axis, record in axes.items():
         lines += ["", f"| {TITLES[axis]} | seconds | limit | of the limit |", "|---:|---:|---:|---:|"]
-        for p in found["points"]:
-            share = p["limit_seconds"] / p["seconds"]
-            lines.append(f"| {p[axis]} | {p['seconds']:.3f} | {p['limit_seconds']:.3f} | {share:.0%} |")
+        for point in record["points"]:
+            seconds, least = point["seconds"], point["limit_seconds"]
+            lines.append(f"| {point[axis]} | {seconds:.3f} | {least:.3f} | {least / seconds:.0%} |")
     return "\n".join(lines)
 
 
@@ -103,14 +105,15 @@ def plot(axes: Mapping[str, Any], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     figure, frames = pyplot.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
-    for frame, (axis, found) in zip(frames.flat, axes.items(), strict=False):
-        values = [p[axis] for p in found["points"]]
-        frame.plot(values, [p["seconds"] for p in found["points"]], "o-", color="#1f5fbf", label="measured")
-        limits = [p["limit_seconds"] for p in found["points"]]
-        frame.plot(values, limits, "--", color="#666666", label="the machine's limit")
+    for frame, (axis, record) in zip(frames.flat, axes.items(), strict=False):
+        sizes = [point[axis] for point in record["points"]]
+        seconds = [point["seconds"] for point in record["points"]]
+        limits = [point["limit_seconds"] for point in record["points"]]
+        frame.plot(sizes, seconds, "o-", color="#1f5fbf", label="measured")
+        frame.plot(sizes, limits, "--", color="#666666", label="the machine's limit")
         frame.set(xlabel=TITLES[axis], ylabel="seconds", ylim=(0, None), xlim=(0, None))
-        rest = ", ".join(f"{TITLES[name]} {value}" for name, value in CENTER.items() if name != axis)
-        frame.set_title(rest, fontsize=9, color="#444444")
+        fixed = ", ".join(f"{TITLES[name]} {value}" for name, value in CENTER.items() if name != axis)
+        frame.set_title(fixed, fontsize=9, color="#444444")
         frame.grid(color="#e5e5e5")
         frame.set_axisbelow(True)
         frame.spines[["top", "right"]].set_visible(False)
@@ -123,11 +126,11 @@ def main() -> None:
     command = Command(__doc__, list(AXES), "axis")
     command.parser.add_argument("--rounds", type=int, default=3)
     command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folder; else a temporary one")
-    given = command.parse()
-    with cache_of(given.cache) as cache:
+    arguments = command.parse()
+    with cache_of(arguments.cache) as cache:
         for axis in command.missing():
-            command.record.add(axis, measure(axis, folder_of(cache, MODEL), given.rounds))
-    plot(command.figures(), given.record / "growth.png")
+            command.record.add(axis, measure(axis, folder_of(cache, MODEL), arguments.rounds))
+    plot(command.figures(), arguments.record / "growth.png")
     print(report(command.figures()))
 
 

@@ -1,7 +1,8 @@
-"""The machine under the measurements: what it can do at most, and how to name it."""
+"""The machine that measurements run on: its highest speeds, its hardware and versions."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -17,7 +18,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "ctranslate2")
 
 
 def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """Who measured: hardware, versions, load and command."""
+    """What a record says of its measurement: command, date, hardware, load and versions."""
     return {
         "command": "python -m " + " ".join([command_name(), *map(named, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
@@ -31,12 +32,12 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
 
 
 def named(argument: str) -> str:
-    """A folder elsewhere on the machine by its name alone: a record speaks of the project."""
+    """An argument without the folders of an absolute path, which mean nothing on another machine."""
     return pathlib.Path(argument).name if os.path.isabs(argument) else argument
 
 
 def version(package: str) -> str:
-    """Rivals need not be installed: those that are not are left out of the cells."""
+    """A package's version. Rivals need not be installed; those that are missing are left out of the cells."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -48,12 +49,16 @@ def command_name() -> str:
 
 
 def processor() -> str:
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    """The processor's model on Linux, elsewhere its architecture."""
+    path = pathlib.Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(": ")[2]
+    return platform.machine()
 
 
 def busy_seconds() -> float:
-    """CPU seconds of all processes since the machine started, and those that its host took away."""
+    """CPU seconds of all processes since the machine started, and those that its host gave to other machines."""
     import psutil
 
     times = psutil.cpu_times()
@@ -61,7 +66,7 @@ def busy_seconds() -> float:
 
 
 def quickest(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds of the quickest of some calls, after one to warm up."""
+    """Seconds of the quickest of `repeats` calls, after one that is not counted."""
     call()
     times = []
     for _ in range(repeats):
@@ -74,7 +79,7 @@ def quickest(call: Callable[[], Any], repeats: int) -> float:
 def bandwidth(size: int, repeats: int = 5) -> float:
     """Bytes read a second from an array of `size` bytes: the best of a sum, a product with a vector, and dot products.
 
-    The size should be what a decoder step reads, so that a cache helps here as much as there.
+    `size` should be the bytes that a decoder step reads, so that the processor's caches help as much as in a step.
     """
     import numpy as np
     import torch
@@ -83,7 +88,7 @@ def bandwidth(size: int, repeats: int = 5) -> float:
     array = torch.ones(max(1, size // (4 * 1024)), 1024)
     vector = torch.ones(1024)
     parts = np.array_split(array.view(-1).numpy(), THREADS)
-    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter's lock
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy releases the interpreter's lock
         ways: tuple[Callable[[], Any], ...] = (
             lambda: array.sum(),
             lambda: array @ vector,
@@ -99,11 +104,12 @@ def throughput(products: Sequence[tuple[int, int, int]], repeats: int = 3) -> fl
     import torch
 
     torch.set_num_threads(THREADS)
-    found = 0.0
+    multiply = jax.jit(jnp.matmul)
+    speeds = []
     for rows, inner, columns in products:
         a, b = torch.randn(rows, inner), torch.randn(inner, columns)
         x, y = jnp.asarray(a.numpy()), jnp.asarray(b.numpy())
-        multiply = jax.jit(jnp.matmul)
-        ways: tuple[Callable[[], Any], ...] = (lambda: a @ b, lambda: multiply(x, y).block_until_ready())  # noqa: B023
-        found = max(found, 2 * rows * inner * columns / min(quickest(way, repeats) for way in ways))
-    return found
+        by_torch = quickest(functools.partial(torch.matmul, a, b), repeats)
+        by_jax = quickest(lambda x=x, y=y: multiply(x, y).block_until_ready(), repeats)
+        speeds.append(2 * rows * inner * columns / min(by_torch, by_jax))
+    return max(speeds)

@@ -1,12 +1,12 @@
-"""How much memory `prepare(load(folder))` takes at most, beside the weights that it leaves.
+"""The peak memory of `prepare(load(folder))`, beside the size of the prepared weights.
 
     python -m benchmarks.memory base --record benchmarks/records/<date>_memory
     python -m benchmarks.memory tiny base --layout cpu
 
-A fresh process imports bart_inference and waits; then it loads and prepares a model. Meanwhile this one reads the
-other's RssAnon from /proc every millisecond: the memory that it has taken and written to, without the pages of files
-that are mapped into it, which the kernel can drop at any time. A peak counts from what the process had after its
-imports. The exit status is 1 if a peak is above `--most` times the prepared weights.
+A fresh process imports bart_inference and waits; then it loads and prepares a model. Meanwhile this process reads the
+other's RssAnon from /proc every millisecond. That is the memory that the process has allocated and written to, without
+the pages of mapped files, which the kernel can drop at any time. What the process had after its imports is subtracted
+from the peak. The exit status is 1 if a peak is above `--max-ratio` times the prepared weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.checkpoints import folder_of
 from benchmarks.machine import circumstances
 
-MOST = 1.15  # times the prepared weights
-INTERVAL = 0.001  # seconds
+MAX_RATIO = 1.15  # of the peak to the prepared weights
+INTERVAL = 0.001  # seconds between two readings
 CHILD = """
 import sys
 import jax
@@ -40,7 +40,7 @@ print(sum(leaf.nbytes for leaf in jax.tree.leaves(prepared.weights)), flush=True
 
 
 def anonymous_bytes(process: int) -> int:
-    """RssAnon of a process; 0 once it has ended."""
+    """RssAnon of a process; 0 after it has ended."""
     for line in pathlib.Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -75,7 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="names of benchmarks.checkpoints: tiny, base, distilbart, large")
     parser.add_argument("--layout", help="a layout of bart_inference.prepare; the device's own by default")
-    parser.add_argument("--most", type=float, default=MOST, help="the largest ratio that is no failure")
+    parser.add_argument("--max-ratio", type=float, default=MAX_RATIO, help="of peak to weights; above it, exit with 1")
     parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
     parser.add_argument("--record", type=pathlib.Path, help="folder of results.json")
     arguments = parser.parse_args()
@@ -91,7 +91,7 @@ def main() -> int:
     if arguments.record:
         arguments.record.mkdir(parents=True, exist_ok=True)
         (arguments.record / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-    return int(any(figures["ratio"] > arguments.most for figures in record["models"].values()))
+    return int(any(figures["ratio"] > arguments.max_ratio for figures in record["models"].values()))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Our `pipeline("summarization")` beside that of transformers 4.57.6, in turns: one text, and a list of 64.
 
-transformers 4.57.6 needs an environment of its own, whose Python is named; this script runs there, too, and imports
-nothing of ours then:
+transformers 4.57.6 needs a separate environment, whose Python is given by `--theirs`. This script runs there too, and
+then imports nothing of this project:
 
     python benchmarks/pipelines.py --theirs golden-env/bin/python [--model FOLDER] [--rounds 5] [--threads 1]
 
-Both load the folder, answer each case once (ours compiles then) and are then timed in turns, so that other load on the
-machine meets both; a round's ratio compares neighbors in time. The processor's seconds are counted beside the clock's:
-they say most where the machine is shared, and then one thread each is fairest, since threads that wait for each other
-suffer most. Texts are the embedded checkpoint's examples, repeated; the summaries of both are compared.
+Both load the folder and answer each case once, which compiles ours. Then they are timed in turns, so that other load on
+the machine affects both, and each ratio is of two runs in succession. CPU seconds are printed beside elapsed seconds:
+they are the better measure on a machine that is not idle, where one thread for each side is fairest, because threads
+that wait for each other lose most. Texts are the embedded checkpoint's examples, repeated; the summaries of both are
+compared.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def texts(count: int) -> list[str]:
 
 
 def work(whose: str, model: str) -> None:
-    """Answer one case for each line of standard input: both clocks' seconds and the summaries' digest, as JSON."""
+    """Answers one case for each line of standard input: elapsed seconds, CPU seconds and a digest of the summaries."""
     if whose == "ours":
         sys.path[:0] = [str(ROOT), str(ROOT / "inference")]
         from bart_inference import pipeline
@@ -75,22 +76,23 @@ class Worker:
         return line
 
     def run(self, case: str) -> tuple[float, float, str]:
-        """The clock's seconds, the processor's, and the summaries' digest."""
+        """Elapsed seconds, CPU seconds, and a digest of the summaries."""
         assert self.process.stdin is not None
         print(case, file=self.process.stdin, flush=True)
-        clock, processor, digest = json.loads(self.line())
-        return clock, processor, digest
+        elapsed, cpu, digest = json.loads(self.line())
+        return elapsed, cpu, digest
 
 
 def compare(case: str, workers: dict[str, Worker], rounds: int) -> None:
-    """Print the medians of a case and the ratios of neighbors in time."""
+    """Prints the medians of a case, and of each round the ratio of the two times."""
     firsts = {whose: worker.run(case) for whose, worker in workers.items()}
     timed: dict[str, list[tuple[float, float, str]]] = {whose: [] for whose in workers}
     for _ in range(rounds):
         for whose, worker in workers.items():
             timed[whose].append(worker.run(case))
-    for clock, name in enumerate(("clock", "processor")):
-        ours, theirs = ([run[clock] for run in timed[whose]] for whose in ("ours", "theirs"))
+    for column, name in enumerate(("elapsed", "CPU")):
+        ours = [run[column] for run in timed["ours"]]
+        theirs = [run[column] for run in timed["theirs"]]
         ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
         print(
             f"{case}, {name}: ours {statistics.median(ours):.3f} s, transformers {statistics.median(theirs):.3f} s "

@@ -2,8 +2,8 @@
 
     JAX_PLATFORMS=cpu python -m benchmarks.products --record benchmarks/records/<date>_products
 
-Each call multiplies with one matrix after the other, so many that none stays in the caches; both take turns, and times
-are medians over rounds. GB/s counts the matrix alone.
+Each call multiplies with many matrices in succession, more than the processor's caches hold. XLA and oneDNN take turns,
+and times are medians over rounds. GB/s counts the reading of the matrix only.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from support.records import Command
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768), (768, 50265))
 ROWS = (1, 4, 32, 512)
-AT_ONCE = 400e6  # bytes of matrices, beyond any cache
+AT_ONCE = 400e6  # bytes of matrices in one call, more than any cache holds
 ROUNDS = 7
 
 
 def chain(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """All matrices in turn, each product waiting for the one before."""
+    """A jitted function that multiplies with all matrices in succession, each product after the one before."""
 
     def run(x: jax.Array, matrices: list[jax.Array]) -> jax.Array:
         for matrix in matrices:
-            x += product(x, matrix).mean(-1, keepdims=True)  # all of it is needed: nothing can be left out
+            x += product(x, matrix).mean(-1, keepdims=True)  # needs the whole product, so XLA cannot skip a part
         return x
 
     return jax.jit(run)
@@ -44,32 +44,29 @@ def measure(rows: int, D: int, F: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     weights = [rng.standard_normal((D, F), np.float32) / D for _ in range(max(2, round(AT_ONCE / (4 * D * F))))]
     x = jnp.ones((rows, D))
-    rivals = {
-        "xla": (chain(lambda x, weight: x @ weight), [jnp.asarray(weight) for weight in weights]),
-        "onednn": (
-            chain(functools.partial(onednn.multiply, F=F)),
-            [jnp.asarray(onednn.to_panels(weight)) for weight in weights],
-        ),
+    runs = {"xla": chain(jnp.matmul), "onednn": chain(functools.partial(onednn.multiply, F=F))}
+    matrices = {
+        "xla": [jnp.asarray(weight) for weight in weights],
+        "onednn": [jnp.asarray(onednn.to_panels(weight)) for weight in weights],
     }
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for round_ in range(ROUNDS + 1):  # the first compiles
-        for name, (run, matrices) in rivals.items():
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(ROUNDS + 1):  # the first compiles and is not counted
+        for name, run in runs.items():
             began = time.perf_counter()
-            run(x, matrices).block_until_ready()
-            if round_:
-                times[name].append((time.perf_counter() - began) / len(matrices))
+            run(x, matrices[name]).block_until_ready()
+            if turn:
+                times[name].append((time.perf_counter() - began) / len(weights))
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def report(matrices: Mapping[str, Any]) -> str:
     lines = ["| rows | matrix | XLA, ms | oneDNN, ms | ratio | oneDNN, GB/s |", "|---:|---|---:|---:|---:|---:|"]
-    for name, found in matrices.items():
-        for at in found["products"]:
-            speed = 4e-9 * found["D"] * found["F"] / at["onednn"]
-            lines.append(
-                f"| {at['rows']} | {name} | {at['xla'] * 1e3:.2f} | {at['onednn'] * 1e3:.2f} "
-                f"| {at['xla'] / at['onednn']:.2f}× | {speed:.0f} |"
-            )
+    for name, record in matrices.items():
+        for product in record["products"]:
+            xla, by_onednn = product["xla"], product["onednn"]
+            speed = 4e-9 * record["D"] * record["F"] / by_onednn
+            times = f"{xla * 1e3:.2f} | {by_onednn * 1e3:.2f} | {xla / by_onednn:.2f}×"
+            lines.append(f"| {product['rows']} | {name} | {times} | {speed:.0f} |")
     return "\n".join(lines)
 
 

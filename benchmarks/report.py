@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Figures = Mapping[str, Any]
-SHARE = 0.85  # of the machine's limit: a cell that reaches it is met whatever the ratio
-DISTURBED = 0.1  # cores taken by other processes
+SHARE = 0.85  # of the machine's limit: a cell that reaches it meets the goal, whatever its ratio
+DISTURBED = 0.1  # cores used by other processes; the table marks a cell with more
 COLUMNS = {  # rival -> heading; a ratio above 1 says that we are faster
     "pytorch": "PyTorch",
     "pytorch-compiled": "compiled",
@@ -25,16 +25,23 @@ def geometric_mean(values: Iterable[float]) -> float:
 def ratio(figures: Figures, rival: str) -> float | None:
     """A rival's time over ours; for "pytorch" the faster of eager and compiled."""
     names = ("pytorch", "pytorch-compiled") if rival == "pytorch" else (rival,)
-    found = [figures["rivals"][name]["ratio"] for name in names if name in figures["rivals"]]
-    return min(found) if found else None
+    rivals = figures["rivals"]
+    return min((rivals[name]["ratio"] for name in names if name in rivals), default=None)
+
+
+def ratios(cells: Mapping[str, Figures], rival: str) -> dict[str, float]:
+    """A rival's ratio in each cell in which it was measured."""
+    by_cell = {name: ratio(figures, rival) for name, figures in cells.items()}
+    return {name: value for name, value in by_cell.items() if value is not None}
 
 
 def share(figures: Figures) -> float:
+    """The machine's limit over our time; 0 if the limit was not measured."""
     return figures.get("machine", {}).get("share", 0.0)
 
 
 def tokens(figures: Figures) -> str:
-    """What became of the comparison with PyTorch's tokens."""
+    """How the comparison with PyTorch's tokens ended; "–" if there was none."""
     equal = figures["rivals"]["ours"].get("tokens_equal")
     if equal is None:
         return "–"
@@ -54,52 +61,65 @@ def table(cells: Mapping[str, Figures]) -> str:
     ]
     for name, figures in cells.items():
         rivals = figures["rivals"]
-        ratios = [f"{rivals[one]['ratio']:.2f}×" if one in rivals else "–" for one in COLUMNS]
+        shown = [f"{rivals[rival]['ratio']:.2f}×" if rival in rivals else "–" for rival in COLUMNS]
         equal = rivals.get("ctranslate2", {}).get("tokens_equal")
+        equal_share = "–" if equal is None else f"{equal:.0%}"
         disturbed = " (disturbed)" if figures["others_cores"] > DISTURBED else ""
         lines.append(
-            f"| {name}{disturbed} | {rivals['ours']['seconds']:.3f} | {' | '.join(ratios)} | {share(figures):.0%} | "
-            f"{tokens(figures)} | {'–' if equal is None else f'{equal:.0%}'} | {figures['same_steps']} |"
+            f"| {name}{disturbed} | {rivals['ours']['seconds']:.3f} | {' | '.join(shown)} | {share(figures):.0%} | "
+            f"{tokens(figures)} | {equal_share} | {figures['same_steps']} |"
         )
     means = []
-    for one in COLUMNS:
-        found = [f["rivals"][one]["ratio"] for f in cells.values() if one in f["rivals"]]
-        means.append(f"{geometric_mean(found):.2f}×" if found else "–")
+    for rival in COLUMNS:
+        measured = [figures["rivals"][rival]["ratio"] for figures in cells.values() if rival in figures["rivals"]]
+        means.append(f"{geometric_mean(measured):.2f}×" if measured else "–")
     lines.append(f"| geometric mean | | {' | '.join(means)} | | | | |")
     return "\n".join([*lines, "", *goals(cells)])
 
 
 def goals(cells: Mapping[str, Figures]) -> list[str]:
-    """One line per goal: met or not, by how much, and which cells miss it."""
-
-    def every(rival: str, least: float, what: str) -> str:
-        ratios = {name: found for name, f in cells.items() if (found := ratio(f, rival)) is not None}
-        missing = {name: r for name, r in ratios.items() if r < least and share(cells[name]) < SHARE}
-        shown = "; ".join(f"{name} {r:.2f}×" for name, r in missing.items())
-        return f"- {mark(not missing)} {what} at least {least}× in every cell" + (f": not {shown}" if shown else "")
-
-    def mean(rival: str, least: float, what: str, among: str = "") -> str:
-        ratios = [r for name, f in cells.items() if among in name and (r := ratio(f, rival)) is not None]
-        found = geometric_mean(ratios)
-        kind = f", cells with {among}" if among else ""
-        if not ratios:
-            return f"- {what} in geometric mean{kind}: not measured"
-        return f"- {mark(found >= least)} {what} at least {least}× in geometric mean{kind}: {found:.2f}×"
-
-    slow = {name: share(f) for name, f in cells.items() if share(f) < SHARE}
-    unequal = [name for name, f in cells.items() if tokens(f) == "DIFFERENT"]
-    near = [name for name, f in cells.items() if tokens(f).startswith("near")]
-    limit = f"- {mark(not slow)} {SHARE:.0%} of the machine's limit: {len(cells) - len(slow)} of {len(cells)} cells"
-    equal = f"- {mark(not unequal)} tokens equal to PyTorch's; {len(near)} near-ties" + f" {near or ''}".rstrip()
+    """One line per goal: whether it is met, by how much, and which cells miss it."""
     return [
-        every("pytorch", 1.3, "PyTorch, the faster of eager and compiled,"),
-        mean("pytorch", 2.0, "PyTorch"),
-        mean("pytorch", 2.5, "PyTorch", among="beam4"),
-        every("ctranslate2", 1.0, "CTranslate2 float32"),
-        mean("ctranslate2", 1.3, "CTranslate2 float32"),
-        limit,
-        equal,
+        goal_of_every_cell(cells, "pytorch", 1.3, "PyTorch, the faster of eager and compiled,"),
+        goal_of_the_mean(cells, "pytorch", 2.0, "PyTorch"),
+        goal_of_the_mean(cells, "pytorch", 2.5, "PyTorch", among="beam4"),
+        goal_of_every_cell(cells, "ctranslate2", 1.0, "CTranslate2 float32"),
+        goal_of_the_mean(cells, "ctranslate2", 1.3, "CTranslate2 float32"),
+        goal_of_the_limit(cells),
+        goal_of_the_tokens(cells),
     ]
+
+
+def goal_of_every_cell(cells: Mapping[str, Figures], rival: str, least: float, title: str) -> str:
+    """Every ratio is at least `least`, or the cell is near the machine's limit."""
+    missing = []
+    for name, value in ratios(cells, rival).items():
+        if value < least and share(cells[name]) < SHARE:
+            missing.append(f"{name} {value:.2f}×")
+    line = f"- {mark(not missing)} {title} at least {least}× in every cell"
+    return f"{line}: not {'; '.join(missing)}" if missing else line
+
+
+def goal_of_the_mean(cells: Mapping[str, Figures], rival: str, least: float, title: str, among: str = "") -> str:
+    """The geometric mean of the ratios is at least `least`. among: part of the names of the cells that count."""
+    measured = [value for name, value in ratios(cells, rival).items() if among in name]
+    kind = f", cells with {among}" if among else ""
+    if not measured:
+        return f"- {title} in geometric mean{kind}: not measured"
+    mean = geometric_mean(measured)
+    return f"- {mark(mean >= least)} {title} at least {least}× in geometric mean{kind}: {mean:.2f}×"
+
+
+def goal_of_the_limit(cells: Mapping[str, Figures]) -> str:
+    near = sum(share(figures) >= SHARE for figures in cells.values())
+    return f"- {mark(near == len(cells))} {SHARE:.0%} of the machine's limit: {near} of {len(cells)} cells"
+
+
+def goal_of_the_tokens(cells: Mapping[str, Figures]) -> str:
+    compared = {name: tokens(figures) for name, figures in cells.items()}
+    near = [name for name, result in compared.items() if result.startswith("near")]
+    line = f"- {mark('DIFFERENT' not in compared.values())} tokens equal to PyTorch's; {len(near)} near-ties"
+    return f"{line} {near}" if near else line
 
 
 def mark(met: bool) -> str:

@@ -3,10 +3,10 @@
     git worktree add ../before REVISION
     python -m benchmarks.revisions ../before base-b1-greedy tiny-text --record benchmarks/records/<date>_revisions
 
-Either checkout runs in a process of its own, which is idle while the other one works; they take turns, and each round
-begins with the other one. A ratio is the time of the other checkout over the time of this one: above 1 this one is
-faster. `--python` names the interpreter of the other checkout where it needs an environment of its own. The exit status
-is 1 if a cell's ratio is below `--least` or if the two wrote different tokens.
+Each checkout runs in a separate process, which is idle while the other one works. They take turns, and rounds begin
+with one and the other alternately. A ratio is the time of the other checkout over the time of this one: above 1 this
+one is faster. `--python` is the interpreter for the other checkout if it needs an environment of its own. The exit
+status is 1 if a cell's ratio is below `--least` or if the two generated different tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def compare(cell: Cell, workers: dict[str, Worker], rounds: int) -> dict[str, Any]:
-    """The medians of both checkouts in a cell, their ratio, and whether they wrote the same tokens."""
+    """The medians of both checkouts in a cell, their ratio, and whether they generated the same tokens."""
     work = work_of(cell, TINY / "examples.jsonl")
     tokens = {name: worker.prepare(work, PATIENCE)["tokens"] for name, worker in workers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in workers}
@@ -69,19 +69,18 @@ def main() -> int:
     record |= {"circumstances": about, "cells": {}}
     cells = {cell.name: cell for cell in CELLS}
     with cache_of(arguments.cache) as cache:
-        for cell in (cells[name] for name in chosen(list(cells), arguments.cells)):
-            folder = folder_of(cache, cell.model).resolve()
-            workers = {
-                name: Worker("ours", folder, checkout=checkout, python=python)
-                for name, (checkout, python) in sides.items()
-            }
+        for name in chosen(list(cells), arguments.cells):
+            folder = folder_of(cache, cells[name].model).resolve()
+            workers = {}
+            for side, (checkout, python) in sides.items():
+                workers[side] = Worker("ours", folder, checkout=checkout, python=python)
             try:
-                figures = compare(cell, workers, arguments.rounds)
+                figures = compare(cells[name], workers, arguments.rounds)
             finally:
                 for worker in workers.values():
                     worker.close()
-            record["cells"][cell.name] = figures
-            print(f"{cell.name:28} {figures['ratio']:.3f}  tokens equal: {figures['tokens_equal']}", flush=True)
+            record["cells"][name] = figures
+            print(f"{name:28} {figures['ratio']:.3f}  tokens equal: {figures['tokens_equal']}", flush=True)
             arguments.record.mkdir(parents=True, exist_ok=True)
             (arguments.record / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     measured = record["cells"].values()

@@ -1,8 +1,8 @@
-"""The rivals, each in a process of its own that is idle while another one runs.
+"""The rivals: implementations that do the same work, each in a separate process that is idle while another one runs.
 
-A worker is `python -m benchmarks.rivals NAME CACHE MODEL`. It reads requests from its standard input and answers on its
-standard output, one JSON object a line: {"prepare": Work} makes its inputs and runs them once (what has to be compiled
-is compiled then), {"run": true} runs them again. `Worker` is the other end.
+`python -m benchmarks.rivals NAME FOLDER` reads requests from standard input and writes answers to standard output, one
+JSON object a line: {"prepare": Work} makes the inputs and runs them once, which compiles what must be compiled, and
+{"run": true} runs them again. `Worker` starts such a process and talks to it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 from benchmarks.machine import THREADS, bandwidth, throughput
 
 Work = dict[str, Any]  # {"batches": [[[id, …], …], …], "options": transformers' names, "pad_token_id": int}
-Tokens = list[list[int]]  # per source, what was generated behind the start token, the end token left out
+Tokens = list[list[int]]  # of each source, what was generated, without the start token and the end token
 
 
-# ── in the worker ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── in the worker's process ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Ours:
@@ -52,12 +52,15 @@ class Ours:
     def run(self) -> Tokens:
         from bart_inference import generate
 
-        found = [generate(self.model, *batch, **self.options) for batch in self.batches]
-        return [until(row[1:].tolist(), self.end) for one in found for row in one.sequences]
+        answers = []
+        for ids, mask in self.batches:
+            for row in generate(self.model, ids, mask, **self.options).sequences:
+                answers.append(before(row[1:].tolist(), self.end))
+        return answers
 
 
 class PyTorch:
-    """transformers in eager mode, with its default attention (scaled_dot_product_attention)."""
+    """transformers without compilation, with its default attention (scaled_dot_product_attention)."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         import torch
@@ -68,7 +71,7 @@ class PyTorch:
         self.model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
     def settle(self) -> None:
-        """Moves the weights out of the mapped file, whose small pages can cost half again as much time to read."""
+        """Copies the weights out of the mapped file, whose small pages can take 1.5 times as long to read."""
         for parameter in self.model.parameters():
             parameter.data = parameter.data.clone()
 
@@ -78,13 +81,16 @@ class PyTorch:
         self.end = self.model.generation_config.eos_token_id
 
     def run(self) -> Tokens:
+        answers = []
         with self.torch.inference_mode():
-            found = [self.model.generate(ids, attention_mask=mask, **self.options) for ids, mask in self.batches]
-        return [until(row[1:].tolist(), self.end) for one in found for row in one]
+            for ids, mask in self.batches:
+                for row in self.model.generate(ids, attention_mask=mask, **self.options):
+                    answers.append(before(row[1:].tolist(), self.end))
+        return answers
 
 
 class CompiledPyTorch(PyTorch):
-    """transformers with torch.compile and a static cache, as its documentation on generation says."""
+    """transformers with torch.compile and a static cache, as its documentation of generation describes."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         super().__init__(folder)
@@ -110,22 +116,27 @@ class CTranslate2:
         self.defaults = json.loads((folder / "generation_config.json").read_text())
 
     def prepare(self, work: Work) -> None:
-        words = self.tokenizer.id_to_token
-        self.batches = [[[words(i) for i in row] for row in batch] for batch in work["batches"]]
-        o = {**self.defaults, **work["options"]}
-        longest = o["max_new_tokens"] if "max_new_tokens" in o else o["max_length"] - 1
+        self.batches = [[self.words(row) for row in batch] for batch in work["batches"]]
+        options = {**self.defaults, **work["options"]}
+        longest = options["max_new_tokens"] if "max_new_tokens" in options else options["max_length"] - 1
         self.options = {
-            "beam_size": o.get("num_beams", 1),
+            "beam_size": options.get("num_beams", 1),
             "max_decoding_length": longest,
-            "min_decoding_length": o.get("min_new_tokens", 1),
-            "length_penalty": o.get("length_penalty", 1.0),
-            "no_repeat_ngram_size": o.get("no_repeat_ngram_size", 0),
+            "min_decoding_length": options.get("min_new_tokens", 1),
+            "length_penalty": options.get("length_penalty", 1.0),
+            "no_repeat_ngram_size": options.get("no_repeat_ngram_size", 0),
             "max_input_length": 0,
         }
 
+    def words(self, ids: list[int]) -> list[str]:
+        return [self.tokenizer.id_to_token(i) for i in ids]
+
     def run(self) -> Tokens:
-        found = [one for batch in self.batches for one in self.translator.translate_batch(batch, **self.options)]
-        return [[self.vocabulary[word] for word in one.hypotheses[0]] for one in found]
+        answers = []
+        for batch in self.batches:
+            for result in self.translator.translate_batch(batch, **self.options):
+                answers.append([self.vocabulary[word] for word in result.hypotheses[0]])
+        return answers
 
 
 class CTranslate2Int8(CTranslate2):
@@ -133,7 +144,7 @@ class CTranslate2Int8(CTranslate2):
 
 
 class Machine:
-    """No rival: what the machine can do at most at that moment, for the sizes of the work."""
+    """Runs no model: measures the machine's bandwidth and throughput with arrays of the work's sizes."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         pass
@@ -142,11 +153,11 @@ class Machine:
         self.bytes, self.products = work["step_bytes"], work["products"]
 
     def run(self) -> Tokens:
-        self.found = {"bandwidth": bandwidth(self.bytes), "throughput": throughput(self.products)}
+        self.speeds = {"bandwidth": bandwidth(self.bytes), "throughput": throughput(self.products)}
         return []
 
     def figures(self) -> dict[str, float]:
-        return self.found
+        return self.speeds
 
 
 RIVALS: dict[str, Callable[[pathlib.Path], Any]] = {
@@ -169,11 +180,13 @@ def padded(work: Work) -> list[tuple[Tokens, Tokens]]:
     return pairs
 
 
-def until(tokens: list[int], end: int) -> list[int]:
+def before(tokens: list[int], end: int) -> list[int]:
+    """The tokens before the end token, or all of them if it is missing."""
     return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
 def timed(rival: Any) -> dict[str, Any]:
+    """One run of a rival: {"seconds", "tokens", "peak_mb": of the process, in 2**20 bytes}."""
     began = time.perf_counter()
     tokens = rival.run()
     seconds = time.perf_counter() - began
@@ -182,8 +195,9 @@ def timed(rival: Any) -> dict[str, Any]:
 
 
 def serve(name: str, folder: pathlib.Path) -> None:
+    """Answers requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is not an answer
+    os.dup2(2, 1)  # what libraries print goes to standard error and is not taken for an answer
     began = time.perf_counter()
     rival = RIVALS[name](folder)
     if hasattr(rival, "settle"):
@@ -202,7 +216,7 @@ def serve(name: str, folder: pathlib.Path) -> None:
         answers.write(json.dumps(answer) + "\n")
 
 
-# ── in the benchmark ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── in the benchmark's process ────────────────────────────────────────────────────────────────────────────────────────
 
 
 class RivalFailed(Exception):
@@ -210,15 +224,18 @@ class RivalFailed(Exception):
 
 
 class Worker:
-    """A rival's process; started at once, idle between two answers."""
+    """A rival's process. It is started at once, and idle between two answers.
+
+    Methods raise RivalFailed if there is no answer within `patience` seconds, or an error.
+    """
 
     def __init__(
         self, name: str, folder: pathlib.Path, patience: float = 300, checkout: pathlib.Path | None = None,
         python: str = sys.executable, without: str = "",
     ) -> None:  # fmt: skip
-        """checkout: the folder whose code runs, instead of the working directory's; python: its interpreter.
+        """checkout: the folder whose code runs, the working directory by default. python: its interpreter.
 
-        without: a fast path of benchmarks.without that is switched off.
+        without: a fast path of benchmarks.without to switch off.
         """
         self.name = name
         switch = ("benchmarks.without", without) if without else ()

@@ -3,16 +3,17 @@
     python -m benchmarks.serving embedded --record benchmarks/records/<date>_serving-embedded
     python -m benchmarks.serving base     --record benchmarks/records/<date>_serving-base
 
-`embedded` is the checkpoint that ships with the project, greedy; `base` is a BART of bart-base's size with random
-weights (what it writes is noise, what it costs is not). The server is a process of its own, the load comes from this
-one; both share the machine, so the load generator's share of the CPU is part of the record. `embedded` compares in
-turns and counts the median of the rounds. A run takes minutes and wants an idle machine. The record is `result.json`:
-every figure, the versions, the hardware and the command.
+`embedded` is the embedded checkpoint, greedy; `base` is a BART of bart-base's size with random
+weights (its text is noise, but its cost is that of a trained model). The server is a separate process, and this process
+makes the load. Both share the machine, so the record includes the load generator's share of the CPU. `embedded`
+measures both servers in turns and takes the median of the rounds. A run takes minutes and needs an idle machine. The
+record is `result.json`: figures, versions, hardware and command.
 """
 
 import argparse
 import asyncio
 import dataclasses
+import itertools
 import json
 import pathlib
 import random
@@ -34,6 +35,7 @@ from benchmarks.machine import circumstances
 
 SEED = 0
 ROUNDS = 3
+WARM_UP = 10  # calls that are not counted
 PACKAGES = ("jax", "jaxlib", "numpy", "grpcio", "protobuf")
 
 
@@ -47,7 +49,7 @@ class Work:
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one request. sent, ended: seconds."""
+    """How one request ended: its gRPC code and number of tokens. sent, ended: times in seconds."""
 
     code: str
     tokens: int
@@ -59,7 +61,7 @@ class Outcome:
         return self.ended - self.sent
 
 
-# ── what is asked ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def mixed_work(
@@ -75,8 +77,8 @@ def mixed_work(
     return work
 
 
-# Every answer has a length of its own choosing from the same list, so that all paths generate the same tokens' worth.
 def fixed_lengths(lengths: Sequence[int], **common: Any) -> list[dict[str, Any]]:
+    """Options that fix the length of an answer, so that every way to compute it generates equally many tokens."""
     return [{"num_beams": 1, "min_new_tokens": n, "max_new_tokens": n, **common} for n in lengths]
 
 
@@ -93,7 +95,7 @@ class Server:
         began = time.perf_counter()
         self._logs = tempfile.TemporaryDirectory()
         self._log = pathlib.Path(self._logs.name) / "log"
-        with self._log.open("w") as log:  # the reader of a pipe would take its share of the processor
+        with self._log.open("w") as log:  # a file, because reading a pipe would use the processor
             self._process = subprocess.Popen([*command, *flags], stderr=log)
         self.flags = flags
         address = self._until("listening")["address"]
@@ -133,14 +135,14 @@ class Server:
 async def ask(client: AsyncClient, work: Work) -> Outcome:
     sent = time.perf_counter()
     try:
-        found = await client.generate(work.ids, **work.options)
-        return Outcome("OK", found.usage.output_tokens, sent, time.perf_counter())
+        answer = await client.generate(work.ids, **work.options)
+        return Outcome("OK", answer.usage.output_tokens, sent, time.perf_counter())
     except BartError as error:
         return Outcome(error.code.name, 0, sent, time.perf_counter())
 
 
 async def closed_loop(address: str, work: Sequence[Work], clients: int) -> list[Outcome]:
-    """`clients` callers, each of which waits for its answer before it asks again."""
+    """`clients` callers, each of which waits for its answer before it sends its next request."""
     queue = list(reversed(work))
     async with AsyncClient(address, timeout=600, retries=False) as client:
 
@@ -150,12 +152,12 @@ async def closed_loop(address: str, work: Sequence[Work], clients: int) -> list[
                 outcomes.append(await ask(client, queue.pop()))
             return outcomes
 
-        found = await asyncio.gather(*(caller() for _ in range(clients)))
-        return [outcome for outcomes in found for outcome in outcomes]
+        by_caller = await asyncio.gather(*(caller() for _ in range(clients)))
+        return list(itertools.chain.from_iterable(by_caller))
 
 
 async def open_loop(address: str, work: Sequence[Work], rate: float) -> list[Outcome]:
-    """Callers that arrive by chance, `rate` a second, whatever the answers do."""
+    """Requests that arrive at random, `rate` a second on average, whether earlier ones are answered or not."""
     chance = random.Random(SEED)
     async with AsyncClient(address, timeout=600, retries=False) as client:
         tasks, due = [], time.perf_counter()
@@ -167,32 +169,34 @@ async def open_loop(address: str, work: Sequence[Work], rate: float) -> list[Out
 
 
 def measured(server: Server, load: Callable[[], Coroutine[Any, Any, list[Outcome]]]) -> dict[str, Any]:
-    """Runs a load and sums it up."""
-    memory, server_cpu, own_cpu, began = server.rss(), server.cpu(), time.process_time(), time.perf_counter()
+    """Runs a load: its outcomes in numbers, and the server's memory and processor time meanwhile."""
+    memory, server_cpu, client_cpu = server.rss(), server.cpu(), time.process_time()
+    began = time.perf_counter()
     outcomes = asyncio.run(load())
     seconds = time.perf_counter() - began
     answered = [outcome for outcome in outcomes if outcome.code == "OK"]
     refused = [outcome for outcome in outcomes if outcome.code == "RESOURCE_EXHAUSTED"]
-    # Goodput is counted while load arrives, not while the last ones are served.
-    window = max((outcome.sent for outcome in outcomes), default=0.0)
-    within = [outcome for outcome in answered if outcome.ended <= window]
-    first = min((outcome.sent for outcome in outcomes), default=0.0)
+    # Goodput counts the answers that are complete when the last request is sent.
+    first_sent = min((outcome.sent for outcome in outcomes), default=0.0)
+    last_sent = max((outcome.sent for outcome in outcomes), default=0.0)
+    good_tokens = sum(outcome.tokens for outcome in answered if outcome.ended <= last_sent)
     codes = [outcome.code for outcome in outcomes]
     return {
         "requests": len(outcomes),
         "seconds": round(seconds, 2),
         "codes": {code: codes.count(code) for code in sorted(set(codes))},
         "tokens_per_second": round(sum(outcome.tokens for outcome in answered) / seconds, 1),
-        "goodput_tokens_per_second": round(sum(o.tokens for o in within) / max(1e-9, window - first), 1),
+        "goodput_tokens_per_second": round(good_tokens / max(1e-9, last_sent - first_sent), 1),
         "answer_ms": percentiles([outcome.latency for outcome in answered]),
         "refusal_ms": percentiles([outcome.latency for outcome in refused]),
         "server_cpu_cores": round((server.cpu() - server_cpu) / seconds, 2),
-        "load_generator_cpu_cores": round((time.process_time() - own_cpu) / seconds, 2),
+        "load_generator_cpu_cores": round((time.process_time() - client_cpu) / seconds, 2),
         "server_rss_mb": [round(memory / 2**20), round(server.rss() / 2**20)],
     }
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """The median, the 90th and 99th percentile and the maximum, in milliseconds."""
     if not seconds:
         return {}
     return {f"p{q}": round(float(np.percentile(seconds, q)) * 1000, 2) for q in (50, 90, 99, 100)}
@@ -202,7 +206,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def offline(model: str, work: Sequence[Work], rows: int) -> dict[str, Any]:
-    """The same work by `generate` in this process: sorted by length, in batches of `rows`, after one warm pass."""
+    """The same work by `generate` in this process, sorted by length, in batches of `rows`; the first pass compiles."""
     from bart_inference import generate, load, prepare
     from bart_inference.tokenization import pad
 
@@ -224,7 +228,7 @@ def offline(model: str, work: Sequence[Work], rows: int) -> dict[str, Any]:
 
 
 def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dict[str, Any]:
-    """The median time of a call over the wire and of one in this process, in turns."""
+    """The median times of a call to the server and of a call in this process, which take turns."""
     from bart_inference import generate, load, prepare
 
     prepared = prepare(load(None if model == "embedded" else model))
@@ -234,13 +238,13 @@ def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dic
         call()
         return (time.perf_counter() - began) * 1000
 
+    wire_times, inside_times = [], []
     with Client(address, timeout=600) as client:
-        ways = (
-            lambda: client.generate(work.ids, **work.options),
-            lambda: generate(prepared, [work.ids], **work.options),
-        )
-        rounds = [[timed(way) for way in ways] for _ in range(calls + 10)][10:]
-    wire, inside = (statistics.median(times) for times in zip(*rounds, strict=True))
+        for _ in range(calls + WARM_UP):
+            wire_times.append(timed(lambda: client.generate(work.ids, **work.options)))
+            inside_times.append(timed(lambda: generate(prepared, [work.ids], **work.options)))
+    wire = statistics.median(wire_times[WARM_UP:])
+    inside = statistics.median(inside_times[WARM_UP:])
     return {
         "calls": calls,
         "wire_ms": round(wire, 2),
@@ -250,37 +254,40 @@ def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dic
 
 
 def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor: float) -> dict[str, Any]:
-    """Open-loop arrivals at `factor` times the peak's requests a second."""
+    """An open loop at `factor` times the requests a second that the server answered in `peak`."""
     rate = factor * peak["codes"]["OK"] / peak["seconds"]
-    found = measured(server, lambda: open_loop(server.address, work, rate))
-    found["arrivals_per_second"] = round(rate, 1)
-    found["goodput_of_peak"] = round(found["goodput_tokens_per_second"] / peak["goodput_tokens_per_second"], 3)
-    return found
+    figures = measured(server, lambda: open_loop(server.address, work, rate))
+    figures["arrivals_per_second"] = round(rate, 1)
+    figures["goodput_of_peak"] = round(figures["goodput_tokens_per_second"] / peak["goodput_tokens_per_second"], 3)
+    return figures
 
 
 def embedded(scale: float) -> dict[str, Any]:
+    """The server beside one with a single row and worker, the cost of a call, and an overload."""
     plain = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}  # greedy search and nothing else
     work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24), **plain))
     result: dict[str, Any] = {"clients_32": [], "one_at_a_time": []}
     flags = ("--beams", "1", "--sampling-beams", "", "--sources", "128")
-    alone = ("--rows", "1", "--workers", "1")
-    with Server("embedded", *flags) as server, Server("embedded", *flags, *alone) as rival:
-        result["ready_seconds"] = [round(one.ready_seconds, 1) for one in (server, rival)]
+    single_row = ("--rows", "1", "--workers", "1")
+    with Server("embedded", *flags) as server, Server("embedded", *flags, *single_row) as single:
+        result["ready_seconds"] = [round(server.ready_seconds, 1), round(single.ready_seconds, 1)]
         result["idle"] = idle_overhead("embedded", server.address, work[0])
         for _ in range(ROUNDS):
             result["clients_32"].append(measured(server, lambda: closed_loop(server.address, work, 32)))
             result["one_at_a_time"].append(
-                measured(rival, lambda: closed_loop(rival.address, work[: len(work) // 2], 32))
+                measured(single, lambda: closed_loop(single.address, work[: len(work) // 2], 32))
             )
         peak = result["clients_32"][-1]
         result["overload_10"] = overload(server, work * 4, peak, 10)
-    speeds = {name: [found["tokens_per_second"] for found in result[name]] for name in ("clients_32", "one_at_a_time")}
-    result["speedup_by_round"] = [round(a / b, 2) for a, b in zip(*speeds.values(), strict=True)]
-    result["speedup"] = round(statistics.median(speeds["clients_32"]) / statistics.median(speeds["one_at_a_time"]), 2)
+    shared = [figures["tokens_per_second"] for figures in result["clients_32"]]
+    singly = [figures["tokens_per_second"] for figures in result["one_at_a_time"]]
+    result["speedup_by_round"] = [round(a / b, 2) for a, b in zip(shared, singly, strict=True)]
+    result["speedup"] = round(statistics.median(shared) / statistics.median(singly), 2)
     return result
 
 
 def base(scale: float) -> dict[str, Any]:
+    """The server with 32 callers beside offline batches, and an overload."""
     work = mixed_work(round(64 * scale), 50000, 120, fixed_lengths((16, 24, 32)))
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -315,15 +322,16 @@ def write_random_base(folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=["embedded", "base"])
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of requests")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of requests")
     parser.add_argument("--record", type=pathlib.Path, help="folder for result.json")
-    given = parser.parse_args()
-    result = {"circumstances": circumstances(PACKAGES), **{"embedded": embedded, "base": base}[given.case](given.scale)}
+    arguments = parser.parse_args()
+    case = {"embedded": embedded, "base": base}[arguments.case]
+    result = {"circumstances": circumstances(PACKAGES), **case(arguments.scale)}
     text = json.dumps(result, indent=2)
     print(text)
-    if given.record:
-        given.record.mkdir(parents=True, exist_ok=True)
-        (given.record / "result.json").write_text(text + "\n")
+    if arguments.record:
+        arguments.record.mkdir(parents=True, exist_ok=True)
+        (arguments.record / "result.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The programs of bart_inference compiled for TPUs that are not there, from shapes alone.
+"""The programs of bart_inference compiled for TPUs, from shapes, on a machine without a TPU.
 
-libtpu brings the TPU compiler, and the compiler needs no TPU: what it says about memory, layout, operations and
-communication is what a TPU would run. What it cannot say is time. Needs the `tpu-test` extra.
+libtpu contains the TPU compiler, which needs no TPU. Memory, layout, operations and communication of the programs that
+it compiles are those that a TPU would run; how long they take is not known. Needs the `tpu-test` extra.
 
 B sources · N beams of each · S source positions · T token buffer, all in one program; with several chips the sources
 are spread over them.
@@ -10,6 +10,7 @@ are spread over them.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from benchmarks import checkpoints
 
 
 class Chip(NamedTuple):
-    """What one chip can do at most."""
+    """One chip's published peaks."""
 
     flops: float  # bfloat16 operations a second
     bandwidth: float  # bytes a second between HBM and the chip
@@ -43,7 +44,7 @@ class Chip(NamedTuple):
 # As published: cloud.google.com/tpu/docs/v5e and cloud.google.com/tpu/docs/v6e, "System architecture".
 CHIPS = {"v5e": Chip(197e12, 819e9, 16e9), "v6e": Chip(918e12, 1640e9, 32e9)}
 GRIDS = {1: (1, 1, 1), 8: (2, 4, 1)}  # chips of one host
-PASSES = 6  # a float32 product at highest precision, in bfloat16 products
+PASSES = 6  # bfloat16 products that make a float32 product at highest precision
 CONFIGS = {
     "bart-base": Config(**checkpoints.BASE),
     "bart-large-cnn": Config(**checkpoints.LARGE | {"vocab_size": 50264}),
@@ -62,18 +63,18 @@ class Shape(NamedTuple):
 def mesh(name: str) -> Mesh:
     """The chips of "v5e-1", "v5e-8", "v6e-1", …"""
     for variable, value in {
-        "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # or libtpu looks for one for minutes; the topology is given below
+        "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # without it libtpu searches for minutes; the topology below counts
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes compile at a time: nobody holds a TPU
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at a time, since none of them holds a TPU
     }.items():
         os.environ.setdefault(variable, value)
     generation, count = name.split("-")
     grid = GRIDS[int(count)]
-    found = topologies.get_topology_desc(
+    topology = topologies.get_topology_desc(
         platform="tpu", topology_name=f"{generation}:{grid[0]}x{grid[1]}", chips_per_host_bounds=grid
     )
-    return Mesh(np.array(found.devices), ("data",))
+    return Mesh(np.array(topology.devices), ("data",))
 
 
 def weights_of(config: Config, dtype: Any) -> Params:
@@ -109,12 +110,12 @@ def put(shapes: Any, devices: Mesh, spec: PartitionSpec = ROWS) -> Any:
 
 
 def lower_encode(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
-    """All that is computed once for a source."""
+    """The encoder and the cross-attention's keys and values, which are computed once for each source."""
     return jit_on_rows(devices, jit_prefill).lower(weights, config, *put(source_ids(shape), devices))
 
 
 def lower_step(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
-    """One step of the search, outside its loop: XLA's analyses count a loop's body once, whatever it does."""
+    """One step of the search without its loop, because XLA's cost analysis counts the body of a loop once."""
     state = put(state_of(config, weights, shape), devices)
     run = on_rows(devices, step, (0,), (1, 3))
     return jax.jit(run, static_argnums=(1, 3), donate_argnums=2).lower(weights, config, state, False)
@@ -135,49 +136,57 @@ def nbytes(shapes: Any) -> int:
 
 
 def copies(program: Any, size: int) -> list[str]:
-    """The plain copies, inside the program's loops, of arrays of at least `size` elements."""
-    found = []
+    """The lines of the program's loops that copy an array of at least `size` elements."""
+    lines = []
     for computation in re.split(r"\n(?=%|ENTRY)", program.as_text()):
-        if not computation.startswith(("ENTRY", "HloModule", "%fused")):
-            for line in re.findall(r"= .* copy(?:-start)?\(.*", computation):
-                if max(elements(line.split("(")[0]), default=0) >= size:
-                    found.append(line)
-    return found
+        if computation.startswith(("ENTRY", "HloModule", "%fused")):
+            continue
+        for line in re.findall(r"= .* copy(?:-start)?\(.*", computation):
+            if max(elements(line.split("(")[0]), default=0) >= size:
+                lines.append(line)
+    return lines
 
 
 def elements(shapes: str) -> list[int]:
-    """How many elements each array has that HLO text names."""
-    return [int(np.prod([int(n) for n in axes.split(",")])) for axes in re.findall(r"\w\[([\d,]+)\]", shapes)]
+    """The number of elements of each array that HLO text names, but for scalars."""
+    return [product(axes) for axes in re.findall(r"\w\[([\d,]+)\]", shapes)]
 
 
+def product(axes: str) -> int:
+    """The number of elements of an array with the axes "8,16"; 1 without any."""
+    return math.prod(int(axis) for axis in axes.split(",") if axis)
+
+
+INSTRUCTION = re.compile(r"^  (?:ROOT )?(%\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(?:, |$)", re.M)
+MOVES_NOTHING = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")
 WIDTH = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}  # bytes; XLA fetches some weights as s8
 
 
 def traffic(program: Any) -> int:
-    """Bytes that a program without loops moves between HBM and the chip, read off its scheduled instructions.
+    """Bytes that a program without loops moves between HBM and the chip, from its scheduled instructions.
 
-    An array with S(1) in its layout is in the chip's own memory. XLA's "bytes accessed" counts what was fetched there
-    as often as it is used, four times the truth for a step. What happens inside conditionals is left out.
+    An array with S(1) in its layout is in the chip's own memory. XLA's "bytes accessed" counts such an array each time
+    it is used, and not when it is fetched, which makes four times the true bytes of a step. Instructions inside
+    conditionals are not counted.
     """
     text = program.as_text()
-    shapes, total = {}, 0
-    for name, shape, kind, operands in re.findall(
-        r"^  (?:ROOT )?(%\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(?:, |$)", text[text.index("\nENTRY") :], re.M
-    ):
+    shapes: dict[str, str] = {}
+    total = 0
+    for name, shape, kind, operands in INSTRUCTION.findall(text[text.index("\nENTRY") :]):
         shapes[name] = shape
-        if kind.endswith("-done"):  # one side of an asynchronous copy is the chip's
+        if kind.endswith("-done"):  # the end of an asynchronous copy, of which one side is HBM
             total += in_bytes(shape)
-        elif kind not in ("parameter", "get-tuple-element", "tuple", "bitcast", "constant") and "-start" not in kind:
-            read = (shapes.get(operand, "") for operand in re.findall(r"%[\w.\-]+", operands))
-            total += sum(in_bytes(array, hbm=True) for array in (shape, *read))
+        elif kind not in MOVES_NOTHING and "-start" not in kind:
+            total += in_bytes(shape, hbm=True)
+            for operand in re.findall(r"%[\w.\-]+", operands):
+                total += in_bytes(shapes.get(operand, ""), hbm=True)
     return total
 
 
 def in_bytes(shapes: str, hbm: bool = False) -> int:
-    """The size of the arrays that HLO text names; hbm: of those in HBM."""
-    found = re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shapes)
-    return sum(
-        WIDTH[kind] * int(np.prod([int(n) for n in axes.split(",") if n], initial=1))
-        for kind, axes, layout in found
-        if not (hbm and "S(" in layout)
-    )
+    """The size of the arrays that HLO text names; hbm: only of those in HBM."""
+    total = 0
+    for dtype, axes, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shapes):
+        if not (hbm and "S(" in layout):
+            total += WIDTH[dtype] * product(axes)
+    return total

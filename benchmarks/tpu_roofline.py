@@ -2,12 +2,13 @@
 
     JAX_PLATFORMS=cpu python -m benchmarks.tpu_roofline --record benchmarks/records/<date>_tpu-roofline
 
-A step takes at least the longer of its arithmetic at the chip's peak and its HBM traffic at the chip's bandwidth. The
-limit has both from counts.py, what no implementation can do without; it is given by batch. For one batch they are also
-read off the step that XLA compiles for the chip, search and reorder of the beams included. Every position of the token
-buffer is read. A real chip adds launches and whatever does not overlap, so it is slower than either. Tokens are those
-of answers: one a step for each source, however many its beams. Parity is float32 at highest precision: six bfloat16
-passes on twice the bytes. Needs the `tpu-test` extra; eight compilations.
+A step takes at least as long as its arithmetic at the chip's peak, and at least as long as its HBM traffic at the
+chip's bandwidth. For the limit, both are those of counts.py, which every implementation needs; it is computed for
+several batches. For one batch, both are also taken from the step that XLA compiles for the chip, the search included.
+Every position of the token buffer is read. A real chip is slower than either, because it launches programs and does not
+overlap everything. The tokens of answers are counted: one a step for each source, however many beams it has. Parity is
+float32 at highest precision: six bfloat16 passes on twice the bytes. Needs the `tpu-test` extra and compiles eight
+times.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ BEAMS = (1, 4)
 
 def tokens_per_second(chip: str, B: int, flops: float, moved: float, parity: bool = False) -> float:
     """flops and moved (bytes): of a bfloat16 step."""
-    arithmetic, moving = flops / CHIPS[chip].flops, moved / CHIPS[chip].bandwidth
-    return B / max(arithmetic * (PASSES if parity else 1), moving * (2 if parity else 1))
+    arithmetic, moving = flops / CHIPS[chip].flops, moved / CHIPS[chip].bandwidth  # seconds
+    if parity:
+        arithmetic, moving = PASSES * arithmetic, 2 * moving
+    return B / max(arithmetic, moving)
 
 
 def limit(model: str, chip: str, B: int, N: int, parity: bool = False) -> float:
@@ -45,7 +48,7 @@ def limit(model: str, chip: str, B: int, N: int, parity: bool = False) -> float:
 
 
 def figures(model: str, chip: str, N: int) -> dict[str, Any]:
-    """One row: the limits, and what the compiled step costs."""
+    """One row of the table: the limits, and what the compiled step costs."""
     shape = Shape(COMPILED, N, *LENGTHS[model])
     program = compiled("step", f"{chip}-1", CONFIGS[model], jnp.bfloat16, shape)
     flops, moved = program.cost_analysis()["flops"], traffic(program)
@@ -79,7 +82,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, help="folder for table.md and figures.json, written as they grow")
+    parser.add_argument("--record", type=Path, help="folder for table.md and figures.json")
     args = parser.parse_args()
     rows = []
     for model, N, chip in itertools.product(CONFIGS, BEAMS, CHIPS):

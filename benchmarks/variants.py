@@ -1,12 +1,12 @@
 """What each fast path of benchmarks.without gains: whole generations, or the whole server, with it and without it.
 
-    python -m benchmarks.variants --record benchmarks/records/<date>_variants           # all of them
+    python -m benchmarks.variants --record benchmarks/records/<date>_variants           # all fast paths
     python -m benchmarks.variants top packed --record …       # those whose names contain one of these
 
-Both sides are processes of their own that take turns, each idle while the other one works. A gain is the time without
-the fast path over the time with it, or the tokens a second with it over those without: above 1 it is worth having. The
-tokens of both are compared. All of them take about fifteen minutes and want an idle machine. results.json keeps what
-has been measured when only some are measured again.
+With and without the fast path, two processes take turns, each idle while the other one works. A gain is the time
+without the fast path over the time with it, or the tokens a second with it over those without it: above 1 the fast path
+helps. The tokens of both are compared. All fast paths take about fifteen minutes and need an idle machine. If only some
+are measured again, results.json keeps the figures of the others.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ CLIENTS, REQUESTS = 32, 300
 
 
 def generation(name: str, cache: pathlib.Path, rounds: int) -> dict[str, Any]:
-    found = {}
-    for cell in (cell for cell in CELLS if cell.name in GENERATION[name]):
+    """Gains, times and whether tokens are equal, for each of the fast path's cells."""
+    gains = {}
+    for cell in CELLS:
+        if cell.name not in GENERATION[name]:
+            continue
         folder = folder_of(cache, cell.model).resolve()
         workers = {"now": Worker("ours", folder), "before": Worker("ours", folder, without=name)}
         try:
@@ -50,14 +53,14 @@ def generation(name: str, cache: pathlib.Path, rounds: int) -> dict[str, Any]:
         finally:
             for worker in workers.values():
                 worker.close()
-        found[cell.name] = {
+        gains[cell.name] = {
             "gain": figures["ratio"],
             "seconds_with": figures["seconds"]["now"],
             "seconds_without": figures["seconds"]["before"],
             "tokens_equal": figures["tokens_equal"],
         }
         print(f"{name:18} {cell.name:24} {figures['ratio']:.3f}", flush=True)
-    return found
+    return gains
 
 
 def serving(name: str, rounds: int) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def serving(name: str, rounds: int) -> dict[str, Any]:
     speeds: dict[str, list[float]] = {"with": [], "without": []}
     with Server("embedded", *FLAGS) as one, Server("embedded", *FLAGS, without=name) as other:
         servers = {"with": one, "without": other}
-        for turn in range(rounds + 1):  # the first is not counted
+        for turn in range(rounds + 1):  # the first turn is not counted
             for side in sorted(servers, reverse=turn % 2 == 1):
                 address = servers[side].address
                 figures = measured(servers[side], lambda address=address: closed_loop(address, work, CLIENTS))
@@ -95,8 +98,10 @@ def main() -> None:
         for name in (*GENERATION, *SERVING):
             if arguments.names and not any(part in name for part in arguments.names):
                 continue
-            found = serving(name, arguments.rounds) if name in SERVING else generation(name, cache, arguments.rounds)
-            record["variants"][name] = found
+            if name in SERVING:
+                record["variants"][name] = serving(name, arguments.rounds)
+            else:
+                record["variants"][name] = generation(name, cache, arguments.rounds)
             path.write_text(json.dumps(record, indent=1) + "\n")
 
 

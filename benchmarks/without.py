@@ -2,8 +2,8 @@
 
     python -m benchmarks.without NAME MODULE [ARGUMENT …]
 
-Every fast path of VARIANTS is a special case that the project could do without: the same results, computed in another
-way. `benchmarks.variants` measures what each gains.
+Every fast path of VARIANTS is a special case that changes only speed: without it, the same results are computed in
+another way. `benchmarks.variants` measures what each gains.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ NEVER = 2**62  # a threshold that nothing reaches
 
 
 def replace(target: str, value: Any) -> Callable[[], Any]:
-    """What sets the attribute `target`, a dotted name, for as long as the process runs."""
+    """A function that sets the attribute `target`, a dotted name, until the process ends."""
     return lambda: mock.patch(target, value).start()
 
 
 def fused_projections() -> None:
-    """Queries, keys and values are one product, whose result is taken apart afterwards."""
+    """Computes queries, keys and values in one product and splits its result, instead of one product each."""
     from bart_inference.model import onednn
 
-    onednn.available()  # tries the product once, in the shape that the threshold gives
+    onednn.available()  # before the threshold changes: its answer is cached, and comes from a product of that size
     mock.patch.object(onednn, "MIN_POSITIONS_TO_HEADS", NEVER).start()
 
 
 def query_by_onednn() -> None:
-    """A single query's scores by oneDNN: onednn.attend takes XLA's from the module attention."""
+    """Computes the scores of a single query by oneDNN, for which onednn.attend uses XLA (attention.scores)."""
     from bart_inference.model import onednn
 
     mock.patch("bart_inference.model.attention.scores", onednn.scores).start()

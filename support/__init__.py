@@ -1,1 +1,1 @@
-"""What tests and benchmarks share; part of no wheel."""
+"""Code that tests and benchmarks share; it is in no wheel."""

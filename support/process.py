@@ -1,4 +1,4 @@
-"""Python programs in a process of their own: what is imported there, how many devices it has, and what it prints."""
+"""Runs Python programs in separate processes, to see what they import, print, or do on several devices."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 
 
 def run(program: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A Python program with this process's import path and environment, and what is given on top of it."""
+    """Runs a Python program with this process's import path and environment, and with the variables `environment`."""
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env=os.environ | path | environment, capture_output=True, text=True, timeout=timeout)
 
 
 def run_on_devices(program: str, devices: int) -> subprocess.CompletedProcess[str]:
-    """A Python program on so many simulated CPU devices: a process's device count is fixed when it starts."""
+    """Runs a Python program on simulated CPU devices, whose number is fixed when a process starts."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return run(program, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")

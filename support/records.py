@@ -1,6 +1,6 @@
 """Records of measurements: the figures of each part of a benchmark, saved when the part is finished.
 
-A command that is given again goes on where it was cut off: it leaves out the parts that its record has.
+If a command is interrupted and given again, it measures only the parts that its record does not have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Record:
         self.figures: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def add(self, name: str, figures: Mapping[str, Any]) -> None:
-        """Saves a part's figures. The file is replaced whole, so that a run that is killed leaves the old one."""
+        """Saves a part's figures. The file is replaced in one step, so a run that is killed leaves the old one."""
         self.figures[name] = figures
         self.figures = self.of(self.names)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,20 +31,24 @@ class Record:
         os.replace(unfinished, self.path)
 
     def of(self, names: Sequence[str]) -> dict[str, Any]:
-        """The figures of those parts that have been measured."""
+        """The figures of these parts, as far as they have been measured."""
         return {name: self.figures[name] for name in names if name in self.figures}
 
 
 def chosen(names: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """The names that contain one of the parts; all of them without any part. ValueError if none does."""
-    found = [name for name in names if not parts or any(part in name for part in parts)]
-    if not found:
+    """The names that contain one of `parts`, or all names if it is empty. Raises ValueError if no name does."""
+    if not parts:
+        return list(names)
+    matching = [name for name in names if any(part in name for part in parts)]
+    if not matching:
         raise ValueError(f"no name contains any of {parts}; the names: {', '.join(names)}")
-    return found
+    return matching
 
 
 class Command:
-    """The command line of a benchmark that measures parts: their names, --record, --report, --again and its own flags.
+    """The command line of a benchmark that measures parts: their names, --record, --report and --again.
+
+    A benchmark adds its own flags before `parse`:
 
     command = Command(__doc__, names, "cell")
     command.parser.add_argument("--rounds", …)
@@ -55,31 +59,34 @@ class Command:
     """
 
     def __init__(self, description: str | None, names: Sequence[str], part: str) -> None:
-        """names: of all parts; part: what a part is called."""
+        """names: of all parts. part: the kind of the parts, for the help."""
         raw = argparse.RawDescriptionHelpFormatter
         self.parser = argparse.ArgumentParser(description=description, formatter_class=raw)
-        only = f"only those whose names contain one of these, of {', '.join(names)}"
+        only = f"measure only those whose names contain one of these strings; the names: {', '.join(names)}"
         self.parser.add_argument("parts", nargs="*", metavar=part, help=only)
         self.parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
-        self.parser.add_argument("--report", action="store_true", help="print what the record holds, measure nothing")
-        self.parser.add_argument("--again", action="store_true", help="also measure what the record has already")
+        self.parser.add_argument("--report", action="store_true", help="print the record and measure nothing")
+        self.parser.add_argument("--again", action="store_true", help="measure recorded parts again")
         self.names = names
 
     def parse(self) -> argparse.Namespace:
-        self.given = self.parser.parse_args()
+        """Reads the command line; ends the process with status 2 if it is wrong."""
+        self.arguments = self.parser.parse_args()
         try:
-            self.chosen = chosen(self.names, self.given.parts)
+            self.chosen = chosen(self.names, self.arguments.parts)
         except ValueError as error:
             self.parser.error(str(error))
-        self.record = Record(self.given.record, self.names)
-        return self.given
+        self.record = Record(self.arguments.record, self.names)
+        return self.arguments
 
     def missing(self) -> list[str]:
         """The chosen parts that are to be measured now."""
-        if self.given.report:
+        if self.arguments.report:
             return []
-        return [name for name in self.chosen if self.given.again or name not in self.record.figures]
+        if self.arguments.again:
+            return self.chosen
+        return [name for name in self.chosen if name not in self.record.figures]
 
     def figures(self) -> dict[str, Any]:
-        """The chosen parts' figures."""
+        """The figures of the chosen parts, as far as they have been measured."""
         return self.record.of(self.chosen)

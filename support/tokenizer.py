@@ -1,10 +1,10 @@
-"""A tokenizer to compute by hand."""
+"""A tokenizer whose ids a reader can compute by hand."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token a byte, ids from 3; <s> and </s> around a text and between two, as BART has them."""
+    """One token for each byte, with ids from 3; <s> and </s> around a text and between two texts, as in BART."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2} | {byte: 3 + index for index, byte in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -55,9 +55,9 @@ def test_an_encodings_products_are_told_apart():
 def test_operations_of_no_model_are_the_rest():
     program = jax.jit(lambda x: jnp.sin(x @ x) @ x).lower(jnp.ones((300, 300))).compile()
     fields = {"vocab_size": 1000, "encoder_attention_heads": 7, "decoder_attention_heads": 7, "d_model": 28}
-    found, seconds = breakdown.traced(lambda: program(jnp.ones((300, 300))), program.as_text(), fields)
-    assert set(found) == set(breakdown.KINDS)
-    assert seconds > found["rest"] > 0 == found["attention"] == found["output embedding"]
+    by_kind, seconds = breakdown.traced(lambda: program(jnp.ones((300, 300))), program.as_text(), fields)
+    assert set(by_kind) == set(breakdown.KINDS)
+    assert seconds > by_kind["rest"] > 0 == by_kind["attention"] == by_kind["output embedding"]
 
 
 def test_the_table():

@@ -11,13 +11,13 @@ from benchmarks.cells import CELLS, limit_of, measures_of, work_of
 from benchmarks.checkpoints import TINY
 from benchmarks.counts import Machine
 from benchmarks.report import geometric_mean, goals, table
-from benchmarks.rivals import RivalFailed, padded, until
+from benchmarks.rivals import RivalFailed, before, padded
 
 
-def figures(pytorch=2.0, compiled=3.0, ctranslate2=1.5, share=0.5, equal=1.0, **more):
+def figures(pytorch=2.0, compiled=3.0, ctranslate2=1.5, share=0.5, equal=1.0, **others):
     ratios = {"ours": 1.0, "pytorch": pytorch, "pytorch-compiled": compiled, "ctranslate2": ctranslate2}
     rivals = {name: {"seconds": ratio, "ratio": ratio, "tokens_equal": equal} for name, ratio in ratios.items()}
-    return {"rivals": rivals, "machine": {"share": share}, "same_steps": True, "others_cores": 0.02, **more}
+    return {"rivals": rivals, "machine": {"share": share}, "same_steps": True, "others_cores": 0.02, **others}
 
 
 def test_geometric_mean():
@@ -25,15 +25,15 @@ def test_geometric_mean():
 
 
 def test_a_goal_is_held_against_the_faster_pytorch_and_named_where_missed():
-    found = goals({"a-beam4": figures(pytorch=4.0, compiled=4.0), "b-greedy": figures(pytorch=4.0, compiled=1.2)})
-    assert found[0] == "- ❌ PyTorch, the faster of eager and compiled, at least 1.3× in every cell: not b-greedy 1.20×"
-    assert found[1] == "- ✅ PyTorch at least 2.0× in geometric mean: 2.19×"
-    assert found[2] == "- ✅ PyTorch at least 2.5× in geometric mean, cells with beam4: 4.00×"
+    lines = goals({"a-beam4": figures(pytorch=4.0, compiled=4.0), "b-greedy": figures(pytorch=4.0, compiled=1.2)})
+    assert lines[0] == "- ❌ PyTorch, the faster of eager and compiled, at least 1.3× in every cell: not b-greedy 1.20×"
+    assert lines[1] == "- ✅ PyTorch at least 2.0× in geometric mean: 2.19×"
+    assert lines[2] == "- ✅ PyTorch at least 2.5× in geometric mean, cells with beam4: 4.00×"
 
 
 def test_a_cell_in_which_others_took_the_cores_is_marked():
-    found = table({"a": figures(), "b": figures(others_cores=0.4)})
-    assert "| b (disturbed) |" in found and "| a |" in found
+    lines = table({"a": figures(), "b": figures(others_cores=0.4)})
+    assert "| b (disturbed) |" in lines and "| a |" in lines
 
 
 def test_a_cell_near_the_machines_limit_is_met_whatever_its_ratio():
@@ -42,7 +42,7 @@ def test_a_cell_near_the_machines_limit_is_met_whatever_its_ratio():
 
 
 @pytest.mark.parametrize(
-    ("more", "said", "mark"),
+    ("compared", "shown", "mark"),
     [
         ({}, "equal", "✅"),
         ({"equal": 0.5, "first_difference": {"margin": 3e-6}}, "near-tie (3e-06)", "✅"),
@@ -50,14 +50,14 @@ def test_a_cell_near_the_machines_limit_is_met_whatever_its_ratio():
         ({"equal": 0.5, "first_difference": {"error": "…"}}, "DIFFERENT", "❌"),
     ],
 )
-def test_tokens_that_differ_count_unless_pytorch_nearly_tied(more, said, mark):
-    cells = {"a": figures(**more)}
-    assert f"| {said} |" in table(cells)
+def test_tokens_that_differ_count_unless_pytorch_nearly_tied(compared, shown, mark):
+    cells = {"a": figures(**compared)}
+    assert f"| {shown} |" in table(cells)
     assert goals(cells)[-1].startswith(f"- {mark}")
 
 
 class FakeWorker:
-    """A rival that always answers alike and takes no time; one that is called slow fails."""
+    """A rival that gives the same answer each time; the one with the name "slow" fails."""
 
     load_seconds = 0.0
     asked: list[str] = []  # noqa: RUF012
@@ -130,7 +130,7 @@ def test_every_cell_has_its_work_and_a_limit():
 
 
 def test_answers_end_before_the_end_token():
-    assert until([7, 2, 1, 1], 2) == [7] and until([7, 8], 2) == [7, 8]
+    assert before([7, 2, 1, 1], 2) == [7] and before([7, 8], 2) == [7, 8]
 
 
 def test_batches_are_padded_on_the_right_with_their_masks():
@@ -138,7 +138,7 @@ def test_batches_are_padded_on_the_right_with_their_masks():
 
 
 @pytest.mark.parametrize("module", ["benchmarks.rivals", "benchmarks.startup"])
-def test_a_rivals_process_pays_for_nobody_elses_imports(module):
+def test_a_rivals_process_imports_only_what_it_needs(module):
     probe = f"import sys, {module}; print([m for m in ('jax', 'torch', 'ctranslate2', 'numpy') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
