@@ -104,7 +104,8 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     from bart_inference import load, prepare
     from bart_inference.buckets import source_bucket
     from bart_inference.generation.generate import jit_prefill, resolve, start_decoding
-    from bart_inference.generation.search import State, decode
+    from bart_inference.generation.search import decode
+    from bart_inference.generation.state import State
     from bart_inference.tokenization import pad
 
     fields = fields_of(cell.model)
