@@ -228,6 +228,32 @@ def test_whatever_an_option_is_given_it_is_taken_or_refused_by_name() -> None:
     assert min(outcomes.count("taken"), outcomes.count("refused")) >= 5, outcomes
 
 
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("length_penalty", -10.0, 10.0),
+        ("repetition_penalty", 1e-6, 1e6),
+        ("encoder_repetition_penalty", 1e-6, 1e6),
+        ("temperature", 1e-6, 1e6),
+        ("top_p", 0.0, 1.0),
+        ("min_p", 0.0, 1.0),
+    ],
+)
+def test_the_ends_of_a_range_are_taken_and_nothing_beyond_them(name: str, low: float, high: float) -> None:
+    for value in (low, high):
+        assert getattr(resolved({name: value}), name) == value
+    for value in (math.nextafter(low, -math.inf), math.nextafter(high, math.inf)):
+        with pytest.raises(OptionError, match=f"{name} must be a number between"):
+            resolved({name: value})
+
+
+def test_a_checkpoint_may_spell_out_transformers_own_defaults() -> None:
+    older = {"guidance_scale": 1.0, "penalty_alpha": 0.0, "low_memory": False, "token_healing": False}
+    defaults = GenerationConfig._get_default_generation_params() | older
+    assert defaults["typical_p"] == 1.0 and defaults["num_beam_groups"] == 1
+    assert resolved({}, defaults) == resolved({}, {"max_length": 20})
+
+
 @pytest.mark.parametrize(("name", "value"), [("typical_p", 0.9), ("num_beam_groups", 2), ("penalty_alpha", 0.6)])
 def test_an_option_of_the_checkpoint_that_we_lack_is_refused(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=f"{name} is set to {value} by the checkpoint, and is not supported"):

@@ -104,6 +104,7 @@ def test_a_streamed_summary_is_the_summary_in_pieces(options: dict[str, Any]) ->
     pieces = list(stream(model, DOCUMENTS[0], **options))
     assert "".join(pieces) == summarize(model, DOCUMENTS[0], **options)
     assert len(pieces) > 1 or options["num_beams"] > 1  # beams may agree on nothing before the end
+    assert "".join(stream(model, DOCUMENTS[0], chunk=7, **options)) == "".join(pieces)
 
 
 def test_the_shipped_tokenizer_gives_the_ids_of_transformers() -> None:

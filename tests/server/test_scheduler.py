@@ -1,7 +1,10 @@
 """The scheduler on the fake engine and a clock that only the test moves: every number here can be computed by hand."""
 
+import dataclasses
+
 import pytest
 from bart_server.scheduling.admission import Budget
+from bart_server.scheduling.contract import Bucket, Delta, Description, Failure, Finish, Hypothesis, Request
 from bart_server.scheduling.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
 from bart_server.scheduling.observer import Observer
 from bart_server.scheduling.scheduler import MAX_SUCCESSIVE_FAULTS, Scheduler
@@ -365,6 +368,13 @@ def test_a_computation_that_succeeds_ends_a_succession_of_faults(succeeding):
         box = driver.ask([20]) if succeeding == "step" else driver.classify([20])
         driver.iterate()
         assert box.finish
+    driver.engine.on_call = fail_in("encode")
+    for _ in range(MAX_SUCCESSIVE_FAULTS - 1):
+        driver.ask([10])
+        driver.iterate()
+    driver.ask([10])
+    with pytest.raises(RuntimeError, match="in succession"):
+        driver.iterate()
 
 
 class Recorder(Observer):
@@ -477,6 +487,12 @@ def test_timings_are_those_of_the_clock():
     driver.clock.time += 3.0
     driver.iterate(3)
     assert (box.finish.queued, box.finish.computed) == (3.0, 2.0 + 0.25 + 3 * 0.5)
+
+
+@pytest.mark.parametrize("kind", [Request, Bucket, Hypothesis, Delta, Finish, Failure, Description, Generate, Classify])
+def test_what_crosses_threads_cannot_be_changed(kind):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        object.__new__(kind).anything = 1
 
 
 def test_a_bucket_that_no_budget_could_hold_is_refused_at_the_start():

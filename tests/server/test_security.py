@@ -93,6 +93,21 @@ def test_rotated_certificates_are_used_without_a_restart(start, authority):
     assert code(server, authority.root) is OK
 
 
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_while_new_certificates_are_unusable_the_old_ones_stay(start, authority, damage):
+    settings = authority.files()
+    server = start(**settings)
+    first = presented(server)
+    path = authority.folder / "server.pem"
+    path.unlink() if damage == "missing" else path.write_bytes(b"garbage")
+    assert presented(server) == first
+    assert code(server, authority.root) is OK
+    authority.files()
+    later = os.stat(settings["tls_cert"]).st_mtime + 1
+    os.utime(settings["tls_cert"], (later, later))
+    assert presented(server) != first, "usable ones are read later"
+
+
 def presented(server):
     """The certificate that the server shows."""
     return ssl.get_server_certificate(("127.0.0.1", server.process.port))

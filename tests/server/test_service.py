@@ -144,6 +144,8 @@ def test_model_service_tells_limits_and_digest(start, stubs):
     assert first.revision == "fake:echo"
     assert (list(first.limits.beams), list(first.limits.source_buckets)) == ([1, 3], [8, 64])
     assert (first.limits.source_tokens, first.limits.target_tokens, first.limits.labels) == (64, 64, 7)
+    assert (list(first.limits.sampling_beams), first.limits.rows) == ([1, 3], 4)
+    assert models.GetModel(pb.GetModelRequest(), timeout=PATIENCE).model == first
     assert models.GetModel(pb.GetModelRequest(name="echo1"), timeout=PATIENCE).model == second
 
 
@@ -379,6 +381,9 @@ def test_while_loading_calls_are_unavailable_and_health_is_not_serving(start, st
     server = start(FakeEngine(on_call=gate), wait=False)
     error = failure(stubs(server).models.ListModels, pb.ListModelsRequest())
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the models are being loaded")
+    [packed] = rpc_status.from_call(error).details
+    retry = error_details_pb2.RetryInfo()
+    assert packed.Unpack(retry) and retry.retry_delay.ToMilliseconds() == 2000
     gate.open()
     assert server.ready()
 
@@ -397,6 +402,10 @@ def test_the_callers_request_id_comes_back(start, stubs):
         pb.SummarizeRequest(text="a"), metadata=(("x-request-id", "abc-1"),), timeout=PATIENCE
     )[1]
     assert dict(call.trailing_metadata())["x-request-id"] == "abc-1"
+    call = stubs(start()).summarization.Summarize.with_call(
+        pb.SummarizeRequest(text="a"), metadata=(("x-request-id", "1" * 128 + "2"),), timeout=PATIENCE
+    )[1]
+    assert dict(call.trailing_metadata())["x-request-id"] == "1" * 128
 
 
 def test_no_message_may_be_larger_than_the_limit(start, stubs):

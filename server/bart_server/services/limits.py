@@ -12,11 +12,11 @@ from bart_server.scheduling.errors import InvalidArgument
 class Limits:
     """Sizes are in bytes of UTF-8. windows: of one long text. batch_items: texts of one BatchSummarize."""
 
-    text_bytes: int = 200_000
-    windows: int = 32
-    batch_items: int = 64
-    labels: int = 64
-    label_bytes: int = 400
+    text_bytes: int
+    windows: int
+    batch_items: int
+    labels: int
+    label_bytes: int
 
 
 def check_size(field: str, text: str, limit: int) -> None:
