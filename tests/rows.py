@@ -41,22 +41,20 @@ def parameters(ours: dict[str, np.ndarray], referee: torch.nn.Module) -> Row:
     return Row("parameters, converted and back", len(wrong), 0, ", ".join(wrong[:2]) or f"{len(ours)} tensors")
 
 
-def float64(
-    what: str,
-    ours: tuple[float, Gradient],
-    theirs: tuple[float, Gradient],
-    x64: tuple[float, Gradient],
-    truth: tuple[float, Gradient],
-) -> Iterator[Row]:
-    """A loss and its gradients in float32 and in float64, in ours and PyTorch's; `truth` is PyTorch's float64."""
-    yield Row(f"{what}, float64", abs(x64[0] - truth[0]) / truth[0], 1e-12, f"{truth[0]:.10f}")
-    whole = gradients.norm(truth[1])
-    far = {name: float(np.linalg.norm(x64[1][name] - g)) / whole for name, g in truth[1].items()}
+def float32_gradient(ours: Gradient, theirs: Gradient, truth: Gradient) -> Row:
+    """How far our float32 gradient is from PyTorch's float64 one, over how far PyTorch's float32 gradient is from it."""
+    ratio = gradients.distance(ours, truth) / gradients.distance(theirs, truth)
+    return Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {gradients.norm(truth):.3g}")
+
+
+def float64(what: str, ours: tuple[float, Gradient], theirs: tuple[float, Gradient]) -> Iterator[Row]:
+    """A loss and its gradients in float64, in ours and PyTorch's."""
+    yield Row(f"{what}, float64", abs(ours[0] - theirs[0]) / theirs[0], 1e-12, f"{theirs[0]:.10f}")
+    whole = gradients.norm(theirs[1])
+    far = {name: float(np.linalg.norm(ours[1][name] - g)) / whole for name, g in theirs[1].items()}
     worst = max(far, key=far.__getitem__)
     yield Row("gradient, worst tensor of the whole norm, float64", far[worst], 1e-9, f"{len(far)} tensors, {worst}")
-    biases = {name: g for name, g in (*x64[1].items(), *truth[1].items()) if name.endswith(KEY_BIASES)}
+    biases = {name: g for name, g in (*ours[1].items(), *theirs[1].items()) if name.endswith(KEY_BIASES)}
     if biases:
         note = "truly 0: softmax does not see them"
         yield Row("gradient of the key biases, float64", gradients.norm(biases) / whole, 1e-12, note)
-    ratio = gradients.distance(ours[1], truth[1]) / gradients.distance(theirs[1], truth[1])
-    yield Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {whole:.3g}")

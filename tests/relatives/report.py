@@ -108,8 +108,12 @@ def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], in_float64: bool)
         yield Row("gradient, whole, float32", far, 1e-4, f"norm {whole:.3g}")
         return
     with float64():
+        pair.torch.double()
+        truth, true_logits = theirs(pair, x), torch_logits(pair, x)
+        yield rows.float32_gradient(mine[1], referee[1], truth[1])
+        del mine, referee  # as in tests/report.py: the largest gradients are not all in memory at once
         [name] = [n for n, family in FAMILIES.items() if family is pair.family]
-        wide = of(name, pair.torch.double())
-        x64, truth = ours(wide, x), theirs(wide, x)
-        yield Row("logits, float64", relative(logits(wide, x), torch_logits(wide, x)), 1e-12)
-    yield from rows.float64("loss", mine, referee, x64, truth)
+        wide = of(name, pair.torch)
+        pair.torch.float()
+        yield Row("logits, float64", relative(logits(wide, x), true_logits), 1e-12)
+        yield from rows.float64("loss", ours(wide, x), truth)
