@@ -3,7 +3,7 @@
 Without an argument the embedded checkpoint; `tiny`, `base` and `large` are random weights in those shapes of BART, and
 `bert-base`, `roberta-base`, `t5-small` and the other SHAPES of tests/relatives/report.py in those of its relatives.
 Every row has a difference, the tolerance and ✅ or ❌; the exit status is 0 only if all rows are ✅. float64 makes
-bart-large need 18 GB of memory: `--float32` leaves out the rows that need it.
+bart-large need 17 GB of memory: `--float32` leaves out the rows that need it.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], float64: bool) ->
         yield Row("gradient, whole, float32", gradients.distance(theirs[1], ours[1]) / whole, 1e-4, f"norm {whole:.3g}")
         return
     # bart-large's gradient in float64 takes 3.2 GB. PyTorch's is computed before our float64 parameters exist, and the
-    # float32 gradients are freed before ours is computed, so that the report of bart-large peaks at 16.2 GB and not at 24.
+    # float32 gradients are freed before ours is computed, which takes the peak from 24 to 16 GB.
     with jax.enable_x64(True):
         pair.torch.double()
         truth, true_logits = gradients.theirs(pair, x, 0.1), torch_logits(pair, x)

@@ -42,7 +42,7 @@ def parameters(ours: dict[str, np.ndarray], referee: torch.nn.Module) -> Row:
 
 
 def float32_gradient(ours: Gradient, theirs: Gradient, truth: Gradient) -> Row:
-    """How far our float32 gradient is from PyTorch's float64 one, over how far PyTorch's float32 gradient is from it."""
+    """Our float32 gradient's distance from PyTorch's float64 gradient, over that of PyTorch's float32 gradient."""
     ratio = gradients.distance(ours, truth) / gradients.distance(theirs, truth)
     return Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {gradients.norm(truth):.3g}")
 
