@@ -28,11 +28,11 @@ import numpy as np
 Params = dict[str, Any]  # nested dict of arrays, in the format of param_shapes
 Array = jax.Array
 
-# TPUs and recent GPUs multiply float32 in fewer bits unless told otherwise; bfloat16 operands ignore this.
+# TPUs and recent GPUs multiply float32 in fewer bits unless asked for all of them; for bfloat16 this has no effect.
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),  # erf: the tanh form drifts from PyTorch by 1e-4
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),  # by erf; the tanh form differs by up to 5e-4
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
@@ -45,7 +45,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What config.json says about a checkpoint, under its names and with transformers' defaults (bart-large)."""
+    """The fields of config.json that define a model, with their names and transformers' defaults (bart-large)."""
 
     vocab_size: int = 50265
     d_model: int = 1024
@@ -96,7 +96,7 @@ class Config:
 
 
 def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
-    """The parameter tree with a jax.ShapeDtypeStruct at each leaf. It drives init and conversion alike."""
+    """The parameter tree with a jax.ShapeDtypeStruct at each leaf. init and convert fill it leaf by leaf."""
     D, V, P = config.d_model, config.vocab_size, config.max_position_embeddings + 2
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
@@ -125,11 +125,11 @@ def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
 
 # ── Conversion ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-State = dict[str, Callable[[], Any]]  # PyTorch's name -> what reads the tensor, which is read when its leaf is taken
+State = dict[str, Callable[[], Any]]  # PyTorch's name -> a function that reads the tensor
 leaf_name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")  # as "encoder.layers.fc1.weight"
 SPLIT = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")  # copies of "shared.weight"
-HEADS = ("classification_head.", "qa_outputs.")  # task heads ride along; the model itself does not use them
+HEADS = ("classification_head.", "qa_outputs.")  # task heads are converted too; the model itself does not use them
 
 
 def from_pytorch(leaf: str, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -152,7 +152,7 @@ def to_pytorch(leaf: str, a: np.ndarray) -> np.ndarray:
 
 
 def take(state: State, name: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Read one tensor into our leaf's shape and drop it from `state`; ValueError if it is missing or misshapen."""
+    """Reads one tensor into our leaf's shape and removes it from `state`; ValueError if it is missing or misshapen."""
     if name not in state:
         raise ValueError(f"the checkpoint has no tensor {name!r}")
     a = np.asarray(state.pop(name)())
@@ -163,14 +163,14 @@ def take(state: State, name: str, leaf: str, shape: tuple[int, ...]) -> np.ndarr
 
 
 def take_leaf(state: State, pytorch_name: Callable[..., str], path: Any, leaf: Any, join: Any = np.stack) -> Any:
-    """One leaf of param_shapes, a stacked one from a tensor for each layer; a model's pytorch_name says from which."""
+    """The array for a leaf of param_shapes; a stacked one joins a tensor of each layer. pytorch_name: of a leaf."""
     if "layers" not in leaf_name(path):
         return take(state, pytorch_name(path), leaf_name(path), leaf.shape)
     return join([take(state, pytorch_name(path, i), leaf_name(path), leaf.shape[1:]) for i in range(leaf.shape[0])])
 
 
 def give(params: Params, pytorch_name: Callable[..., str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The inverse: every tensor with PyTorch's name."""
+    """The inverse of take_leaf: every tensor of the tree, with PyTorch's name and shape."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         a = np.asarray(leaf)
         for i, part in enumerate(a if "layers" in leaf_name(path) else [a]):
@@ -178,13 +178,13 @@ def give(params: Params, pytorch_name: Callable[..., str]) -> Iterator[tuple[str
 
 
 def pytorch_name(path: jax.tree_util.KeyPath, layer: int = 0) -> str:
-    """Where Hugging Face's state dict keeps a leaf (a layer of it, for a stacked one), without the prefix `model.`."""
+    """The name of a leaf, or of one layer of it, in Hugging Face's state dict, without the prefix `model.`."""
     name = leaf_name(path).replace(".layers.", f".layers.{layer}.")
     return f"{name}.weight" if name.endswith(("shared", "embed_positions")) else name
 
 
 def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
-    """Keys without `model.`, one embedding for up to four equal copies, zeros for a missing final_logits_bias."""
+    """Removes `model.` from keys and equal copies of the embedding; a missing final_logits_bias is zeros."""
     state: State = {n.removeprefix("model."): functools.partial(state_dict.__getitem__, n) for n in state_dict}
     state.setdefault("final_logits_bias", lambda: np.zeros((1, config.vocab_size), np.float32))
     for name in [name for name in TIED if name in state]:
@@ -253,7 +253,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
-    """Over the last axis (another axis would leak the future), population variance, eps 1e-5, at least float32."""
+    """Over the last axis (over positions, a token would see later ones), population variance, in at least float32."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centered = wide - wide.mean(-1, keepdims=True)
     normed = centered / jnp.sqrt(jnp.square(centered).mean(-1, keepdims=True) + 1e-5)
@@ -275,7 +275,7 @@ def merge_heads(x: Array, weight: Array, bias: Array) -> Array:
 def attend(q: Array, k: Array, v: Array, mask: Array, rate: float = 0.0, key: Array | None = None) -> Array:
     """Scaled dot-product attention: q (B,H,T,K), k and v (B,H,S,K), mask true where a query may look, -> (B,H,T,K).
 
-    A row that may look nowhere looks everywhere alike, so that a row of padding stays finite.
+    A query that may look nowhere gives every key the same weight, so that a row of padding stays finite.
     """
     scores = einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
     scores = jnp.where(mask, scores * k.shape[-1] ** -0.5, jnp.finfo(scores.dtype).min)
@@ -364,7 +364,7 @@ def decode(
 
 
 def lm_head(params: Params, hidden: Array) -> Array:
-    """(B,T,D) -> logits (B,T,V), at least float32: the embedding again, never scaled, plus a bias nobody trains."""
+    """(B,T,D) -> logits (B,T,V), at least float32: times the unscaled embedding, plus a bias that is not trained."""
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     logits = einsum("btd,vd->btv", hidden, params["shared"], preferred_element_type=dtype)
     return logits + jax.lax.stop_gradient(params["final_logits_bias"])
@@ -380,8 +380,8 @@ def forward(
 ) -> Array:  # fmt: skip
     """BartForConditionalGeneration: ids and masks (B,S), (B,S), (B,T), (B,T) -> logits (B,T,V), at least float32.
 
-    A missing decoder_attention_mask means that every decoder position is real. With a dropout_key it trains, without it
-    infers. Ids and lengths are not checked here (under jit an id out of range would be clamped): bart_inference does.
+    A missing decoder_attention_mask means that every decoder position is real. A dropout_key switches dropout on. Ids
+    and lengths are not checked (under jit an id out of range is clamped); bart_inference checks them.
     """
     encoder_key, decoder_key = split(dropout_key, 2)
     memory = encode(params, config, input_ids, attention_mask, encoder_key)
@@ -415,7 +415,7 @@ def greedy(
     params: Params, config: Config, input_ids: Array, attention_mask: Array, max_length: int = 20,
     forced_bos_token_id: int | None = None, forced_eos_token_id: int | None = None,
 ) -> Array:  # fmt: skip
-    """The most likely token, again and again, with a whole forward for each: the specification of generation.
+    """Greedy search with a whole forward for each token: the specification of bart_inference's generate.
 
     (B,S), (B,S) -> (B,max_length): the start token first, padding after the end-of-sequence token.
     """
@@ -439,7 +439,7 @@ def greedy(
 # The same logits, by rewriting the page above with four rules:
 #   let x = e in body  ->  (lambda x: body)(e)        loop over layers  ->  jax.lax.scan, which is an expression
 #   statements in turn ->  nested calls               two cases         ->  one lambda, with "if" inside the expression
-# after ayaka14732's one-lined bart-base of 2022: 5,242 characters, its loops deques and its exit an exception.
+# The idea is from ayaka14732's bart-base in one line (2022, 5,242 characters).
 bart = lambda params, input_ids, attention_mask, decoder_input_ids: (lambda linear, norm, attend: (lambda side: jnp.einsum("btd,vd->btv", side("decoder", decoder_input_ids, jnp.tri(decoder_input_ids.shape[1]), side("encoder", input_ids, attention_mask[:, None, None], None)), params["shared"]) + params["final_logits_bias"])(lambda name, ids, mask, memory: jax.lax.scan(lambda x, layer: ((lambda x: norm(x + linear(jax.nn.gelu(linear(x, **layer["fc1"]), approximate=False), **layer["fc2"]), **layer["final_layer_norm"]))((lambda x: x if memory is None else norm(x + attend(x, memory, attention_mask[:, None, None], **layer["encoder_attn"]), **layer["encoder_attn_layer_norm"]))(norm(x + attend(x, x, mask, **layer["self_attn"]), **layer["self_attn_layer_norm"]))), None), norm(params["shared"][ids] + params[name]["embed_positions"][2:ids.shape[1] + 2], **params[name]["layernorm_embedding"]), params[name]["layers"])[0]))(lambda x, weight, bias: x @ weight + bias, lambda x, weight, bias: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias, lambda x, y, mask, q_proj, k_proj, v_proj, out_proj: jnp.einsum("bhtk,hkd->btd", (lambda q, k, v: jax.nn.softmax(jnp.where(mask, q @ k.mT * k.shape[-1] ** -0.5, -1e30)) @ v)(*(z[:, None] @ p["weight"] + p["bias"][:, None] for z, p in ((x, q_proj), (y, k_proj), (y, v_proj)))), out_proj["weight"]) + out_proj["bias"])  # type: ignore  # noqa: E501  # fmt: skip
 
 

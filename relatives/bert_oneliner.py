@@ -1,20 +1,24 @@
-"""BERT and RoBERTa on one page, told by what differs from BART (`bart_oneliner.py`, which should be read first).
+"""BERT and RoBERTa in one file, for readers of `bart_oneliner.py`. What is equal is imported from there.
+
+BERT is BART's encoder with a head. This differs from BART, in the order of this file:
+
+    decoder      There is none, and so no cross-attention and no generation.
+    layer norm   eps is in the config: 1e-12 in BERT, and 1e-5 in RoBERTa as in BART.
+    positions    BERT's begin at row 0, BART's at row 2. RoBERTa's begin at row 2 too, and do not count padding.
+    embeddings   A third table, `embed_types`, says which of two texts a token belongs to.
+    dropout      There is none after the activation of the feed-forward part.
+    pooler       An optional linear layer and tanh over the first token, for tasks about the whole text.
+    head         A linear layer, the activation and a norm come before the output embedding. The bias is trained.
+    loss         Each masked token is predicted at its own position. Labels are not shifted.
+
+The layer is BART's encoder layer otherwise: post-norm, scaled attention, biases everywhere, exact gelu.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", https://arxiv.org/abs/1810.04805; Liu et al.,
-"RoBERTa: A Robustly Optimized BERT Pretraining Approach", https://arxiv.org/abs/1907.11692. The reference for every
-number is `transformers` BertForMaskedLM and RobertaForMaskedLM in PyTorch; `pytest tests/relatives` compares with it.
-
-BERT is BART's encoder with a head: the layer is the same, post-norm. What differs, in the order of this page:
-
-    embeddings   a third table says which of two texts a token is in; positions begin at row 0 (RoBERTa's: `positions`)
-    layer norm   eps is in the config: BERT 1e-12, RoBERTa 1e-5
-    dropout      none after the activation
-    head         a linear layer, the activation and a norm come before the embedding; its bias is trained
-    pooler       a linear layer and tanh over the first token, for tasks about the whole text
-    objective    the hidden tokens are predicted in their places: no decoder, no shift
+"RoBERTa: A Robustly Optimized BERT Pretraining Approach", https://arxiv.org/abs/1907.11692. `pytest tests/relatives`
+compares every number with `transformers` BertForMaskedLM and RobertaForMaskedLM in PyTorch.
 
 The dimension key is BART's: B batch, S source length, V vocabulary, D width, H heads, K = D/H, F feed-forward width,
-L layers, P positions (all rows counted); and N, the number of token types. Names in the tree are BART's as well.
+L layers, P rows of the position table; and N token types. Names in the parameter tree are BART's as well.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ from bart_oneliner import (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What config.json says about a checkpoint, under its names and with transformers' defaults (bert-base)."""
+    """The fields of config.json that define a model, with their names and transformers' defaults (bert-base)."""
 
     model_type: str = "bert"
     vocab_size: int = 30522
@@ -88,19 +92,21 @@ class Config:
         for name in ("is_decoder", "add_cross_attention"):
             if fields.get(name):
                 raise ValueError(f"{name}=true is not BERT's architecture and is not supported")
-        fields = {"model_type": None, "pad_token_id": 1 if fields.get("model_type") == "roberta" else 0} | dict(fields)
-        names = [f.name for f in dataclasses.fields(cls)]
-        return cls(**{name: fields[name] for name in names if name == "model_type" or fields.get(name) is not None})
+        values: dict[str, Any] = {"model_type": None, "pad_token_id": 1 if fields.get("model_type") == "roberta" else 0}
+        for field in dataclasses.fields(cls):
+            if fields.get(field.name) is not None:
+                values[field.name] = fields[field.name]
+        return cls(**values)
 
 
 # ── Parameter format ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def param_shapes(config: Config, parts: tuple[str, ...] = ("lm_head",), dtype: Any = jnp.float32) -> Params:
-    """The parameter tree with a jax.ShapeDtypeStruct at each leaf: the encoder, and `parts` of what may stand on it.
+    """The parameter tree with a jax.ShapeDtypeStruct at each leaf: the encoder, and the optional `parts`.
 
-    "lm_head" is what the loss needs, "pooler" serves tasks about the whole text, "next_sentence" is BERT's second
-    objective. A checkpoint has any of them.
+    "lm_head" is for the loss, "pooler" for tasks about the whole text, "next_sentence" for BERT's second objective. A
+    checkpoint may have any of them.
     """
     D, V, P, N = config.hidden_size, config.vocab_size, config.max_position_embeddings, config.type_vocab_size
     L, H, F = config.num_hidden_layers, config.num_attention_heads, config.intermediate_size
@@ -137,7 +143,7 @@ def param_shapes(config: Config, parts: tuple[str, ...] = ("lm_head",), dtype: A
     }
 
 
-# ── Conversion: BART's walk with other names ──────────────────────────────────────────────────────────────────────────
+# ── Conversion: as BART's, with other names ───────────────────────────────────────────────────────────────────────────
 
 RENAMED = {  # ours -> Hugging Face's
     "shared": "embeddings.word_embeddings",
@@ -155,7 +161,7 @@ RENAMED = {  # ours -> Hugging Face's
     "pooler": "pooler.dense",
     "next_sentence": "cls.seq_relationship",
 }
-HEAD = {  # the same for the head, which RoBERTa names otherwise
+HEAD = {  # the same for the head, whose names differ between the two
     "bert": {
         "lm_head.dense": "cls.predictions.transform.dense",
         "lm_head.layer_norm": "cls.predictions.transform.LayerNorm",
@@ -163,22 +169,31 @@ HEAD = {  # the same for the head, which RoBERTa names otherwise
     },
     "roberta": {"lm_head.dense": "lm_head.dense", "lm_head.layer_norm": "lm_head.layer_norm", "lm_head": "lm_head"},
 }
-ENCODER = ("embeddings.", "encoder.", "pooler.")  # what has the prefix `bert.` or `roberta.` under a head
-BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # older files hold them; nothing in them is learned
+ENCODER = ("embeddings.", "encoder.", "pooler.")  # names that get the prefix `bert.` or `roberta.` if there is a head
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # constants that older files contain
 
 
 def pytorch_name(config: Config, leaf: str, layer: int = 0) -> str:
-    """Where Hugging Face's state dict keeps a leaf (a layer of it), without the prefix `bert.` or `roberta.`."""
-    module, _, kind = leaf.rpartition(".") if "." in leaf else (leaf, "", "weight")  # embeddings are leaves themselves
-    return f"{(RENAMED | HEAD[config.model_type])[module]}.{kind}".format(layer)
+    """The name of a leaf, or of one layer of it, in Hugging Face's state dict, without `bert.` or `roberta.`."""
+    if "." in leaf:
+        module, _, kind = leaf.rpartition(".")
+    else:
+        module, kind = leaf, "weight"  # an embedding
+    renamed = RENAMED | HEAD[config.model_type]
+    return f"{renamed[module]}.{kind}".format(layer)
 
 
 def naming(config: Config) -> Callable[..., str]:
-    return lambda path, layer=0: pytorch_name(config, leaf_name(path), layer)
+    """pytorch_name for the paths of a tree, which bart_oneliner's conversion calls."""
+
+    def name(path: jax.tree_util.KeyPath, layer: int = 0) -> str:
+        return pytorch_name(config, leaf_name(path), layer)
+
+    return name
 
 
 def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
-    """Keys without prefix, TensorFlow's gamma and beta as weight and bias, one of two equal copies, no buffers."""
+    """Removes prefixes, buffers and equal copies, and renames TensorFlow's gamma and beta to weight and bias."""
     state: State = {}
     for key in state_dict:
         name = key.removeprefix(f"{config.model_type}.")
@@ -194,10 +209,11 @@ def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
 
 
 def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
-    """PyTorch's tensors to our tree, with the parts that are there; ValueError names a key that does not fit."""
+    """PyTorch's tensors to our tree, with those parts that are present; ValueError names a key that does not fit."""
     state = open_state(state_dict, config)
     parts = ("lm_head", "pooler", "next_sentence")
-    shapes = param_shapes(config, tuple(part for part in parts if pytorch_name(config, f"{part}.bias") in state))
+    present = tuple(part for part in parts if pytorch_name(config, f"{part}.bias") in state)
+    shapes = param_shapes(config, present)
     params = jax.tree_util.tree_map_with_path(functools.partial(take_leaf, state, naming(config)), shapes)
     if state:
         raise ValueError(f"the checkpoint has tensors that {config.model_type} does not: {sorted(state)[:5]}")
@@ -205,19 +221,22 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
 
 
 def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
-    """Our tree to PyTorch's names and shapes: those of BertModel if there is no head, else with the prefix."""
+    """Our tree to PyTorch's names and shapes: BertModel's, or with the prefix of BertForMaskedLM if there is a head."""
     prefix = f"{config.model_type}." if params.keys() & {"lm_head", "next_sentence"} else ""
-    return {prefix + n if n.startswith(ENCODER) else n: a for n, a in give(params, naming(config))}
+    state_dict = {}
+    for name, tensor in give(params, naming(config)):
+        state_dict[prefix + name if name.startswith(ENCODER) else name] = tensor
+    return state_dict
 
 
 # ── Initialization ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def init(config: Config, key: Array, parts: tuple[str, ...] = ("lm_head",)) -> Params:
-    """Fresh float32 params from PyTorch's distribution (PreTrainedModel._init_weights): as BART's.
+    """Fresh float32 params from PyTorch's distribution (PreTrainedModel._init_weights), as in BART.
 
-    Matrices and embeddings are N(0, initializer_range); biases and the padding token's row are zero, in RoBERTa the
-    padding's row of the positions too; layer norms start as the identity.
+    Matrices and embeddings are N(0, initializer_range). Biases and the padding token's row are zero; in RoBERTa also
+    the padding's row of the position table. Layer norms start as the identity.
     """
 
     def fresh(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
@@ -240,7 +259,7 @@ def init(config: Config, key: Array, parts: tuple[str, ...] = ("lm_head",)) -> P
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """BART's, but for eps: 1e-12 is so little that float32 does not notice it in any variance above 2e-5."""
+    """BART's layer norm with another eps. BERT's, 1e-12, changes no float32 variance above 2e-5."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centered = wide - wide.mean(-1, keepdims=True)
     normed = centered / jnp.sqrt(jnp.square(centered).mean(-1, keepdims=True) + eps)
@@ -250,8 +269,8 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
 def positions(config: Config, input_ids: Array) -> Array:
     """Each token's row of the position table, (1,S) or (B,S).
 
-    BERT counts every token, from row 0 on. RoBERTa counts those that are not padding, from row pad_token_id + 1 on, and
-    gives padding the row pad_token_id: so padding on the left shifts nothing. BART counts from 2 and counts padding.
+    BERT counts all tokens, from row 0 on. RoBERTa counts the tokens that are not padding, from row pad_token_id + 1 on,
+    and padding has the row pad_token_id, so padding on the left changes nothing. BART counts all tokens from row 2 on.
     """
     if config.model_type == "bert":
         return jnp.arange(input_ids.shape[1])[None]
@@ -260,32 +279,35 @@ def positions(config: Config, input_ids: Array) -> Array:
 
 
 def embed(params: Params, config: Config, input_ids: Array, token_type_ids: Array, key: Array | None = None) -> Array:
-    """Token plus type plus position, normed: ids and types (B,S) -> (B,S,D).
+    """Token plus type plus position embeddings, then a norm: ids and types (B,S) -> (B,S,D).
 
-    A lookup of the padding token sends no gradient back, nor does RoBERTa's of the padding's position (padding_idx).
+    A lookup of the padding token sends no gradient back; in RoBERTa neither does one of the padding's position (torch's
+    padding_idx).
     """
 
     def look_up(table: Array, rows: Array, padded: bool) -> Array:
         x = table[rows]
-        return jnp.where((rows == config.pad_token_id)[..., None], jax.lax.stop_gradient(x), x) if padded else x
+        if not padded:
+            return x
+        return jnp.where((rows == config.pad_token_id)[..., None], jax.lax.stop_gradient(x), x)
 
     tokens = look_up(params["shared"], input_ids, padded=True)
     types = look_up(params["embed_types"], token_type_ids, padded=False)
     rows = positions(config, input_ids)
-    places = look_up(params["embed_positions"], rows, padded=config.model_type == "roberta")
-    x = layer_norm(tokens + types + places, **params["layernorm_embedding"], eps=config.layer_norm_eps)
+    position = look_up(params["embed_positions"], rows, padded=config.model_type == "roberta")
+    x = layer_norm(tokens + types + position, **params["layernorm_embedding"], eps=config.layer_norm_eps)
     return dropout(x, config.hidden_dropout_prob, key)
 
 
 def layer(x: Array, mask: Array, config: Config, key: Array | None, **p: Params) -> Array:
-    """BART's encoder layer without dropout after the activation: post-norm, x = norm(x + dropout(f(x)))."""
+    """BART's encoder layer, post-norm, x = norm(x + dropout(f(x))), but without dropout after the activation."""
     keys = iter(split(key, 3))
 
     def residual(x: Array, y: Array, norm: str) -> Array:
         return layer_norm(x + dropout(y, config.hidden_dropout_prob, next(keys)), **p[norm], eps=config.layer_norm_eps)
 
     w = p["self_attn"]
-    q, k, v = (split_heads(x, **w[name]) for name in ("q_proj", "k_proj", "v_proj"))
+    q, k, v = split_heads(x, **w["q_proj"]), split_heads(x, **w["k_proj"]), split_heads(x, **w["v_proj"])
     attended = attend(q, k, v, mask, config.attention_probs_dropout_prob, next(keys))
     x = residual(x, merge_heads(attended, **w["out_proj"]), "self_attn_layer_norm")
     hidden = ACTIVATIONS[config.hidden_act](linear(x, **p["fc1"]))
@@ -301,7 +323,7 @@ def encode(
 ) -> Array:  # fmt: skip
     """BertModel: input_ids, attention_mask, token_type_ids (B,S) -> the last hidden states (B,S,D).
 
-    Missing token types are 0, the first text. A key switches dropout on.
+    Without token_type_ids all tokens are of type 0, the first text. A key switches dropout on.
     """
     embed_key, layers_key = split(key, 2)
     types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
@@ -317,14 +339,14 @@ def encode(
 
 
 def pool(params: Params, hidden: Array) -> Array:
-    """The pooler: hidden states (B,S,D) -> one vector for each text (B,D), from its first token. Needs the part."""
+    """The pooler: hidden states (B,S,D) -> one vector for each text (B,D), from its first token."""
     return jnp.tanh(linear(hidden[:, :1], **params["pooler"]))[:, 0]
 
 
 def lm_head(params: Params, config: Config, hidden: Array) -> Array:
-    """(B,S,D) -> logits (B,S,V), at least float32. Before the embedding, a layer of its own; its bias is trained."""
+    """(B,S,D) -> logits (B,S,V), at least float32: a linear layer, activation, norm, then the embedding and a bias."""
     p = params["lm_head"]
-    activation = config.hidden_act if config.model_type == "bert" else "gelu"  # RoBERTa's is fixed
+    activation = config.hidden_act if config.model_type == "bert" else "gelu"  # in RoBERTa it is always gelu
     x = ACTIVATIONS[activation](linear(hidden, **p["dense"]))
     x = layer_norm(x, **p["layer_norm"], eps=config.layer_norm_eps)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -347,8 +369,8 @@ def loss(
 ) -> Array:  # fmt: skip
     """Masked language modeling: mean cross entropy in nats over the labels (B,S) that are not -100.
 
-    A label is predicted at its own position, where the input has the mask token instead (in a tenth of the cases a
-    random token, in another tenth the token itself); at every other position the label is -100.
+    A label is predicted at its own position, where the input has the mask token (in a tenth of the cases a random
+    token, in another tenth the token itself). At all other positions the label is -100.
     """
     log_probs = jax.nn.log_softmax(forward(params, config, input_ids, attention_mask, token_type_ids, dropout_key))
     nll = -jnp.take_along_axis(log_probs, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
@@ -357,5 +379,5 @@ def loss(
 
 
 # ── The one line ──────────────────────────────────────────────────────────────────────────────────────────────────────
-# BertForMaskedLM's logits, by the four rules of BART's line.
+# BertForMaskedLM's logits, written by the four rules that bart_oneliner.py gives for its one line.
 bert = lambda params, input_ids, attention_mask, token_type_ids: (lambda linear, norm, attend: (lambda x: jnp.einsum("btd,vd->btv", norm(jax.nn.gelu(linear(x, **params["lm_head"]["dense"]), approximate=False), **params["lm_head"]["layer_norm"]), params["shared"]) + params["lm_head"]["bias"])(jax.lax.scan(lambda x, layer: ((lambda x: norm(x + linear(jax.nn.gelu(linear(x, **layer["fc1"]), approximate=False), **layer["fc2"]), **layer["final_layer_norm"]))(norm(x + attend(x, **layer["self_attn"]), **layer["self_attn_layer_norm"])), None), norm(params["shared"][input_ids] + params["embed_types"][token_type_ids] + params["embed_positions"][:input_ids.shape[1]], **params["layernorm_embedding"]), params["layers"])[0]))(lambda x, weight, bias: x @ weight + bias, lambda x, weight, bias: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-12) * weight + bias, lambda x, q_proj, k_proj, v_proj, out_proj: jnp.einsum("bhtk,hkd->btd", (lambda q, k, v: jax.nn.softmax(jnp.where(attention_mask[:, None, None], q @ k.mT * k.shape[-1] ** -0.5, -1e30)) @ v)(*(x[:, None] @ p["weight"] + p["bias"][:, None] for p in (q_proj, k_proj, v_proj))), out_proj["weight"]) + out_proj["bias"])  # type: ignore  # noqa: E501  # fmt: skip

@@ -1,25 +1,28 @@
-"""T5 on one page, told by what differs from BART (`bart_oneliner.py`, which should be read first).
+"""T5 in one file, for readers of `bart_oneliner.py`. What is equal is imported from there.
 
-Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
-https://arxiv.org/abs/1910.10683. Version 1.1, on which FLAN-T5 is trained, has a gated feed-forward part and a head of
-its own. The reference for every number is `transformers` T5ForConditionalGeneration in PyTorch; `pytest
-tests/relatives` compares with it.
+T5 is an encoder and a decoder with cross-attention, like BART. This differs from BART, in the order of this file:
 
-T5 is an encoder and a decoder with cross-attention, as BART is. What differs, in the order of this page:
+    start        The decoder starts with the padding token, BART's with </s>.
+    biases       No projection and no norm has a bias, and there is no final_logits_bias.
+    heads        The head width K is in the config; H·K need not be D.
+    init         Each matrix is drawn with a deviation that depends on its input width, not N(0, 0.02).
+    norm         RMS norm: no mean is subtracted. It comes before each part of a layer (pre-norm) and after the last
+                 layer.
+    scale        Scores are not divided by √K.
+    positions    There is no table. Each head adds a learned number to each score, chosen by the distance between query
+                 and key (`buckets`), the same in all layers.
+    activation   relu; in version 1.1 gelu times a second linear map of the input, the gate.
+    dropout      One rate for all places, of which one is after the last norm.
+    padding      Its embedding is trained like any other.
+    head         Hidden states are multiplied by D^-1/2 before the product with the embedding. Version 1.1 has a
+                 separate matrix instead of the embedding, and no such factor.
 
-    biases       none, in no projection and no norm
-    heads        their width K is free: H·K need not be D
-    initializing each matrix by its width, which takes the place of attention's scale
-    norm         RMS norm: no mean is subtracted; before each part, not after it, and once at each side's end
-    positions    no table: a learned bias on attention's scores for each distance, in buckets, the same in all layers
-    scale        attention's scores are not divided by the root of K
-    activation   relu, or in version 1.1 gelu times a second linear map: "gated"
-    dropout      one rate in every place; also after the last norm
-    head         the embedding with its input times D^-1/2; in version 1.1 a matrix of its own and no such factor
-    start        the decoder starts with the padding token
+Version 1.1 is the one on which FLAN-T5 is trained. Raffel et al., "Exploring the Limits of Transfer Learning with a
+Unified Text-to-Text Transformer", https://arxiv.org/abs/1910.10683. The reference for every number is `transformers`
+T5ForConditionalGeneration in PyTorch, with which `pytest tests/relatives` compares.
 
 The dimension key is BART's: B batch, S source length, T target length, V vocabulary, D width, H heads, K head width,
-F feed-forward width, L layers. Names in the tree are BART's as well.
+F feed-forward width, L layers. Names in the parameter tree are BART's as well.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ from bart_oneliner import (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What config.json says about a checkpoint, under its names and with transformers' defaults (t5-small).
+    """The fields of config.json that define a model, with their names and transformers' defaults (t5-small).
 
     num_decoder_layers None means as many as num_layers. scale_decoder_outputs and tie_word_embeddings are both true in
     T5 and both false in version 1.1.
@@ -81,7 +84,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS or self.feed_forward_proj.removeprefix("gated-").count("-"):
             raise ValueError(
-                f"feed_forward_proj {self.feed_forward_proj!r} is not one of {sorted(ACTIVATIONS)}, after gated- or not"
+                f"feed_forward_proj {self.feed_forward_proj!r} is not one of {sorted(ACTIVATIONS)}, with or without "
+                "'gated-' before it"
             )
         for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
@@ -101,7 +105,7 @@ class Config:
 
     @property
     def activation(self) -> str:
-        """Of ACTIVATIONS. What the file calls gelu in a gated part is its tanh form (T5Config says so too)."""
+        """A key of ACTIVATIONS. "gated-gelu" means gelu's tanh form, as in transformers' T5Config."""
         name = self.feed_forward_proj.removeprefix("gated-")
         return "gelu_new" if self.gated and name == "gelu" else name
 
@@ -109,21 +113,22 @@ class Config:
     def from_json(cls, fields: Mapping[str, Any]) -> Config:
         """From the contents of a Hugging Face config.json; ValueError for any architecture but T5's.
 
-        Files say only tie_word_embeddings, false for version 1.1, from which transformers concludes that nothing is
-        scaled either. Since version 5 it writes scale_decoder_outputs, and true for tie_word_embeddings in any case:
-        such a file of an untied checkpoint is corrected with dataclasses.replace(config, tie_word_embeddings=False).
+        Published files have only tie_word_embeddings, false for version 1.1, from which transformers infers
+        scale_decoder_outputs. transformers 5 writes scale_decoder_outputs, and writes tie_word_embeddings=true for
+        every model; correct such a config of version 1.1 with dataclasses.replace(config, tie_word_embeddings=False).
         """
         if (kind := fields.get("model_type")) != "t5":
             raise ValueError(f"model_type {kind!r} is not supported: only 't5' is")
         fields = {"scale_decoder_outputs": fields.get("tie_word_embeddings", True)} | dict(fields)
-        return cls(**{f.name: fields[f.name] for f in dataclasses.fields(cls) if fields.get(f.name) is not None})
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: fields[name] for name in names if fields.get(name) is not None})
 
 
 # ── Parameter format ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
-    """The parameter tree with a jax.ShapeDtypeStruct at each leaf. It drives init and conversion alike."""
+    """The parameter tree with a jax.ShapeDtypeStruct at each leaf. init and convert fill it leaf by leaf."""
     D, V, H, K, F = config.d_model, config.vocab_size, config.num_heads, config.d_kv, config.d_ff
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
@@ -131,9 +136,13 @@ def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
 
     def stack(L: int, attentions: tuple[str, ...]) -> Params:
         norm, project = {"weight": array(L, D)}, {"weight": array(L, H, D, K)}
-        layers: Params = {"fc1": {"weight": array(L, D, F)}, "fc2": {"weight": array(L, F, D)}}
-        layers |= {"gate": {"weight": array(L, D, F)}} if config.gated else {}
-        layers |= {"final_layer_norm": norm}
+        layers: Params = {
+            "fc1": {"weight": array(L, D, F)},
+            "fc2": {"weight": array(L, F, D)},
+            "final_layer_norm": norm,
+        }
+        if config.gated:
+            layers["gate"] = {"weight": array(L, D, F)}
         for name in attentions:
             out_proj = {"weight": array(L, H, K, D)}
             layers[name] = {"q_proj": project, "k_proj": project, "v_proj": project, "out_proj": out_proj}
@@ -141,17 +150,19 @@ def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
         bias = array(config.relative_attention_num_buckets, H)
         return {"relative_attention_bias": bias, "layers": layers, "layer_norm": {"weight": array(D)}}
 
-    return {
-        "shared": array(V, D),  # source and target embeddings are one matrix, and the output's too if it is tied
+    shapes = {
+        "shared": array(V, D),  # source and target embeddings are one matrix, and the output embedding if it is tied
         "encoder": stack(config.num_layers, ("self_attn",)),
         "decoder": stack(config.num_decoder_layers or config.num_layers, ("self_attn", "encoder_attn")),
-        **({} if config.tie_word_embeddings else {"lm_head": array(V, D)}),
     }
+    if not config.tie_word_embeddings:
+        shapes["lm_head"] = array(V, D)
+    return shapes
 
 
-# ── Conversion: BART's walk with other names ──────────────────────────────────────────────────────────────────────────
+# ── Conversion: as BART's, with other names ───────────────────────────────────────────────────────────────────────────
 
-RENAMED = {  # in a layer: ours -> Hugging Face's, which counts a layer's parts; the feed-forward part is the last
+RENAMED = {  # in a layer: ours -> Hugging Face's, which numbers the parts of a layer; the last is the feed-forward part
     "self_attn": "0.SelfAttention",
     "self_attn_layer_norm": "0.layer_norm",
     "encoder_attn": "1.EncDecAttention",
@@ -164,12 +175,12 @@ RENAMED = {  # in a layer: ours -> Hugging Face's, which counts a layer's parts;
     "final_layer_norm": "{last}.layer_norm",
 }
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # copies of "shared.weight"
-OBSOLETE = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}  # cross-attention has none
+OBSOLETE = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}  # in old files, and never used
 
 
 def naming(config: Config) -> Callable[..., str]:
-    """pytorch_name of such a config: where Hugging Face's state dict keeps a leaf (a layer of it)."""
-    first = {"fc1": "wi_0", "gate": "wi_1"} if config.gated else {"fc1": "wi"}  # the activation is on wi_0
+    """A function from the path of a leaf, and a layer, to the name in Hugging Face's state dict."""
+    first = {"fc1": "wi_0", "gate": "wi_1"} if config.gated else {"fc1": "wi"}  # the activation follows wi_0
     renamed = RENAMED | {ours: "{last}.DenseReluDense." + theirs for ours, theirs in first.items()}
 
     def pytorch_name(path: jax.tree_util.KeyPath, layer: int = 0) -> str:
@@ -187,14 +198,15 @@ def naming(config: Config) -> Callable[..., str]:
 
 
 def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
-    """What each name reads, with one embedding for up to three equal copies, four if the head is tied."""
-    state: State = {
-        name: functools.partial(state_dict.__getitem__, name) for name in state_dict if name not in OBSOLETE
-    }
-    for name in (*TIED, *(("lm_head.weight",) if config.tie_word_embeddings else ())):
+    """Removes equal copies of the embedding, of which a tied head is one, and obsolete keys."""
+    names = [name for name in state_dict if name not in OBSOLETE]
+    state: State = {name: functools.partial(state_dict.__getitem__, name) for name in names}
+    for name in (*TIED, "lm_head.weight") if config.tie_word_embeddings else TIED:
         copy = state.pop(name, None)
         if copy and not np.array_equal(copy(), state.setdefault("shared.weight", copy)()):
-            raise ValueError(f"{name} differs from shared.weight or a copy; a head may, with tie_word_embeddings=False")
+            raise ValueError(
+                f"{name} differs from shared.weight or a copy of it; only a head may, with tie_word_embeddings=False"
+            )
     return state
 
 
@@ -219,18 +231,20 @@ def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
 def init(config: Config, key: Array) -> Params:
     """Fresh float32 params from PyTorch's distribution (T5PreTrainedModel._init_weights).
 
-    All are normal, with the deviation that keeps the variance of what is multiplied; only the queries' is smaller by
-    the root of K, which keeps the scores' variance at 1 without a scale in attention. Embeddings are N(0, 1), and so is
-    a head of its own (transformers 5 ties every fresh model's instead). Norms start as the identity.
+    A matrix is drawn from a normal distribution with variance 1 over its input width, so that its output has the
+    variance of its input. The queries' variance is smaller by K, so that scores have variance 1 without a scale in
+    attention. Embeddings and a separate head are N(0, 1). (transformers 5 ties the head of every fresh model.) Norms
+    start as the identity.
     """
     D, K, H, F = config.d_model, config.d_kv, config.num_heads, config.d_ff
-    inputs = {"shared": 1, "lm_head": 1, "q_proj": D * K, "out_proj": H * K, "fc2": F}  # the others have D
+    inputs = {"shared": 1, "lm_head": 1, "q_proj": D * K, "out_proj": H * K, "fc2": F}  # D for all other matrices
 
     def fresh(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
         name = leaf_name(path)
         if "norm" in name:
             return jnp.full_like(leaf, config.initializer_factor)
-        deviation = config.initializer_factor * inputs.get(name.removesuffix(".weight").split(".")[-1], D) ** -0.5
+        module = name.removesuffix(".weight").rpartition(".")[2]
+        deviation = config.initializer_factor * inputs.get(module, D) ** -0.5
         return deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
 
     shapes = param_shapes(config)
@@ -253,7 +267,7 @@ def linear(x: Array, weight: Array) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, bias: Array | float, mask: Array, rate: float, key: Array | None) -> Array:
-    """BART's attend with a bias (1,H,T,S) added to the scores instead of a scale; q (B,H,T,K), k and v (B,H,S,K)."""
+    """BART's attend, but with a bias (1,H,T,S) added to the scores and no scale; q (B,H,T,K), k and v (B,H,S,K)."""
     scores = einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
     scores = jnp.where(mask, scores + bias, jnp.finfo(scores.dtype).min)
     weights = dropout(jax.nn.softmax(scores), rate, key).astype(v.dtype)
@@ -263,12 +277,12 @@ def attend(q: Array, k: Array, v: Array, bias: Array | float, mask: Array, rate:
 def buckets(config: Config, length: int, bidirectional: bool) -> Array:
     """(T,T): the bucket of each key's distance from each query (T5Attention._relative_position_bucket).
 
-    Half of the buckets are for one distance each, the others grow with the logarithm up to max_distance, and the last
-    holds all that is farther. In the encoder later keys have one half of all buckets and earlier ones the other; the
-    decoder sees no later keys.
+    Half of the buckets hold one distance each. The others hold ranges that grow with the logarithm of the distance up
+    to max_distance, and the last one also all larger distances. In the encoder (bidirectional), one half of all buckets
+    is for earlier keys and one for later keys; the decoder sees no later keys.
     """
-    place = jnp.arange(length)
-    distance = place[None, :] - place[:, None]  # of the key from the query: negative if the key is earlier
+    position = jnp.arange(length)
+    distance = position[None, :] - position[:, None]  # of the key from the query: negative if the key is earlier
     count, first = config.relative_attention_num_buckets, jnp.zeros_like(distance)
     if bidirectional:
         count //= 2
@@ -284,7 +298,7 @@ def buckets(config: Config, length: int, bidirectional: bool) -> Array:
 
 
 def position_bias(side: Params, config: Config, length: int, bidirectional: bool) -> Array:
-    """(1,H,T,T): what each head adds to its scores for the distance between query and key, in all layers of a side."""
+    """(1,H,T,T): what each head adds to its scores, by the distance between query and key, in every layer of a side."""
     return side["relative_attention_bias"][buckets(config, length, bidirectional)].transpose(2, 0, 1)[None]
 
 
@@ -297,12 +311,17 @@ def layer(
 ) -> Array:  # fmt: skip
     """One encoder layer, or decoder layer if it has an `encoder_attn`: pre-norm, x = x + dropout(f(norm(x)))."""
     keys = iter(split(key, 6))
-    drop = lambda y: dropout(y, config.dropout_rate, next(keys))
-    norm = lambda x, name: rms_norm(x, **p[name], eps=config.layer_norm_epsilon)
+
+    def drop(y: Array) -> Array:
+        return dropout(y, config.dropout_rate, next(keys))
+
+    def norm(x: Array, name: str) -> Array:
+        return rms_norm(x, **p[name], eps=config.layer_norm_epsilon)
 
     def attention(x: Array, memory: Array, bias: Array | float, mask: Array, w: Params) -> Array:
-        pairs = ((x, "q_proj"), (memory, "k_proj"), (memory, "v_proj"))
-        q, k, v = (einsum("btd,hdk->bhtk", y, w[name]["weight"]) for y, name in pairs)
+        q = einsum("btd,hdk->bhtk", x, w["q_proj"]["weight"])
+        k = einsum("btd,hdk->bhtk", memory, w["k_proj"]["weight"])
+        v = einsum("btd,hdk->bhtk", memory, w["v_proj"]["weight"])
         attended = attend(q, k, v, bias, mask, config.dropout_rate, next(keys))
         return einsum("bhtk,hkd->btd", attended, w["out_proj"]["weight"])
 
@@ -325,7 +344,7 @@ def run_side(
 ) -> Array:  # fmt: skip
     """Embedding, layers and last norm of the encoder, or of the decoder if there is a `memory`: ids (B,T) -> (B,T,D).
 
-    The padding token's row is like any other here: T5's embedding has no padding_idx.
+    Lookups of the padding token send gradients back, because T5's embedding has no padding_idx.
     """
     embed_key, layers_key, last_key = split(key, 3)
     bias = position_bias(side, config, ids.shape[1], bidirectional=memory is None)
@@ -362,7 +381,7 @@ def decode(
 def lm_head(params: Params, config: Config, hidden: Array) -> Array:
     """(B,T,D) -> logits (B,T,V), at least float32, without bias.
 
-    The embedding's entries are as large as 1, so with it as head the hidden states are scaled down first.
+    Embeddings start as N(0, 1), so hidden states are scaled down where the embedding is the head.
     """
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     if config.scale_decoder_outputs:
@@ -390,12 +409,12 @@ def loss(
     params: Params, config: Config, input_ids: Array, attention_mask: Array, labels: Array,
     dropout_key: Array | None = None,
 ) -> Array:  # fmt: skip
-    """Mean cross entropy in nats over the labels (B,T) that are not -100; the decoder reads them shifted, as BART's.
+    """Mean cross entropy in nats over the labels (B,T) that are not -100, without BART's label smoothing.
 
-    In pre-training the source has lost spans of its text, each with a sentinel token in its place, and the labels are
-    the sentinels, each followed by what is missing there.
+    In pre-training, spans of the source are replaced by sentinel tokens, and the labels are the sentinels, each
+    followed by the text that it replaced.
     """
-    shifted = shift_right(labels, config)  # type: ignore[arg-type]  # which reads two special ids of any config
+    shifted = shift_right(labels, config)  # type: ignore[arg-type]  # it reads two token ids, which this Config has too
     logits = forward(params, config, input_ids, attention_mask, shifted, dropout_key=dropout_key)
     nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     counted = labels != -100
@@ -404,7 +423,7 @@ def loss(
 
 @functools.partial(jax.jit, static_argnames=("config", "max_length"))
 def greedy(params: Params, config: Config, input_ids: Array, attention_mask: Array, max_length: int = 20) -> Array:
-    """The most likely token, again and again, with a whole forward for each, as BART's.
+    """Greedy search with a whole forward for each token, as in BART.
 
     (B,S), (B,S) -> (B,max_length): the start token first, padding after the end-of-sequence token.
     """

@@ -71,7 +71,7 @@ class SummarizationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchSummarize(self, request, context):
-        """Many texts with the same options. Each has a status of its own: one that fails leaves the others alone.
+        """Many texts with the same options. Each has a status of its own, so one that fails does not affect the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
