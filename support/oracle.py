@@ -137,8 +137,9 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
             delattr(model, name)
 
 
-def ours(case: Case, prepared: Prepared) -> Generated:
-    return generate(prepared, case.input_ids, case.attention_mask, case.decoder_input_ids, **case.options)
+def ours(case: Case, prepared: Prepared, **only_ours: Any) -> Generated:
+    options = {**case.options, **only_ours}
+    return generate(prepared, case.input_ids, case.attention_mask, case.decoder_input_ids, **options)
 
 
 class Outcome(NamedTuple):
@@ -151,9 +152,12 @@ class Outcome(NamedTuple):
         return bool(self.problem) and self.margin < NEAR
 
 
-def compare(case: Case, model: TorchModel, prepared: Prepared) -> Outcome:
-    """Tokens, sequence scores and per-token log-probabilities of a case; model and prepared have the same weights."""
-    theirs, mine = reference(case, model), ours(case, prepared)
+def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any) -> Outcome:
+    """Tokens, sequence scores and per-token log-probabilities of a case; model and prepared have the same weights.
+
+    only_ours: options that transformers is not given.
+    """
+    theirs, mine = reference(case, model), ours(case, prepared, **only_ours)
     if mine.sequences.shape != theirs.sequences.shape or not np.array_equal(mine.sequences, theirs.sequences):
         margin = beam_margin(case, prepared, theirs) if theirs.steps else greedy_margin(mine, theirs)
         return Outcome(case, f"tokens differ\n  ours   {mine.sequences}\n  theirs {theirs.sequences}", margin)

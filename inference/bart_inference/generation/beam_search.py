@@ -80,7 +80,7 @@ def best_continuations(state: State, scores: Array, do_sample: bool) -> Continua
     is_next = jnp.arange(state.tokens.shape[-1]) == state.length[:, None, None]
     tokens = jnp.where(is_next, token[..., None], gather_beams(state.tokens, parent))
     log_probs = jnp.where(is_next, log_prob[..., None], gather_beams(state.log_probs, parent))
-    return Continuations(tokens, log_probs, score, parent, is_end(token, state), is_considered)
+    return Continuations(tokens, log_probs, score, parent, is_end(token, state.length, state.options), is_considered)
 
 
 def add_finished(state: State, best: Continuations) -> Finished:

@@ -68,7 +68,7 @@ def generate(
         batch_prompts = [prompts[i] for i in batch]
         samples_of_batch = sample_index[first : first + batch_size].tolist()
         state = start_decoding(prepared, ids[batch], mask[batch], batch_prompts, batch_rows, samples_of_batch)
-        state = continue_decoding(prepared, state, state.tokens.shape[-1], rows[0].do_sample)
+        state = continue_decoding(prepared, state, state.tokens.shape[-1], rows[0])
         outputs.append(read_outputs(state, batch_rows))
     return concat_outputs(outputs)
 
@@ -129,11 +129,22 @@ def start_decoding(
     return state
 
 
-def continue_decoding(prepared: Prepared, state: State, steps: int, do_sample: bool) -> State:
-    """At most `steps` steps of a state, which is used up (donated); see search.decode."""
-    run = jit_on_rows(mesh_of(prepared.weights), decode, shared=(0, 3), static=(1, 4), donated=(2,))
-    state = run(prepared.weights, prepared.config, state, steps, do_sample)
+def continue_decoding(prepared: Prepared, state: State, steps: int, options: Options) -> State:
+    """At most `steps` steps of a state, which is used up (donated); options: any row's. See search.decode."""
+    run = jit_on_rows(mesh_of(prepared.weights), decode, shared=(0, 3), static=(1, 4, 5), donated=(2,))
+    state = run(prepared.weights, prepared.config, state, steps, options.do_sample, draft_tokens(state, options))
     return state
+
+
+def draft_tokens(state: State, options: Options) -> int:
+    """The tokens of a draft in lookup decoding: prompt_lookup_num_tokens, as far as it applies; 0 for no drafts.
+
+    Only greedy search has drafts, and a draft is at most as long as the buffer has room for.
+    """
+    _, N, T = state.tokens.shape
+    if options.do_sample or N > 1:
+        return 0
+    return min(options.prompt_lookup_num_tokens or 0, T - 1)
 
 
 def read_outputs(state: State, rows: Sequence[Options]) -> Generated:

@@ -22,7 +22,12 @@ MAX_SUPPRESSED = 256  # suppress_tokens, begin_suppress_tokens
 MAX_BIASES = 256  # sequence_bias and bad_words_ids together
 MAX_BIAS_LENGTH = 8  # tokens in one of their sequences
 
-STATIC = ("num_beams", "do_sample", "num_return_sequences")  # shape the program, so all rows of a call have the same
+STATIC = (
+    "num_beams",
+    "do_sample",
+    "num_return_sequences",
+    "prompt_lookup_num_tokens",
+)  # shape the program, so all rows of a call have the same
 
 
 class OptionError(ValueError):
@@ -71,6 +76,7 @@ class Options:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    prompt_lookup_num_tokens: int | None = None  # tokens of a draft in greedy search (see `lookup`); None for no drafts
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -163,7 +169,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "watermarking_config": (),
     "constraints": (),
     "force_words_ids": (),
-    "prompt_lookup_num_tokens": (),
 }
 
 
@@ -233,6 +238,7 @@ MINIMA = {  # of whole numbers
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
     "top_k": 0,
+    "prompt_lookup_num_tokens": 0,
 }
 RANGES = {  # wider than any use needs, and narrow enough for float32
     "length_penalty": (-10, 10),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bart_inference.generation.beam_search import choose_beams
 from bart_inference.generation.indexing import gather_beams, top_indices
+from bart_inference.generation.lookup import find_draft, verify_draft
 from bart_inference.generation.processors import History, process
 from bart_inference.generation.state import State, is_end, prng_keys
 from bart_inference.model.transformer import decode_step
@@ -21,11 +22,14 @@ from bart_oneliner import Array, Config, Params
 CHOSEN_FIELDS = ("tokens", "log_probs", "score", "done", "can_improve", "finished")  # of State, which a choice changes
 
 
-@functools.partial(jax.jit, static_argnames=("config", "do_sample"), donate_argnames="state")
-def decode(weights: Params, config: Config, state: State, steps: Array | int, do_sample: bool) -> State:
+@functools.partial(jax.jit, static_argnames=("config", "do_sample", "draft_tokens"), donate_argnames="state")
+def decode(
+    weights: Params, config: Config, state: State, steps: Array | int, do_sample: bool, draft_tokens: int = 0
+) -> State:
     """At most `steps` steps, fewer if every row is done before. The state that is given is used up (donated).
 
-    `steps` is a value and not a shape: one compiled program runs any number of steps.
+    `steps` is a value and not a shape: one compiled program runs any number of steps. draft_tokens: the tokens of a
+    draft of lookup decoding, below T, for greedy search; 0 for one token a step.
     """
 
     def is_unfinished(carry: tuple[State, Array]) -> Array:
@@ -34,6 +38,8 @@ def decode(weights: Params, config: Config, state: State, steps: Array | int, do
 
     def run_step(carry: tuple[State, Array]) -> tuple[State, Array]:
         state, count = carry
+        if draft_tokens > 0:
+            return lookup_step(weights, config, state, draft_tokens), count + 1
         return step(weights, config, state, do_sample), count + 1
 
     final_state, _ = jax.lax.while_loop(is_unfinished, run_step, (state, jnp.int32(0)))
@@ -68,6 +74,21 @@ def step(weights: Params, config: Config, state: State, do_sample: bool) -> Stat
     return state._replace(cache=cache, length=state.length + ~state.done, **changed)
 
 
+def lookup_step(weights: Params, config: Config, state: State, K: int) -> State:
+    """One or several more tokens for every row of greedy search: a step over drafts of K tokens if a row has one."""
+    draft = find_draft(state, K)
+
+    def step_with_draft(state: State) -> State:
+        return verify_draft(weights, config, state, draft)
+
+    def step_without_draft(state: State) -> State:
+        return step(weights, config, state, do_sample=False)
+
+    has_draft = (draft.length > 0).any()
+    next_state: State = jax.lax.cond(has_draft, step_with_draft, step_without_draft, state)
+    return next_state
+
+
 def choose_token(state: State, scores: Array, do_sample: bool) -> tuple[State, Array]:
     """Greedy search or sampling (GenerationMixin._sample): scores (B,1,V) -> the state one token on, parents (B,1)."""
     if do_sample:
@@ -81,6 +102,6 @@ def choose_token(state: State, scores: Array, do_sample: bool) -> tuple[State, A
         tokens=jnp.where(is_next, token[..., None], state.tokens),
         log_probs=jnp.where(is_next, log_prob[..., None], state.log_probs),
         score=state.score + log_prob,
-        done=is_end(token, state)[:, 0],
+        done=is_end(token, state.length, state.options)[:, 0],
     )
     return chosen, jnp.zeros_like(token)

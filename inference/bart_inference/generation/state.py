@@ -31,6 +31,13 @@ class Finished(NamedTuple):
     valid: Array  # (B,N) bool: false where a place is empty
 
 
+class DraftHistory(NamedTuple):
+    """How the latest drafts of lookup decoding went (see `lookup`); unused by the other searches."""
+
+    failures: Array  # (B,) int32: drafts in a row of which no token was accepted
+    retry_length: Array  # (B,) int32: the number of tokens from which on the row drafts again
+
+
 class State(NamedTuple):
     """A running batch."""
 
@@ -44,6 +51,7 @@ class State(NamedTuple):
     done: Array  # (B,) bool: no further step changes the row
     can_improve: Array  # (B,) bool: a running beam may still become better than a finished sequence
     finished: Finished  # of beam search
+    drafts: DraftHistory  # of greedy search
 
 
 def init_state(
@@ -61,10 +69,20 @@ def init_state(
     score = jnp.broadcast_to(jnp.where(jnp.arange(N) == 0, 0.0, DEAD_SCORE), (B, N))
     no_score = jnp.full((B, N), DEAD_SCORE)
     finished = Finished(tokens, log_probs, no_score, jnp.zeros((B, N), jnp.int32), jnp.zeros((B, N), bool))
-    cache = empty_cache(config, B, N, T, dtype)
     # Every row begins with one token. A longer prompt is read token by token, in place of what the search chooses.
-    length = jnp.ones(B, jnp.int32)
-    return State(source, cache, options, tokens, log_probs, score, length, done, jnp.ones(B, bool), finished)
+    return State(
+        source=source,
+        cache=empty_cache(config, B, N, T, dtype),
+        options=options,
+        tokens=tokens,
+        log_probs=log_probs,
+        score=score,
+        length=jnp.ones(B, jnp.int32),
+        done=done,
+        can_improve=jnp.ones(B, bool),
+        finished=finished,
+        drafts=DraftHistory(jnp.zeros(B, jnp.int32), jnp.zeros(B, jnp.int32)),
+    )
 
 
 def prng_keys(state: State) -> Array:
@@ -77,10 +95,13 @@ def prng_keys(state: State) -> Array:
     return jax.vmap(key)(state.options.seed, state.options.sample_index, state.length)
 
 
-def is_end(tokens: Array, state: State) -> Array:
-    """Whether each of the next tokens (B,n) ends its sequence: as an end-of-sequence token, or at max_length."""
-    is_last = state.length + 1 >= state.options.max_length
-    is_eos = (tokens[..., None] == state.options.eos[:, None]).any(-1)
+def is_end(tokens: Array, length: Array, o: OptionArrays) -> Array:
+    """Whether a next token ends its sequence: as an end-of-sequence token, or since max_length is reached.
+
+    tokens (B,n): candidates for the token behind `length` (B,) tokens. -> (B,n) bool
+    """
+    is_last = length + 1 >= o.max_length
+    is_eos = (tokens[..., None] == o.eos[:, None]).any(-1)
     return is_eos | is_last[:, None]
 
 

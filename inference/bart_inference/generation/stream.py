@@ -62,7 +62,7 @@ def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -
     sent = 0  # tokens
     done = False
     while not done:
-        state = continue_decoding(prepared, state, chunk, rows[0].do_sample)
+        state = continue_decoding(prepared, state, chunk, rows[0])
         done = bool(state.done[0])
         tokens = final_tokens(state, 0)
         piece = detokenizer.push(tokens[sent:], last=done)

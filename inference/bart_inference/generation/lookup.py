@@ -1,0 +1,173 @@
+"""Lookup decoding for greedy search: several tokens a step, with the tokens that one token a step would give.
+
+Summaries copy phrases of their source. So the tokens that follow the latest generated tokens in the source are a good
+guess of what comes next: a draft. One step of the decoder over the latest token and the K tokens of a draft costs
+little more than a step over the latest token alone, which reads as many weights. It gives the token that greedy search
+chooses at each of these positions, after all logits processors. The draft is accepted up to the first token that
+differs; behind the accepted tokens comes the model's own choice, so each step gives at least one token.
+
+This is "prompt lookup decoding" (https://github.com/apoorvumang/prompt-lookup-decoding; transformers'
+PromptLookupCandidateGenerator), except that an encoder-decoder model looks the tokens up in its encoder's input.
+
+Letters as in `state`, where N = 1; in addition K is the tokens of a draft, and Q = K + 1 the positions of a step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bart_inference.generation.indexing import top_indices
+from bart_inference.generation.processors import History, process
+from bart_inference.generation.state import DraftHistory, State, is_end
+from bart_inference.model.transformer import decode_step
+from bart_oneliner import Array, Config, Params
+
+# How a row stops drafting where drafts are rejected. On 300 summaries with K = 4 this gives 2.00 tokens a step, 2.07
+# without it; with the sources exchanged, so that nothing is copied, 12 % of the steps have a draft, 20 % without it.
+MAX_FAILURES_OF_ONE_TOKEN = 2  # rejected drafts in a row, after which a match of one token starts no draft
+MAX_PAUSE_DOUBLINGS = 5  # the longest pause between drafts is 2**5 - 1 tokens
+
+
+class Draft(NamedTuple):
+    """The tokens that may come next."""
+
+    tokens: Array  # (B,K) int32, -1 behind the draft's end
+    length: Array  # (B,) int32: the number of tokens, 0 for no draft
+
+
+def find_draft(state: State, K: int) -> Draft:
+    """What follows the latest two tokens where they first occur in the source; if they do not, the latest token.
+
+    A row has no draft if it is done, still reads its prompt, or pauses after rejected drafts.
+    """
+    source, length = state.source.input_ids, state.length
+    B, S = source.shape
+    latest = token_at(state, length - 1)
+    before_latest = token_at(state, length - 2)
+    padded = jnp.concatenate([source, jnp.full((B, K), -1, source.dtype)], 1)
+    has_next = padded[:, 1 : S + 1] >= 0
+    follows = jnp.concatenate([jnp.full((B, 1), -1, source.dtype), source[:, :-1]], 1)  # the token before each position
+    matches_one = (source == latest[:, None]) & has_next
+    matches_two = matches_one & (follows == before_latest[:, None]) & (length >= 2)[:, None]
+    has_two = matches_two.any(1)
+    has_one = matches_one.any(1) & (state.drafts.failures < MAX_FAILURES_OF_ONE_TOKEN)
+    first = jnp.where(has_two, matches_two.argmax(1), matches_one.argmax(1)) + 1
+    tokens = jnp.take_along_axis(padded, first[:, None] + jnp.arange(K), 1)
+
+    is_generating = ~state.done & (length >= state.options.prompt_length)
+    has_draft = (has_two | has_one) & is_generating & (length >= state.drafts.retry_length)
+    tokens = jnp.where(has_draft[:, None], tokens, -1)
+    return Draft(tokens, (tokens >= 0).sum(1, dtype=jnp.int32))
+
+
+def token_at(state: State, position: Array) -> Array:
+    """The token (B,) at a position (B,) of each row; the first token for positions before it."""
+    index = jnp.maximum(position, 0)[:, None, None]
+    return jnp.take_along_axis(state.tokens, index, 2)[:, 0, 0]
+
+
+def verify_draft(weights: Params, config: Config, state: State, draft: Draft) -> State:
+    """One step of every row that is not done: the accepted tokens of its draft and one token more."""
+    K = draft.tokens.shape[1]
+    position = state.length - 1
+    inputs = jnp.concatenate([token_at(state, position)[:, None], jnp.maximum(draft.tokens, 0)], 1)
+    logits, cache = decode_step(weights, config, state.source, state.cache, inputs, position)
+    tokens, log_probs, ends = choose_tokens(state, draft, logits.astype(jnp.float32))
+
+    # A draft's token is accepted if it is the choice, and all before it are accepted. A choice that ends the sequence
+    # is the last one.
+    is_accepted = (tokens[:, :K] == draft.tokens) & ~ends[:, :K]
+    accepted = jnp.cumprod(is_accepted, axis=1).sum(1, dtype=jnp.int32)
+    appended = append_tokens(state, tokens, log_probs, accepted)
+    done = jnp.take_along_axis(ends, accepted[:, None], 1)[:, 0]
+
+    # A finished row stays as it is. A row that is still reading its prompt only becomes longer by one token.
+    is_kept = state.done | (state.length < state.options.prompt_length)
+    added = jnp.where(is_kept, ~state.done, accepted + 1)
+    length = state.length + added
+
+    # The cache has entries of rejected tokens, which later steps overwrite. Until then no position may see them.
+    T = state.tokens.shape[-1]
+    is_past = jnp.arange(T) < (length - 1)[:, None, None]
+    cache = cache._replace(cache_indirection=jnp.where(is_past, cache.cache_indirection, -1))
+    return state._replace(
+        cache=cache,
+        tokens=jnp.where(is_kept[:, None, None], state.tokens, appended.tokens),
+        log_probs=jnp.where(is_kept[:, None, None], state.log_probs, appended.log_probs),
+        score=jnp.where(is_kept[:, None], state.score, appended.score),
+        length=length,
+        done=jnp.where(is_kept, state.done, done),
+        drafts=update_history(state.drafts, draft, accepted, length),
+    )
+
+
+def choose_tokens(state: State, draft: Draft, logits: Array) -> tuple[Array, Array, Array]:
+    """Greedy search's choice at each position: logits (B,Q,V) -> tokens, log-probabilities, whether they end (B,Q).
+
+    A position's history is the tokens so far and the draft's tokens before the position. Every position is a row of
+    its own for the logits processors: vmap over positions would run the processors that no row asks for.
+    """
+    B, Q, V = logits.shape
+    T = state.tokens.shape[-1]
+    offset = jnp.arange(T) - state.length[:, None]  # (B,T): how far behind the tokens so far
+    drafted = jnp.take_along_axis(draft.tokens, jnp.clip(offset, 0, Q - 2), 1)[:, None]  # (B,1,T)
+    is_drafted = (offset[:, None] >= 0) & (offset[:, None] < jnp.arange(Q)[:, None])  # (B,Q,T)
+    history_tokens = jnp.where(is_drafted, drafted, state.tokens)
+    # Positions behind the buffer are never accepted; their length only has to be a valid one.
+    lengths = jnp.minimum(state.length[:, None] + jnp.arange(Q), T - 1)
+
+    def each_position(x: Array) -> Array:
+        return jnp.repeat(x, Q, axis=0)
+
+    options = jax.tree.map(each_position, state.options)
+    history = History(
+        tokens=history_tokens.reshape(B * Q, 1, T),
+        length=lengths.reshape(B * Q),
+        source=each_position(state.source.input_ids),
+    )
+    scores = process(logits.reshape(B * Q, 1, V), history, options, do_sample=False)[:, 0]
+    tokens = top_indices(scores, 1).astype(jnp.int32)
+    log_probs = jnp.take_along_axis(jax.nn.log_softmax(scores), tokens, -1)
+    ends = is_end(tokens, history.length, options)
+    return tokens.reshape(B, Q), log_probs.reshape(B, Q), ends.reshape(B, Q)
+
+
+class Appended(NamedTuple):
+    """Fields of State with a step's tokens appended."""
+
+    tokens: Array
+    log_probs: Array
+    score: Array
+
+
+def append_tokens(state: State, tokens: Array, log_probs: Array, accepted: Array) -> Appended:
+    """The state's tokens with the first accepted + 1 of a step's tokens (B,Q) behind them; accepted (B,)."""
+    T, Q = state.tokens.shape[-1], tokens.shape[1]
+    offset = jnp.arange(T) - state.length[:, None]
+    is_new = ((offset >= 0) & (offset <= accepted[:, None]))[:, None]
+    index = jnp.clip(offset, 0, Q - 1)
+    new_tokens = jnp.take_along_axis(tokens, index, 1)[:, None]
+    new_log_probs = jnp.take_along_axis(log_probs, index, 1)[:, None]
+    score = state.score[:, 0]
+    for i in range(Q):  # one after another, which is how one token a step sums and rounds
+        score = jnp.where(i <= accepted, score + log_probs[:, i], score)
+    return Appended(
+        tokens=jnp.where(is_new, new_tokens, state.tokens),
+        log_probs=jnp.where(is_new, new_log_probs, state.log_probs),
+        score=score[:, None],
+    )
+
+
+def update_history(drafts: DraftHistory, draft: Draft, accepted: Array, length: Array) -> DraftHistory:
+    """The history of drafts after a step; length (B,): the tokens behind it.
+
+    From the third rejected draft in a row on, each makes the row pause for twice as many tokens as the one before.
+    """
+    is_rejected = (draft.length > 0) & (accepted == 0)
+    failures = jnp.where(accepted > 0, 0, drafts.failures + is_rejected)
+    doublings = jnp.clip(failures - MAX_FAILURES_OF_ONE_TOKEN, 0, MAX_PAUSE_DOUBLINGS)
+    pause = 2**doublings - 1
+    return DraftHistory(failures, jnp.where(is_rejected, length + pause, drafts.retry_length))
