@@ -235,6 +235,44 @@ def test_unseeded_samples_differ_from_request_to_request(engine):
     assert len({box.finish.hypotheses[0].tokens for box in boxes}) > 1
 
 
+@pytest.mark.parametrize("value", [2**31 - 1, 2**32 - 1])
+@pytest.mark.parametrize(
+    "name",
+    ["no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "top_k", "decay"],
+)
+def test_a_value_beyond_every_sequence_means_what_the_longest_sequence_means(engine, name, value):
+    """The largest that the wire carries, and the largest int32: neither takes longer, nor is it an internal error."""
+
+    def answered(number):
+        options = {name: number}
+        if name == "decay":
+            options = {"exponential_decay_length_penalty": (number, 1.5)}
+        driver = SchedulerDriver(engine)
+        box = driver.ask(source(12, 5), do_sample=name == "top_k", seed=1, **options)
+        driver.work()
+        return answers(box)
+
+    assert answered(value) == answered(128)  # the model has 24 positions and 97 token ids
+
+
+def test_the_largest_biases_and_factors_give_finite_scores(engine):
+    for options in ({"sequence_bias": {(7,): 1e9}}, {"exponential_decay_length_penalty": (0, 1e6)}):
+        for beams in (1, 3):
+            driver = SchedulerDriver(engine)
+            box = driver.ask(source(12, 5), num_beams=beams, min_length=20, **options)
+            driver.work()
+            assert np.isfinite([score for _, score in answers(box)]).all(), options
+
+
+def test_only_small_plans_are_kept(engine):
+    """A plan's key repeats its options; a caller may send another seed with each of many long lists."""
+    [task] = {engine.work(bucket) for bucket in engine.buckets if bucket.beams > 1}
+    words = [[token, token] for token in range(3, 93)]
+    for seed in range(20):
+        engine.requests(Generate(source(12, 5), {"bad_words_ids": words, "seed": seed}))
+    assert max(map(len, task._resolved)) <= 1000, "characters of a key"
+
+
 def test_14_finish_reasons_tell_the_models_end_from_the_limit(engine):
     driver = SchedulerDriver(engine)
     forced, unforced = (

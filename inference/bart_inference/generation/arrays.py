@@ -57,6 +57,7 @@ class OptionArrays(NamedTuple):
     sample_index: Array  # uint32: which of a source's num_return_sequences samples the row is
 
 
+MAX_DECAY = 1e30  # ends every sequence, and a score times it is finite in float32
 FLOATS = (
     "length_norm",
     "repetition_penalty",
@@ -88,21 +89,24 @@ def pack_options(
 
 
 def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_index: int) -> dict[str, Any]:
-    """The values of one row, by the fields of OptionArrays."""
+    """The values of one row, by the fields of OptionArrays.
+
+    A length beyond the buffer, and a top_k beyond the vocabulary, mean the same as the largest that fits.
+    """
     min_length, max_length = o.lengths(prompt_length, config)
     bias_tokens, bias = pack_biases(o)
     has_forced_bos = o.forced_bos_token_id is not None
     return {
         "prompt_length": prompt_length,
-        "min_length": min_length,
+        "min_length": min(min_length, T),
         "max_length": max_length,
         "eos": pad_ids(o.eos_ids, MAX_EOS),
         "pad": o.pad_id,
         "length_norm": [1.0, *(float(n) ** o.length_penalty for n in range(1, T + 1))],
         "early_stopping_never": o.early_stopping == "never" and o.length_penalty > 0,
         "early_stopping_true": o.early_stopping is True,
-        "no_repeat_ngram": o.no_repeat_ngram_size,
-        "encoder_no_repeat_ngram": o.encoder_no_repeat_ngram_size,
+        "no_repeat_ngram": min(o.no_repeat_ngram_size, T + 1),
+        "encoder_no_repeat_ngram": min(o.encoder_no_repeat_ngram_size, T + 1),
         "repetition_penalty": o.repetition_penalty,
         "encoder_repetition_penalty": 1 / o.encoder_repetition_penalty,
         "forced_bos": o.forced_bos_token_id if has_forced_bos else -1,
@@ -116,7 +120,7 @@ def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_inde
         "bias": bias,
         "renormalize": o.renormalize_logits,
         "temperature": o.temperature,
-        "top_k": o.top_k,
+        "top_k": min(o.top_k, config.vocab_size),
         "top_p": o.top_p,
         "min_p": o.min_p,
         # Beam search keeps one token more than there are ways to end (GenerationMixin._get_logits_processor).
@@ -134,8 +138,9 @@ def pad_ids(ids: Sequence[int], width: int) -> list[int]:
 def decay_by_count(o: Options, T: int) -> np.ndarray:
     """exponential_decay_length_penalty's factor ** (n - start) - 1 for n = 0 … T generated tokens."""
     start, factor = o.exponential_decay_length_penalty or (0, 1.0)
-    with np.errstate(over="ignore"):  # infinity far behind a row's max_length
-        decay: np.ndarray = float(factor) ** np.maximum(np.arange(T + 1) - start, 0) - 1
+    beyond_start = np.maximum(np.arange(T + 1) - max(-T, min(start, T)), 0)
+    with np.errstate(over="ignore"):
+        decay: np.ndarray = np.minimum(float(factor) ** beyond_start - 1, MAX_DECAY)
     return decay
 
 

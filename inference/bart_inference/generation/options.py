@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ MAX_EOS = 4  # eos_token_id, forced_eos_token_id
 MAX_SUPPRESSED = 256  # suppress_tokens, begin_suppress_tokens
 MAX_BIASES = 256  # sequence_bias and bad_words_ids together
 MAX_BIAS_LENGTH = 8  # tokens in one of their sequences
+MAX_BIAS = 1e9  # of one sequence: a thousand of them, added to a beam's score, are finite in float32
+MAX_FACTOR = 1e6  # of exponential_decay_length_penalty
 
 STATIC = (
     "num_beams",
@@ -208,7 +211,7 @@ def checkpoint_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
-            raise OptionError(name, f"is set to {value!r} by the checkpoint, and is not supported")
+            raise OptionError(name, f"is set to {quoted(value)} by the checkpoint, and is not supported")
         if name in NONE_MEANS:
             options[name] = value
     return options
@@ -282,7 +285,7 @@ def check(o: Options, config: Config) -> None:
 def require(o: Options, name: str, ok: bool, rule: str) -> None:
     """OptionError that names the option, its rule and its value, unless it is ok."""
     if not ok:
-        raise OptionError(name, f"must be {rule}, got {getattr(o, name)!r}")
+        raise OptionError(name, f"must be {rule}, got {quoted(getattr(o, name))}")
 
 
 def check_numbers(o: Options) -> None:
@@ -306,8 +309,8 @@ def check_token_ids(o: Options, V: int) -> None:
             value = [value]
         require(o, name, value is None or is_list(value), "a token id or a list of them")
         ids = value if value is not None else []
-        require(o, name, all(is_token_id(i, V) for i in ids), f"token ids between 0 and {V - 1}")
         require(o, name, len(ids) <= capacity, f"at most {capacity} token ids")
+        require(o, name, all(is_token_id(i, V) for i in ids), f"token ids between 0 and {V - 1}")
     for name in TOKEN_IDS:
         value = getattr(o, name)
         require(o, name, value is None or is_token_id(value, V), f"a token id between 0 and {V - 1}")
@@ -318,33 +321,48 @@ def check_decay(o: Options) -> None:
     if decay is None:
         return
     is_pair = is_list(decay) and len(decay) == 2
-    is_decay = is_pair and is_integer(decay[0]) and is_number(decay[1]) and decay[1] > 0
-    require(o, name, is_decay, "a pair (start, factor above 0)")
+    is_decay = is_pair and is_integer(decay[0]) and is_number(decay[1]) and 0 < decay[1] <= MAX_FACTOR
+    require(o, name, is_decay, f"a pair (start, factor above 0, at most {MAX_FACTOR:g})")
     require(o, name, bool(o.eos_ids), "None without an eos_token_id")
 
 
 def check_biases(o: Options, V: int) -> None:
     if o.sequence_bias is not None:
+        is_collection = isinstance(o.sequence_bias, Collection)
+        require(o, "sequence_bias", is_collection, "a mapping from sequences to numbers, or a list of such pairs")
+    if o.bad_words_ids is not None:
+        require(o, "bad_words_ids", is_list(o.bad_words_ids), "a list of lists of token ids")
+    # Counted before anything is looked at, and with duplicates: there may be a million of them.
+    count = sum(len(sequences) for sequences in (o.sequence_bias, o.bad_words_ids) if sequences is not None)
+    if count > MAX_BIASES:
+        raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
+    if o.sequence_bias is not None:
         pairs: Any = o.sequence_bias
         if isinstance(pairs, Mapping):
             pairs = pairs.items()
-        are_pairs = isinstance(pairs, Iterable) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
+        are_pairs = all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
         require(o, "sequence_bias", are_pairs, "a mapping from sequences to numbers, or a list of such pairs")
         check_sequences(o, "sequence_bias", [sequence for sequence, _ in pairs], V)
-        require(o, "sequence_bias", all(is_number(bias) for _, bias in pairs), "made of finite numbers")
+        are_finite = all(is_number(bias) and abs(bias) <= MAX_BIAS for _, bias in pairs)
+        require(o, "sequence_bias", are_finite, f"made of finite numbers, at most {MAX_BIAS:g}")
     if o.bad_words_ids is not None:
-        require(o, "bad_words_ids", is_list(o.bad_words_ids), "a list of lists of token ids")
         check_sequences(o, "bad_words_ids", o.bad_words_ids, V)
-    count = len(biased_sequences(o))
-    if count > MAX_BIASES:
-        raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
 
 
 def check_sequences(o: Options, name: str, sequences: Iterable[Any], V: int) -> None:
     for sequence in sequences:
         require(o, name, is_list(sequence) and len(sequence) > 0, "made of lists of token ids")
-        require(o, name, all(is_token_id(i, V) for i in sequence), f"made of token ids between 0 and {V - 1}")
         require(o, name, len(sequence) <= MAX_BIAS_LENGTH, f"made of sequences of at most {MAX_BIAS_LENGTH} tokens")
+        require(o, name, all(is_token_id(i, V) for i in sequence), f"made of token ids between 0 and {V - 1}")
+
+
+def quoted(value: Any) -> str:
+    """A value as an error quotes it. Long lists and texts are cut, since an error may go over a network."""
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxdict = short.maxarray = 8
+    short.maxlevel = 3
+    short.maxstring = short.maxlong = short.maxother = 80
+    return short.repr(value)
 
 
 def is_integer(value: Any) -> bool:

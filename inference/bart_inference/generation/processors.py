@@ -178,7 +178,8 @@ def ngram_completions(text: Array, history: History, n: Array) -> Array:
 
     B, N, _ = history.tokens.shape
     every_position = jnp.broadcast_to(n > 0, (B, N, text.shape[-1]))
-    matches = jax.lax.fori_loop(1, n.max(), compare, every_position)
+    end = jnp.minimum(n.max(), history.length.max() + 2)  # an n-gram longer than the history matches nowhere
+    matches = jax.lax.fori_loop(1, end, compare, every_position)
     return jnp.where(matches, text, -1)
 
 

@@ -41,6 +41,7 @@ from bart_server.scheduling.tasks import Generate
 
 log = logging.getLogger(__name__)
 MAX_CACHED_OPTIONS = 256  # sets of options
+MAX_KEY_LENGTH = 1000  # characters of what a cached entry is found by, which repeats the options
 
 
 @dataclasses.dataclass
@@ -137,9 +138,10 @@ class Generation:
         except OptionError as error:
             raise InvalidArgument(f"options.{error.option}", str(error).removeprefix(f"{error.option} ")) from None
         resolved = ResolvedOptions(row, longest, pack_options([row], config, self._target, [1], [0]))
-        if len(self._resolved) >= MAX_CACHED_OPTIONS:
-            self._resolved.clear()
-        self._resolved[key] = resolved
+        if len(key) <= MAX_KEY_LENGTH:
+            if len(self._resolved) >= MAX_CACHED_OPTIONS:
+                self._resolved.clear()
+            self._resolved[key] = resolved
         return resolved
 
     def _buckets(self, length: int, options: Options) -> tuple[Bucket, ...]:
