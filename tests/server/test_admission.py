@@ -25,11 +25,28 @@ def test_cost_takes_as_long_as_it_took_before():
     assert throughput.seconds(20) == pytest.approx(4.0)
 
 
-def test_after_its_half_life_a_measurement_has_half_its_weight():
+def test_after_its_half_life_a_measurement_has_half_its_weight_whether_or_not_work_is_done():
     throughput = Throughput()
     work(throughput, 100.0, 110.0, cost=100)
-    work(throughput, 200.0, 200.0 + HALF_LIFE, cost=900)
-    assert throughput.seconds(100 / 2 + 900) == pytest.approx(10 / 2 + HALF_LIFE)
+    work(throughput, 105.0 + HALF_LIFE, 110.0 + HALF_LIFE, cost=900)
+    assert throughput.seconds(100 / 2 + 900) == pytest.approx(10 / 2 + 5)
+
+
+def test_one_stall_of_the_device_at_most_halves_the_throughput():
+    throughput = Throughput()
+    for second in range(4):
+        work(throughput, 100.0 + second, 101.0 + second, cost=10)
+    before = throughput.seconds(10)
+    work(throughput, 104.0, 144.0, cost=10)  # 40 s instead of 1 s
+    assert before == pytest.approx(1.0, rel=0.1)
+    assert throughput.seconds(10) < 2 * before
+
+
+def test_with_nothing_ahead_no_deadline_is_too_soon():
+    admission = measured(Budget(requests=4, cost=1000), cost_per_second=1)
+    admission.admit(100, 0, 0.001)
+    with pytest.raises(Overloaded):
+        admission.admit(100, 1, 0.001)
 
 
 def test_nothing_is_estimated_before_enough_was_seen():

@@ -228,6 +228,12 @@ def test_a_slow_reader_holds_no_row_and_bounded_memory(start, stubs):
     assert ["".join(m.delta.text for m in stream) for stream in streams] == ["z" * 60] * 8
 
 
+def active(metrics):
+    """How many calls are in progress."""
+    [family] = [family for family in metrics.registry.collect() if family.name == "bart_calls_active"]
+    return sum(sample.value for sample in family.samples)
+
+
 def test_a_stream_that_stays_unread_is_given_up():
     """The client's window is smaller than the stream, so that the server cannot write to its end."""
     engine = FakeEngine(sources=(600,), beams=(1,), target_tokens=600)
@@ -244,6 +250,9 @@ def test_a_stream_that_stays_unread_is_given_up():
                 assert (await stream.read()).delta.text
                 async with asyncio.timeout(PATIENCE):
                     while not runtime.scheduler.idle():
+                        await asyncio.sleep(0.01)
+                    assert active(runtime.metrics) == 1, "its place is free as soon as its work is done"
+                    while active(runtime.metrics):
                         await asyncio.sleep(0.01)
                 with pytest.raises(grpc.aio.AioRpcError) as error:
                     while await stream.read() is not grpc.aio.EOF:

@@ -508,3 +508,51 @@ def test_memory_does_not_grow_under_cancellation():
         driver.scheduler.cancel(driver.ask([20]).job)
     batch = driver.batch()
     assert batch.waiting == [] and len(driver.scheduler._jobs) == 1
+
+
+def test_with_nothing_ahead_a_call_is_admitted_however_slow_the_device_was():
+    driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)))
+
+    def stall(verb, requests):
+        driver.clock.time += 40.0 if verb == "step" else 0.0
+
+    driver.engine.on_call = stall
+    driver.ask([10], max_new_tokens=1)
+    driver.iterate()
+    driver.engine.on_call = lambda verb, requests: None
+    for _ in range(3):
+        box = driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.0)
+        driver.iterate()
+        assert box.finish
+
+
+def answered_in_time(outstanding, deadline, seconds=30.0):
+    """How many requests a device of 4 rows and 0.05 s a chunk answers while so many callers ask again and again."""
+    driver = SchedulerDriver(FakeEngine(sources=(16,), sizes=(1, 2, 4)), budget=Budget(requests=512), chunk=1)
+
+    def tick(verb, requests):
+        driver.clock.time += 0.05 if verb == "step" else 0.0
+
+    driver.engine.on_call = tick
+    answered, waiting = 0, []
+    end = driver.clock.time + seconds
+    while driver.clock.time < end:
+        for box in [box for box in waiting if box.events]:
+            box.place.release()
+            waiting.remove(box)
+            answered += isinstance(box.events[-1], Finish)
+        for _ in range(outstanding - len(waiting)):
+            place = driver.scheduler.reserve(driver.engine)
+            try:
+                source = Generate([10] * 10, {"max_new_tokens": 11})
+                waiting.append(driver.put(source, driver.clock() + deadline, place=place))
+            except Overloaded:
+                place.release()
+        if not driver.scheduler.iterate():
+            driver.clock.time += 0.05
+    return answered
+
+
+def test_far_too_many_callers_with_short_deadlines_do_not_keep_the_server_from_answering():
+    peak = answered_in_time(outstanding=4, deadline=5.0)
+    assert answered_in_time(outstanding=100, deadline=0.6) >= 0.9 * peak

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from support.echo import FakeEngine
-from tests.server.harness import PATIENCE, Gate
+from tests.server.harness import PATIENCE, Gate, wait_until
 
 
 def failure(call, *arguments, **keywords) -> grpc.RpcError:
@@ -227,6 +227,45 @@ def test_too_many_windows_are_refused_by_name(start, stubs):
     request = pb.SummarizeRequest(text="word " * 100, long_input=pb.LONG_INPUT_CHUNK)
     error = failure(stubs(start(max_windows=2)).summarization.Summarize, request)
     assert violation(error) == ("text", "500 tokens need more than the limit of 2 windows")
+
+
+def sentences(count):
+    """A text of so many windows of the echo engine, which holds 64 bytes."""
+    return " ".join(f"This is the sentence with the number {index}, it is fairly long." for index in range(count))
+
+
+def test_the_windows_of_a_batch_count_as_requests_and_those_of_a_refused_text_leave_at_once(start, stubs):
+    gate = Gate("encode")
+    server = start(FakeEngine(on_call=gate), max_requests=8, workers=1)
+    texts = ["first", sentences(5), sentences(4), "last"]
+    request = pb.BatchSummarizeRequest(texts=texts, long_input=pb.LONG_INPUT_CHUNK)
+    call = stubs(server).summarization.BatchSummarize.future(request, timeout=PATIENCE)
+    gate.wait()
+    wait_until(lambda: server.metric("bart_requests") == 1 + 5 + 1)
+    gate.open()
+    items = call.result().items
+    assert [item.WhichOneof("result") for item in items] == ["summary", "summary", "error", "summary"]
+    assert items[2].error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert len(items[1].summary.windows) == 5
+
+
+def test_a_window_that_fails_takes_the_other_windows_of_its_text_along_and_nothing_else(start, stubs):
+    failed, others_left = threading.Event(), threading.Event()
+
+    def fail_once(verb, requests):
+        if verb == "encode" and failed.is_set():
+            assert others_left.wait(PATIENCE)
+        if verb == "step" and len(requests[0].source) > 30 and not failed.is_set():
+            failed.set()
+            raise RuntimeError("lost")
+
+    server = start(FakeEngine(on_call=fail_once, sizes=(1,)), workers=1)
+    request = pb.BatchSummarizeRequest(texts=[sentences(9), "short"], long_input=pb.LONG_INPUT_CHUNK)
+    call = stubs(server).summarization.BatchSummarize.future(request, timeout=PATIENCE)
+    wait_until(lambda: server.metric("bart_failed_total", reason="Cancelled") == 8)
+    others_left.set()
+    items = call.result().items
+    assert [item.WhichOneof("result") for item in items] == ["error", "summary"]
 
 
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,11 @@ class Budget:
 
 
 class Throughput:
-    """Cost retired per second of work, with exponential forgetting. Seconds in which several work count once."""
+    """Cost retired per second of work. Seconds in which several work count once.
+
+    What was measured is forgotten with a half-life, while nothing is done too. One iteration counts for at most as many
+    seconds as all that is remembered, so that a single stall of the device at most halves the estimate.
+    """
 
     def __init__(self) -> None:
         self._cost = 0.0
@@ -32,6 +36,7 @@ class Throughput:
         self._uncounted_cost = 0  # retired since seconds were last counted
         self._active = 0  # workers inside an iteration
         self._counted_until = 0.0  # the time up to which their seconds are counted
+        self._decayed_at: float | None = None  # None before the first measurement
 
     def retired(self, cost: int) -> None:
         self._uncounted_cost += cost
@@ -47,10 +52,19 @@ class Throughput:
         if not worked:
             return
         seconds, self._counted_until = now - self._counted_until, now
-        decay = 0.5 ** (seconds / HALF_LIFE)
-        self._cost = self._cost * decay + self._uncounted_cost
-        self._seconds = self._seconds * decay + seconds
+        self._decay(now)
+        if self._seconds >= MIN_OBSERVED:
+            seconds = min(seconds, self._seconds)
+        self._cost += self._uncounted_cost
+        self._seconds += seconds
         self._uncounted_cost = 0
+
+    def _decay(self, now: float) -> None:
+        if self._decayed_at is not None:
+            weight = 0.5 ** ((now - self._decayed_at) / HALF_LIFE)
+            self._cost *= weight
+            self._seconds *= weight
+        self._decayed_at = now
 
     def seconds(self, cost: float) -> float | None:
         """How long `cost` takes, or None while too little has been seen."""
@@ -74,28 +88,30 @@ class Admission:
             limit = self.budget.requests
             excess = self.cost / max(1, self.requests) * (self.requests + count - limit)
             message = f"{self.requests} requests are in flight, this call brings {count}; the limit is {limit}"
-            raise Overloaded(message, self._retry_after(excess))
+            raise Overloaded(message, self.retry_after(excess))
         self.requests += count
 
     def release(self, count: int) -> None:
         self.requests -= count
 
-    def admit(self, cost: int, ahead: int, remaining: float | None) -> None:
-        """Takes room for `cost`, or raises Overloaded.
+    def admit(self, cost: int, ahead: float, remaining: float | None, latency: float | None = None) -> None:
+        """Takes room for `cost`, or raises Overloaded. With nothing ahead no deadline is too soon.
 
-        ahead: the cost that is served first. remaining: seconds to the deadline, None without one.
+        ahead: the cost that is served first. remaining: seconds to the deadline, None without one. latency: seconds
+        that the request takes once it has begun, None where that is not known.
         """
         if self.cost + cost > self.budget.cost:
             raise Overloaded(
                 f"{self.cost} padded tokens x beams are in flight, this request brings {cost}; "
                 f"the limit is {self.budget.cost}",
-                self._retry_after(self.cost + cost - self.budget.cost),
+                self.retry_after(self.cost + cost - self.budget.cost),
             )
         wait = self.throughput.seconds(ahead + cost)
-        if remaining is not None and wait is not None and wait > remaining:
-            raise Overloaded(
-                f"about {wait:.1f} s of work are ahead of a deadline in {remaining:.1f} s", self._retry_after(ahead)
-            )
+        if ahead and remaining is not None and wait is not None:
+            wait = max(wait, (self.throughput.seconds(ahead) or 0.0) + (latency or 0.0))
+            if wait > remaining:
+                message = f"about {wait:.1f} s of work are ahead of a deadline in {remaining:.1f} s"
+                raise Overloaded(message, self.retry_after(ahead))
         self.cost += cost
 
     def retire(self, cost: int, served: bool) -> None:
@@ -104,7 +120,7 @@ class Admission:
         if served:
             self.throughput.retired(cost)
 
-    def _retry_after(self, cost: float) -> float:
+    def retry_after(self, cost: float) -> float:
         """Seconds after which another try makes sense."""
         seconds = self.throughput.seconds(cost)
         return min(MAX_RETRY_AFTER, max(0.1, 1.0 if seconds is None else math.ceil(seconds * 10) / 10))

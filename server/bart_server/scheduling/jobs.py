@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bart_server.scheduling.contract import Bucket, Deliver, Engine, Open, Request
+from bart_server.scheduling.errors import RequestError
 
 
 @dataclass(eq=False)
 class Revision:
-    """An engine at work. queues: a heap of waiting jobs for each bucket. open: `engine.open` as last seen.
+    """An engine at work. queues: the waiting jobs of each bucket. open: `engine.open` as last seen.
 
     places: reserved and not yet released. jobs: waiting and running. removed: it takes no new reservations.
     """
@@ -27,11 +28,12 @@ class Revision:
 class Job:
     """An admitted request.
 
-    bucket: where it waits or runs. due: orders the queue, with `order` between equals. sent: how many tokens were
-    delivered. ended: whether its last event was delivered, or it was cancelled. Times are of the scheduler's clock:
-    deadline is None without one, started 0 before the encoder.
+    bucket: where it waits or runs. due: orders a client's requests, with `order` between equals. sent: how many tokens
+    were delivered. running: whether it has left the queue. ended: whether its last event was delivered, or it was
+    cancelled. Times are of the scheduler's clock: deadline is None without one, started 0 before the encoder.
     """
 
+    reservation: "Reservation"
     revision: Revision
     request: Request
     bucket: Bucket
@@ -42,10 +44,16 @@ class Job:
     order: int
     started: float = 0.0
     sent: int = 0
+    running: bool = False
     ended: bool = False
 
-    def __lt__(self, other: "Job") -> bool:
-        return (self.due, self.order) < (other.due, other.order)
+    @property
+    def client(self) -> str:
+        return self.reservation.client
+
+    @property
+    def cost(self) -> int:
+        return self.request.cost
 
 
 @dataclass(eq=False)
@@ -88,21 +96,36 @@ def fit(rows: int, sizes: Sequence[int]) -> int:
     return next(size for size in sizes if size >= rows)
 
 
+@dataclass(eq=False)
 class Reservation:
-    """Places for requests to one engine, from before they are tokenized until `release` (or the end of its with block).
+    """A call's places: one for each request that it brings, from before it is read until it has ended.
 
-    arrived: when they were taken, of the scheduler's clock.
+    client: who calls, in words that only the transport understands. revision: the engine's that the places are for;
+    None until the call was read. count: places that are held, for jobs or for what has not been submitted yet. jobs:
+    how many of them are in flight. revoke: called, on any thread, when the call has to give way.
     """
 
-    def __init__(self, revision: Revision, arrived: float, release: Callable[[], None]) -> None:
-        self.revision = revision
-        self.arrived = arrived
-        self._release: Callable[[], None] | None = release
+    client: str
+    arrived: float
+    order: int
+    give_back: Callable[["Reservation", int], None]
+    revision: Revision | None = None
+    count: int = 0
+    jobs: int = 0
+    revoked: RequestError | None = None
+    revoke: Callable[[RequestError], None] = lambda error: None
 
-    def release(self) -> None:
-        release, self._release = self._release, None
-        if release:
-            release()
+    @property
+    def due(self) -> float:
+        return self.arrived
+
+    @property
+    def cost(self) -> int:
+        return 0
+
+    def release(self, count: int | None = None) -> None:
+        """Gives places back; None: all of them. Does nothing when none is left."""
+        self.give_back(self, self.count if count is None else count)
 
     def __enter__(self) -> "Reservation":
         return self

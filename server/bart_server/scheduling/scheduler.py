@@ -5,14 +5,16 @@ delivers what it computed, so that the device has no gaps. A worker has a batch 
 all take from the same queues. An iteration of a worker
 
     1. drops what was cancelled or is past its deadline, in the queue and in running rows,
-    2. fills free rows of every bucket with waiting requests, earliest deadline first, encoded together; the batch grows
-       to the next open row count where needed,
+    2. fills free rows of every bucket with waiting requests, encoded together: those of the client with the fewest
+       rows first, and of one client the earliest deadline first; the batch grows to the next open row count where
+       needed,
     3. decodes one chunk of steps in every bucket that has live rows: tokens are delivered, finished rows leave, and the
        batch shrinks to a smaller open row count when that is enough,
     4. runs the waiting requests of the kind ONCE, one batch a bucket.
 
 So a request waits for at most one chunk when rows are free, and a cancelled one holds its rows for at most one chunk.
-Requests without a deadline are due `DEFAULT_DEADLINE` after their arrival, so nobody waits for ever.
+Requests without a deadline are due `DEFAULT_DEADLINE` after their arrival, so nobody waits for ever. Clients get equal
+shares, see `fairness`. What cannot end before its deadline is refused, or not begun while others wait.
 
 Engines come and go while workers run, two revisions of one model side by side if need be, and so do their buckets. A
 request waits in the queue of the best bucket that is open; when buckets open or close, those that wait are queued anew.
@@ -24,16 +26,17 @@ fails, and `on_death` is called.
 """
 
 import contextlib
-import heapq
 import itertools
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bart_server.scheduling.admission import Admission, Budget
 from bart_server.scheduling.contract import (
+    Bucket,
     Deliver,
     Delta,
     Engine,
@@ -45,13 +48,30 @@ from bart_server.scheduling.contract import (
     Request,
     best,
 )
-from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, DeviceFault, RequestError, Unavailable
+from bart_server.scheduling.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DeviceFault,
+    InvalidArgument,
+    Overloaded,
+    RequestError,
+    Unavailable,
+)
+from bart_server.scheduling.fairness import displaced, next_to_run, work_ahead
 from bart_server.scheduling.jobs import Batch, Job, Reservation, Revision, fit, make_batches, without_idle
 from bart_server.scheduling.observer import Observer
 
 DEFAULT_DEADLINE = 60.0  # seconds after its arrival at which a request without a deadline is due
 MAX_SUCCESSIVE_FAULTS = 3  # engine calls that may raise in succession before the workers end
+PACE_WEIGHT = 0.2  # of the latest answer in the mean time that answers take; one counts at most twice the mean
 RETRY_ELSEWHERE = 1.0  # seconds after which a caller may find another server, revision or compiled program
+
+
+def subtract(counter: Counter[str], key: str, count: int) -> None:
+    """Keeps no zero, so that the counter does not grow with every client that ever came."""
+    counter[key] -= count
+    if not counter[key]:
+        del counter[key]
 
 
 class Scheduler:
@@ -78,6 +98,10 @@ class Scheduler:
         self._changed = threading.Condition()
         self._orders = itertools.count()
         self._jobs: set[Job] = set()  # waiting and running
+        self._reservations: set[Reservation] = set()  # those that hold places
+        self._places: Counter[str] = Counter()  # of each client
+        self._rows: Counter[str] = Counter()  # in which each client's requests run
+        self._paces: dict[Bucket, float] = {}  # seconds from the encoder to the answer, for one unit of cost
         self._draining = False
         self._stopped = False
         self._death: BaseException | None = None
@@ -111,19 +135,43 @@ class Scheduler:
         """Whether the engine is known: from `add` until all that was in flight at `remove` has ended."""
         return engine in self._revisions
 
-    def reserve(self, engine: Engine, count: int = 1) -> Reservation:
-        """Takes places for requests that are about to be tokenized. Raises Overloaded or Unavailable."""
+    def hold(self, client: str = "", count: int = 1) -> Reservation:
+        """Takes places for a call that was not read yet. Raises Overloaded or Unavailable."""
         with self._changed, self._counting_refusals():
             self._check_alive()
             if self._draining:
                 raise Unavailable("the server is shutting down", RETRY_ELSEWHERE)
+            reservation = Reservation(client, self._clock(), next(self._orders), self._release_places)
+            self._take_places(reservation, count)
+        return reservation
+
+    def bind(self, reservation: Reservation, engine: Engine) -> None:
+        """Names the engine that a call's places are for. Raises Overloaded or Unavailable."""
+        with self._changed, self._counting_refusals():
+            self._check_alive()
+            if reservation.revoked:
+                raise reservation.revoked
             revision = self._revisions.get(engine)
             if revision is None or revision.removed:
                 raise Unavailable("this revision of the model is not served any more", RETRY_ELSEWHERE)
-            self._admission.reserve(count)
-            revision.places += count
-            self._report()
-        return Reservation(revision, self._clock(), lambda: self._release_places(revision, count))
+            reservation.revision = revision
+            revision.places += reservation.count
+
+    def extend(self, reservation: Reservation, count: int) -> None:
+        """Takes more places for a call, while draining too. Raises Overloaded or Unavailable."""
+        with self._changed, self._counting_refusals():
+            self._check_alive()
+            self._take_places(reservation, count)
+
+    def reserve(self, engine: Engine, count: int = 1, client: str = "") -> Reservation:
+        """Takes places for requests that are about to be tokenized. Raises Overloaded or Unavailable."""
+        reservation = self.hold(client, count)
+        try:
+            self.bind(reservation, engine)
+        except RequestError:
+            reservation.release()
+            raise
+        return reservation
 
     def submit(
         self, reservation: Reservation, request: Request, deliver: Deliver, deadline: float | None = None
@@ -136,19 +184,25 @@ class Scheduler:
         now = self._clock()
         due = reservation.arrived + DEFAULT_DEADLINE if deadline is None else deadline
         revision = reservation.revision
+        assert revision is not None
         with self._changed, self._counting_refusals():
             self._check_alive()
+            if reservation.revoked:
+                raise reservation.revoked
             self._refresh(revision)
             bucket = best(request.buckets, revision.open)
             if bucket is None:
                 raise Unavailable("no program that can hold this request is compiled yet", RETRY_ELSEWHERE)
-            ahead = sum(job.request.cost for job in self._jobs if job.due <= due)  # served before this request
-            self._admission.admit(request.cost, ahead, None if deadline is None else deadline - now)
+            ahead = self._ahead(reservation.client, due, request, bucket, now)
+            self._make_room(reservation.client, request.cost)
+            remaining = None if deadline is None else deadline - now
+            self._admission.admit(request.cost, ahead, remaining, self._latency(bucket, request))
             order = next(self._orders)
-            job = Job(revision, request, bucket, deliver, reservation.arrived, deadline, due, order)
+            job = Job(reservation, revision, request, bucket, deliver, reservation.arrived, deadline, due, order)
             self._jobs.add(job)
+            reservation.jobs += 1
             revision.jobs += 1
-            heapq.heappush(revision.queues[bucket], job)
+            revision.queues[bucket].append(job)
             self._report()
             self._changed.notify()
         return job
@@ -233,14 +287,14 @@ class Scheduler:
         waiting: list[Job] = []
         for queue in revision.queues.values():
             waiting += queue
-            queue.clear()
         for job in waiting:
             bucket = best(job.request.buckets, revision.open)
             if bucket is None:
                 self._fail([job], Unavailable("no program that can hold this request is left", RETRY_ELSEWHERE))
-            else:
+            elif bucket is not job.bucket:
+                revision.queues[job.bucket].remove(job)
+                revision.queues[bucket].append(job)
                 job.bucket = bucket
-                heapq.heappush(revision.queues[bucket], job)
 
     def _expire(self) -> None:
         now = self._clock()
@@ -346,16 +400,27 @@ class Scheduler:
             batch.jobs[row] = job
 
     def _pop_waiting(self, batch: Batch, count: int) -> list[Job]:
-        """Up to `count` waiting jobs, those that are due first."""
+        """Up to `count` waiting jobs that run next."""
         jobs: list[Job] = []
+        now = self._clock()
         with self._changed:
             while batch.waiting and len(jobs) < count:
-                job = heapq.heappop(batch.waiting)
-                if not job.ended:
-                    job.started = self._clock()
-                    jobs.append(job)
+                job = next_to_run(batch.waiting, self._rows)
+                if len(batch.waiting) > 1 and self._is_too_late(job, now):
+                    self._fail([job], Overloaded("the request cannot end before its deadline", self._retry_after(job)))
+                    continue
+                batch.waiting.remove(job)
+                job.running = True
+                job.started = now
+                self._rows[job.client] += 1
+                jobs.append(job)
             self._report()
         return jobs
+
+    def _is_too_late(self, job: Job, now: float) -> bool:
+        """Whether a waiting job would be expired when it is done."""
+        latency = self._latency(job.bucket, job.request)
+        return job.deadline is not None and latency is not None and now + latency > job.deadline
 
     def _send_final_tokens(self, batch: Batch, rows: Sequence[int]) -> None:
         """Delivers the tokens that have become final."""
@@ -435,6 +500,10 @@ class Scheduler:
     def _finish(self, job: Job, hypotheses: tuple[Hypothesis, ...] = (), values: tuple[float, ...] = ()) -> None:
         queued = job.started - job.arrived
         computed = self._clock() - job.started
+        pace = computed / job.cost
+        with self._changed:
+            before = self._paces.get(job.bucket, pace)
+            self._paces[job.bucket] = before + PACE_WEIGHT * (min(pace, 2 * before) - before)
         if self._end(job, Finish(hypotheses, values, queued, computed), served=True):
             tokens = sum(len(hypothesis.tokens) for hypothesis in hypotheses)
             self._observer.finished(job.revision.model, job.bucket, tokens, queued, computed)
@@ -452,23 +521,105 @@ class Scheduler:
             job.ended = True
             self._jobs.discard(job)
             self._admission.retire(job.request.cost, served)
-            queue = job.revision.queues[job.bucket]
-            if job in queue:
-                queue.remove(job)
-                heapq.heapify(queue)
+            if job.running:
+                subtract(self._rows, job.client, 1)
+            else:
+                job.revision.queues[job.bucket].remove(job)
+            job.reservation.jobs -= 1
             job.revision.jobs -= 1
+            self._release_places(job.reservation, 1)
             self._forget_if_idle(job.revision)
             self._report()
         if event:
             job.deliver(event)
         return True
 
-    def _release_places(self, revision: Revision, count: int) -> None:
+    def _take_places(self, reservation: Reservation, count: int) -> None:
+        """Gives a call places, which others may have to give up. Under the lock."""
+        if reservation.revoked:
+            raise reservation.revoked
+        limit = self._admission.budget.requests
+        brought = count + min(1, reservation.count)
+        if brought > limit:
+            raise InvalidArgument("request", f"brings {brought} requests at once, the server takes at most {limit}")
+        missing = self._admission.requests + count - limit
+        if missing > 0:
+            waiting: list[Job | Reservation] = [job for job in self._jobs if not job.running]
+            waiting += [other for other in self._reservations if not other.jobs]
+            weights = [other.count if isinstance(other, Reservation) else 1 for other in waiting]
+            share = self._places[reservation.client] + count
+            for other in displaced(missing, share, reservation.client, self._places, waiting, weights):
+                self._give_way(other)
+        self._admission.reserve(count)
+        reservation.count += count
+        self._reservations.add(reservation)
+        self._places[reservation.client] += count
+        if reservation.revision:
+            reservation.revision.places += count
+        self._report()
+
+    def _release_places(self, reservation: Reservation, count: int) -> None:
         with self._changed:
+            count = min(count, reservation.count)
+            if not count:
+                return
             self._admission.release(count)
-            revision.places -= count
-            self._forget_if_idle(revision)
+            reservation.count -= count
+            subtract(self._places, reservation.client, count)
+            if not reservation.count:
+                self._reservations.discard(reservation)
+            if reservation.revision:
+                reservation.revision.places -= count
+                self._forget_if_idle(reservation.revision)
             self._report()
+
+    def _make_room(self, client: str, cost: int) -> None:
+        """Has waiting requests of clients with a larger share of the budget of cost give way. Under the lock."""
+        missing = self._admission.cost + cost - self._admission.budget.cost
+        if missing <= 0:
+            return
+        held: Counter[str] = Counter()
+        for job in self._jobs:
+            held[job.client] += job.cost
+        waiting = [job for job in self._jobs if not job.running]
+        weights = [job.cost for job in waiting]
+        for job in displaced(missing, held[client] + cost, client, held, waiting, weights):
+            self._give_way(job)
+
+    def _ahead(self, client: str, due: float, request: Request, bucket: Bucket, now: float) -> float:
+        """The cost that is served before a request begins: nothing while a row is free and nobody waits for it."""
+        jobs = list(self._jobs)
+        running = sum(job.running for job in jobs if job.bucket is bucket)
+        waiting = sum(job.bucket is bucket for job in jobs) - running
+        if not waiting and running < bucket.sizes[-1] * len(self._batches):
+            return 0.0
+        return work_ahead(client, due, request.cost, jobs, [self._cost_left(job, now) for job in jobs])
+
+    def _cost_left(self, job: Job, now: float) -> float:
+        """What is left of a job's cost, by the time that such jobs take."""
+        latency = self._latency(job.bucket, job.request)
+        if not job.running or not latency:
+            return job.cost
+        return job.cost * max(0.0, 1 - (now - job.started) / latency)
+
+    def _give_way(self, other: Job | Reservation) -> None:
+        """Refuses what waits, so that a client with a smaller share has its place. Under the lock."""
+        error = Overloaded("the server is full, and other clients have a smaller share of it", self._retry_after(other))
+        self._observer.refused(type(error).__name__)
+        if isinstance(other, Job):
+            self._fail([other], error)
+            return
+        other.revoked = error
+        self._release_places(other, other.count)
+        other.revoke(error)
+
+    def _retry_after(self, waiting: Job | Reservation) -> float:
+        return self._admission.retry_after(waiting.cost)
+
+    def _latency(self, bucket: Bucket, request: Request) -> float | None:
+        """Seconds from the encoder to the answer, as measured in this bucket; None before that."""
+        pace = self._paces.get(bucket)
+        return None if pace is None else pace * request.cost
 
     def _forget_if_idle(self, revision: Revision) -> None:
         """Forgets a removed engine of which nothing is in flight any more. Under the lock."""
@@ -478,7 +629,9 @@ class Scheduler:
         remaining = itertools.chain.from_iterable(self._batches)
         if all(batch.revision is not revision for batch in remaining):
             revisions = dict(self._revisions)
-            del revisions[revision.engine]
+            revisions.pop(revision.engine, None)
+            for bucket in revision.queues:
+                self._paces.pop(bucket, None)
             self._set_revisions(revisions)
 
     def _set_revisions(self, revisions: dict[Engine, Revision]) -> None:

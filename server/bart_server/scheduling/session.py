@@ -6,7 +6,7 @@ may be a generator that is suspended while its caller writes to the network, or 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 
 class Answer:
     """What comes back for one request. Tokens not fetched yet are kept together: at most one answer's worth."""
+
+    job: Job | None = None  # once it is submitted
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -81,16 +83,50 @@ class Session:
         self._error: RequestError | None = None
         self._ended: asyncio.Future[None] | None = None  # made when somebody waits for a thread
         self._answers: list[Answer] = []
-        self._jobs: list[Job] = []
+        reservation.revoke = self._revoke
 
-    def submit(self, request: Request) -> Answer:
-        """Admits a request. Raises Overloaded or Unavailable, or what the session ended with."""
+    def submit(self, requests: Sequence[Request], places: int = 1) -> list[Answer]:
+        """Admits all of the requests or none. Raises Overloaded or Unavailable, or what the session ended with.
+
+        places: how many of the session's places are for them; they take those that they lack, and give them all back if
+        they are refused.
+        """
         if self._error:
             raise self._error
-        answer = Answer()
-        self._jobs.append(self._scheduler.submit(self._reservation, request, answer.deliver, self._deadline))
-        self._answers.append(answer)
-        return answer
+        answers: list[Answer] = []
+        try:
+            if len(requests) > places:
+                self._scheduler.extend(self._reservation, len(requests) - places)
+                places = len(requests)
+            for request in requests:
+                answer = Answer()
+                answer.job = self._scheduler.submit(self._reservation, request, answer.deliver, self._deadline)
+                answers.append(answer)
+        except RequestError:
+            self._reservation.release(places - len(answers))
+            self._cancel(answers)
+            raise
+        self._answers += answers
+        return answers
+
+    async def finish(self, answers: Sequence[Answer]) -> list[Finish]:
+        """All ends. As soon as one request fails, the others are cancelled, and its error is raised."""
+        if len(answers) == 1:
+            return [await answers[0].finish()]
+        try:
+            return await asyncio.gather(*(answer.finish() for answer in answers))
+        except RequestError:
+            self._cancel(answers)
+            raise
+
+    def release(self, count: int) -> None:
+        """Gives back places of requests that are not submitted after all."""
+        self._reservation.release(count)
+
+    def _cancel(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            if answer.job:
+                self._scheduler.cancel(answer.job)
 
     async def in_thread(self, pool: Executor, work: Callable[[], Result]) -> Result:
         """What `work` returns on a thread of the pool. Raises what the session ends with, if that comes first."""
@@ -114,20 +150,30 @@ class Session:
             self._timer.cancel()
         if self._ended and not self._ended.done():
             self._ended.set_result(None)
-        for answer, job in zip(self._answers, self._jobs, strict=True):
-            self._scheduler.cancel(job)
+        self._cancel(self._answers)
+        for answer in self._answers:
             answer.put(Failure(error))
+
+    def _revoke(self, error: RequestError) -> None:
+        """On any thread: the call has to give way to another client's."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the answer
+            self._loop.call_soon_threadsafe(self.end, error)
 
 
 @contextlib.contextmanager
-def open_session(scheduler: Scheduler, engine: Engine, count: int, remaining: float | None) -> Iterator[Session]:
+def open_session(
+    scheduler: Scheduler, engine: Engine, count: int, remaining: float | None, reservation: Reservation
+) -> Iterator[Session]:
     """Places for `count` requests to an engine, for at most `remaining` seconds. What is unfinished then is cancelled.
 
-    Raises Overloaded or Unavailable when there are no places.
+    reservation: the call's, which may have fewer places. Raises Overloaded or Unavailable when there are no places.
     """
-    with scheduler.reserve(engine, count) as reservation:
-        opened = Session(scheduler, reservation, remaining)
+    with reservation:
+        scheduler.bind(reservation, engine)
+        if count > reservation.count:
+            scheduler.extend(reservation, count - reservation.count)
+        session = Session(scheduler, reservation, remaining)
         try:
-            yield opened
+            yield session
         finally:
-            opened.end(Cancelled("the call has ended"))
+            session.end(Cancelled("the call has ended"))

@@ -39,7 +39,8 @@ class Backend:
     @contextlib.contextmanager
     def session(self, served: Served, count: int, call: Call) -> Iterator[Session]:
         """Places for `count` requests of the call to a model; they are cancelled when the call or the block ends."""
-        with open_session(self._scheduler, served.engine, count, call.remaining()) as session:
+        reservation = call.reservation or self._scheduler.hold(call.identity)
+        with open_session(self._scheduler, served.engine, count, call.remaining(), reservation) as session:
             call.on_cancel(session.end)
             yield session
 

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
+from bart_server.scheduling.jobs import Reservation
 
 
 class Call:
     """Who calls, until when, and under which id; and what the log and the trace will say about it.
 
     timeout: seconds until the caller's deadline, None without one. identity: tells callers apart, in words that only
-    the transport understands; empty for everybody. request_id: the caller's own, or a new one.
+    the transport understands; empty for everybody. request_id: the caller's own, or a new one. reservation: the places
+    that the transport took before it read the message, None if it took none.
 
     A call belongs to one event loop. It can end early in two ways: the task that runs it is cancelled, or somebody
     calls `cancel`, after which the service raises Cancelled.
@@ -20,6 +22,7 @@ class Call:
 
     def __init__(self, timeout: float | None = None, identity: str = "", request_id: str = "") -> None:
         self.identity = identity
+        self.reservation: Reservation | None = None
         self.request_id = request_id or uuid.uuid4().hex
         self.cancelled = False
         self.facts: dict[str, Any] = {"request_id": self.request_id}  # never texts, tokens or labels

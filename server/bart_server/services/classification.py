@@ -44,8 +44,8 @@ class ClassificationService:
         characters = label_characters + len(request.labels) * (len(request.text) + len(template))
         with self._backend.session(served, len(request.labels), call) as session:
             windows, requests = await self._backend.tokenize(session, plan, characters)
-            answers = [session.submit(planned) for planned in requests]
-            finishes = [await answer.finish() for answer in answers]
+            answers = session.submit(requests, places=len(request.labels))
+            finishes = await session.finish(answers)
         usage = conversion.usage(served, windows, finishes)
         call.note(**conversion.usage_facts(usage))
         labels = label_scores(request.labels, finishes, request.multi_label)

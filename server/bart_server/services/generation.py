@@ -26,7 +26,7 @@ class GenerationService:
         options = conversion.options(request.options)
         with self._backend.session(served, 1, call) as session:
             window, answers = await self._submit(session, served, request, options)
-            finishes = [await answer.finish() for answer in answers]
+            finishes = await session.finish(answers)
             return generated(call, served, window, finishes)
 
     async def stream_generate(
@@ -58,8 +58,8 @@ class GenerationService:
 
         characters = len(request.text) + len(request.target_text)
         with self._backend.session(served, 1, call) as session:
-            window, labels, [planned] = await self._backend.tokenize(session, plan, characters)
-            finish = await session.submit(planned).finish()
+            window, labels, requests = await self._backend.tokenize(session, plan, characters)
+            [finish] = await session.finish(session.submit(requests))
         usage = conversion.usage(served, [window], [finish])
         call.note(**conversion.usage_facts(usage))
         scored = pb.Labels(ids=labels)
@@ -80,7 +80,7 @@ class GenerationService:
             return [self._source(served, request)]
 
         [window], requests = await self._backend.plan(session, served, windows, len(request.text), options, stream)
-        return window, [session.submit(planned) for planned in requests]
+        return window, session.submit(requests)
 
     def _source(self, served: Served, request: Any) -> Window:
         """The source of a request, a text or token ids."""

@@ -28,7 +28,7 @@ class SummarizationService:
         self._check_text("text", request.text)
         with self._backend.session(served, 1, call) as session:
             windows, answers = await self._submit(session, served, request.text, request.long_input, options)
-            finishes = [await answer.finish() for answer in answers]
+            finishes = await session.finish(answers)
             return summary(call, served, windows, finishes)
 
     async def stream_summarize(
@@ -64,7 +64,7 @@ class SummarizationService:
                 windows, answers = await self._submit(
                     session, served, text, request.long_input, options, field, characters=characters
                 )
-                finishes = [await answer.finish() for answer in answers]
+                finishes = await session.finish(answers)
                 return pb.BatchSummarizeItem(summary=conversion.summary(served, windows, finishes))
             except RequestError as error:
                 call.check()  # the end of the call is not the item's
@@ -105,8 +105,12 @@ class SummarizationService:
         def windows() -> list[Window]:
             return backend.windows(served, text, policy, field)
 
-        parts, requests = await backend.plan(session, served, windows, characters or len(text), options, stream)
-        return parts, [session.submit(request) for request in requests]
+        try:
+            parts, requests = await backend.plan(session, served, windows, characters or len(text), options, stream)
+        except RequestError:
+            session.release(1)
+            raise
+        return parts, session.submit(requests)
 
 
 def summary(call: Call, served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.SummarizeResponse:
