@@ -5,9 +5,9 @@
     with Client("localhost:50051") as client:
         print(client.summarize("A long text. …", num_beams=4).text)
 
-`AsyncClient` is the same for asyncio. Options have Hugging Face's names; one that is not given has the checkpoint's
-default, None switches it off. Calls that the server refuses for lack of room are tried again with growing pauses,
-within the call's timeout; whatever fails in the end raises BartError.
+`AsyncClient` has the same methods for asyncio. Generation options have Hugging Face's names; an option that is not
+given has the checkpoint's default, and None switches it off. A call that an overloaded or unavailable server refuses is
+tried again with growing pauses, within the call's timeout. A call that fails in the end raises BartError.
 """
 
 from bart_client.aio import AsyncClient, AsyncStream

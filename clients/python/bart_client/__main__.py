@@ -23,7 +23,7 @@ FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 class Item(NamedTuple):
-    """One text to work on. name: of a file, a line or a record's id. target: what `score` scores."""
+    """One text of the input. name: its file, line number or "id", for messages. target: what `score` is asked about."""
 
     name: str
     text: str
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     classify = commands.add_parser("classify", help="score labels by a natural language inference model")
     add_input(classify)
-    classify.add_argument("--label", action="append", required=True, help="repeatable")
+    classify.add_argument("--label", action="append", required=True, help="a label; give it several times")
     classify.add_argument("--template", default="", help='holds one "{}"; "This example is {}." if not given')
     classify.add_argument("--multi-label", action="store_true", help="judge each label by itself")
 
@@ -86,8 +86,8 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lines", action="store_true", help="each line is a text")
     parser.add_argument("--jsonl", action="store_true", help='each line is an object with "text", and perhaps "id"')
     parser.add_argument("--json", action="store_true", help="print JSON lines with scores, counts and times")
-    parser.add_argument("--concurrency", type=int, default=8, help="items in flight")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--concurrency", type=int, default=8, help="texts sent at a time")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 async def run(given: argparse.Namespace) -> int:
@@ -116,7 +116,7 @@ def connect(given: argparse.Namespace) -> AsyncClient:
 
 
 def items(given: argparse.Namespace) -> Iterator[Item]:
-    """What to work on, read as it is needed."""
+    """The texts of the input files, each read only when it is needed."""
     for name in given.files:
         with open(0 if name == "-" else name, encoding="utf-8", closefd=name != "-") as file:
             if not (given.lines or given.jsonl):
@@ -153,7 +153,7 @@ async def stream(client: AsyncClient, given: argparse.Namespace) -> int:
 
 
 async def work(client: AsyncClient, given: argparse.Namespace) -> int:
-    """Answers every item, several at once, in order."""
+    """Sends all items, several at a time, and prints the answers in the order of the input; returns the exit status."""
     if given.command == "summarize":
         chosen = options(given)
 
@@ -206,7 +206,10 @@ def check_target(name: str, target: Any) -> str | list[int]:
 async def in_order(
     source: Iterator[Item], answer: Callable[[Item], Coroutine[Any, Any, Any]], concurrency: int
 ) -> AsyncIterator[tuple[Item, Any]]:
-    """(item, answer or BartError) in the order of the source, of which it reads only as far ahead as is in flight."""
+    """Yields (item, answer or BartError) in the order of `source`.
+
+    At most `concurrency` answers are awaited at a time, and no more items are read than that.
+    """
     flying: collections.deque[tuple[Item, asyncio.Task[Any]]] = collections.deque()
     try:
         for item in source:
@@ -228,7 +231,7 @@ async def landed(item: Item, task: asyncio.Task[Any]) -> tuple[Item, Any]:
 
 
 class Progress:
-    """A line on a terminal's standard error that says how far it is."""
+    """Counts the items that are done and that failed, and shows both on a terminal's standard error if `shown`."""
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown

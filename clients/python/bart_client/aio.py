@@ -16,7 +16,10 @@ from bart_client.results import Generated, Labels, Scored, Summary
 
 
 class AsyncStream:
-    """The pieces of an answer's text, as they become final. `result` is the whole answer, after the last piece."""
+    """An asynchronous iterator over an answer's text, piece by piece as the pieces become final.
+
+    `result` is None until the last piece has been read, then the whole answer. Iterating raises BartError.
+    """
 
     def __init__(self, call: Any, read: Callable[[Any], tuple[str, Any]]) -> None:
         self._call = call
@@ -35,12 +38,15 @@ class AsyncStream:
             raise errors.from_call(error) from None
 
     def cancel(self) -> None:
-        """Gives the answer up; the server stops working on it."""
+        """Cancels the call; the server stops working on it."""
         self._call.cancel()
 
 
 class AsyncClient:
-    """See Client. Of one event loop, the one that is running when it is made."""
+    """The methods and arguments of bart_client.Client, for asyncio.
+
+    Make it inside a coroutine, and use it only in the event loop that runs then.
+    """
 
     def __init__(
         self,
@@ -67,38 +73,46 @@ class AsyncClient:
         self._models = bart_pb2_grpc.ModelServiceStub(self._channel)
 
     async def summarize(self, text: str, *, long_input: str = "error", **options: Any) -> Summary:
-        """long_input: "error", "truncate" or "chunk"."""
+        """The summary of a text. options: of generation, under Hugging Face's names.
+
+        long_input: what happens to a text that does not fit into the model. "error": BartError. "truncate": its
+        beginning is summarized. "chunk": it is split into windows, which are summarized one by one.
+        """
         request = pb.SummarizeRequest(**common(self._model, long_input, options), text=text)
         return results.summary(await self._call(self._summarization.Summarize, request))
 
     def stream(self, text: str, *, long_input: str = "error", **options: Any) -> AsyncStream:
-        """The summary in pieces; `.result` is a Summary."""
+        """The summary in pieces; the stream's `result` is a Summary. Arguments: as for `summarize`."""
         request = pb.StreamSummarizeRequest(**common(self._model, long_input, options), text=text)
         return AsyncStream(self._summarization.StreamSummarize(request, **self._keywords), read_summary)
 
     async def summarize_batch(
         self, texts: Iterable[str], *, long_input: str = "error", **options: Any
     ) -> list[Summary | BartError]:
-        """One call for many texts; a text that fails has its error in place of a summary."""
+        """One call for many texts with the same options; a text that fails has its error in place of a summary."""
         request = pb.BatchSummarizeRequest(**common(self._model, long_input, options), texts=texts)
         return batch(await self._call(self._summarization.BatchSummarize, request))
 
     async def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
-        """source: a text, or token ids as the model reads them."""
+        """The best sequences for a source: a text, or token ids with the special tokens.
+
+        long_input: "error" or "truncate". options: of generation, under Hugging Face's names.
+        """
         request = pb.GenerateRequest(**common(self._model, long_input, options), **requests.source(source))
         return results.generated(await self._call(self._generation.Generate, request))
 
     def stream_generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> AsyncStream:
-        """The best sequence in pieces; `.result` is a Generated."""
+        """The best sequence in pieces; the stream's `result` is a Generated. Arguments: as for `generate`."""
         request = pb.StreamGenerateRequest(**common(self._model, long_input, options), **requests.source(source))
         return AsyncStream(self._generation.StreamGenerate(request, **self._keywords), read_generated)
 
     async def score(
         self, source: str | Sequence[int], target: str | Sequence[int], *, long_input: str = "error"
     ) -> Scored:
-        """The log-probability of each token of a target, a text or labels, of which those that are -100 do not count.
+        """The log-probability of each token of a target, given a source.
 
-        long_input: of the source, "error" or "truncate".
+        source, target: a text, or token ids with the special tokens. A target id of -100 is not scored. long_input:
+        what happens to a source that is too long, "error" or "truncate".
         """
         request = pb.ScoreRequest(
             model=self._model,
@@ -117,7 +131,11 @@ class AsyncClient:
         multi_label: bool = False,
         long_input: str = "error",
     ) -> Labels:
-        """How well each label describes the text."""
+        """How well each label describes the text, judged by natural language inference, without training on the labels.
+
+        hypothesis_template: a sentence with "{}" in the label's place; empty: "This example is {}." multi_label:
+        whether each label is judged by itself; if not, the scores sum to 1. long_input: "error" or "truncate".
+        """
         request = pb.ClassifyZeroShotRequest(
             model=self._model,
             text=text,
@@ -129,11 +147,11 @@ class AsyncClient:
         return results.labels(await self._call(self._classification.ClassifyZeroShot, request))
 
     async def models(self) -> list[pb.Model]:
-        """What is served, and within which limits."""
+        """The models that the server has, each with its tasks and limits."""
         return list((await self._call(self._models.ListModels, pb.ListModelsRequest())).models)
 
     async def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until a server is reachable and, as it says itself, serving. Raises BartError when the time is over."""
+        """Waits until a server is reachable and its health service says SERVING; BartError after `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 await self._channel.channel_ready()

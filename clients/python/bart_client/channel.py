@@ -1,4 +1,4 @@
-"""How to reach a server: balancing, health, retries, TLS, tokens."""
+"""The options, TLS credentials and metadata with which both clients open a gRPC channel."""
 
 import json
 import pathlib
@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 
-# Calls have no side effects, so every one may be tried again. gRPC keeps the pauses and stops when most tries fail
-# (retryThrottling); a pause that the server asks for wins over the policy's.
+# The server's methods have no side effects, so every call may be tried again. gRPC's core itself waits between tries,
+# longer each time, and stops trying again while most calls fail (retryThrottling). If the server asks for a pause (the
+# trailer grpc-retry-pushback-ms), gRPC waits that long instead of the policy's time.
 SERVICE_CONFIG: dict[str, Any] = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": ""},
@@ -30,9 +31,11 @@ SERVICE_CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Security:
-    """TLS. ca: PEM file of the authorities to trust (None: the system's). cert, key: PEM files of a client certificate.
+    """The TLS settings of a client.
 
-    name: the server's name in its certificate, if it is not the target's.
+    ca: PEM file of the certificate authorities to trust; None: gRPC's default ones. cert, key: PEM files of the
+    client's certificate and its private key, for a server that asks for one. name: the name in the server's
+    certificate, if it differs from the host in the target.
     """
 
     ca: str | None = None
@@ -48,7 +51,7 @@ class Security:
 
 
 def options(security: Security | None, max_message_bytes: int, retries: bool) -> list[tuple[str, Any]]:
-    """Channel options. Without retries a call fails at its first refusal."""
+    """The options of a gRPC channel. retries: whether a call that the server refuses for the moment is tried again."""
     config = SERVICE_CONFIG if retries else {key: SERVICE_CONFIG[key] for key in ("loadBalancingConfig",)}
     found: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(config)),
@@ -63,5 +66,5 @@ def options(security: Security | None, max_message_bytes: int, retries: bool) ->
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """What every call carries."""
+    """The metadata of every call: the bearer token, if there is one."""
     return (("authorization", f"Bearer {token}"),) if token else ()

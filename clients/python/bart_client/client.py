@@ -15,7 +15,10 @@ from bart_client.results import Generated, Labels, Scored, Summary
 
 
 class Stream:
-    """The pieces of an answer's text, as they become final. `result` is the whole answer, after the last piece."""
+    """An iterator over an answer's text, piece by piece as the pieces become final.
+
+    `result` is None until the last piece has been read, then the whole answer. Iterating raises BartError.
+    """
 
     def __init__(self, call: Any, read: Callable[[Any], tuple[str, Any]]) -> None:
         self._call = call
@@ -34,15 +37,17 @@ class Stream:
             raise errors.from_call(error) from None
 
     def cancel(self) -> None:
-        """Gives the answer up; the server stops working on it."""
+        """Cancels the call; the server stops working on it."""
         self._call.cancel()
 
 
 class Client:
-    """A connection to one server, or to all that a DNS name stands for. Safe to use from several threads.
+    """A client of one server, or of all servers whose addresses a DNS name has; calls take turns between these.
 
-    target: host:port. security: TLS; None: none. token: a bearer token. timeout: seconds for each call with all of its
-    retries. model: the name of the model; empty: the server's first.
+    It may be used from several threads. target: host:port. security: the TLS settings; None: a connection without TLS.
+    token: a bearer token that each call carries. timeout: seconds for each call, its retries included. model: the name
+    of the model; empty: the server's first. retries: whether a call that the server refuses for the moment is tried
+    again. max_message_bytes: the size of the largest answer that is accepted.
     """
 
     def __init__(
@@ -70,36 +75,44 @@ class Client:
         self._models = bart_pb2_grpc.ModelServiceStub(self._channel)
 
     def summarize(self, text: str, *, long_input: str = "error", **options: Any) -> Summary:
-        """long_input: "error", "truncate" or "chunk"."""
+        """The summary of a text. options: of generation, under Hugging Face's names.
+
+        long_input: what happens to a text that does not fit into the model. "error": BartError. "truncate": its
+        beginning is summarized. "chunk": it is split into windows, which are summarized one by one.
+        """
         request = pb.SummarizeRequest(**self._common(long_input, options), text=text)
         return results.summary(self._call(self._summarization.Summarize, request))
 
     def stream(self, text: str, *, long_input: str = "error", **options: Any) -> Stream:
-        """The summary in pieces; `.result` is a Summary."""
+        """The summary in pieces; the stream's `result` is a Summary. Arguments: as for `summarize`."""
         request = pb.StreamSummarizeRequest(**self._common(long_input, options), text=text)
         return Stream(self._summarization.StreamSummarize(request, **self._keywords), read_summary)
 
     def summarize_batch(
         self, texts: Iterable[str], *, long_input: str = "error", **options: Any
     ) -> list[Summary | BartError]:
-        """One call for many texts; a text that fails has its error in place of a summary."""
+        """One call for many texts with the same options; a text that fails has its error in place of a summary."""
         request = pb.BatchSummarizeRequest(**self._common(long_input, options), texts=texts)
         return batch(self._call(self._summarization.BatchSummarize, request))
 
     def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
-        """source: a text, or token ids as the model reads them."""
+        """The best sequences for a source: a text, or token ids with the special tokens.
+
+        long_input: "error" or "truncate". options: of generation, under Hugging Face's names.
+        """
         request = pb.GenerateRequest(**self._common(long_input, options), **requests.source(source))
         return results.generated(self._call(self._generation.Generate, request))
 
     def stream_generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Stream:
-        """The best sequence in pieces; `.result` is a Generated."""
+        """The best sequence in pieces; the stream's `result` is a Generated. Arguments: as for `generate`."""
         request = pb.StreamGenerateRequest(**self._common(long_input, options), **requests.source(source))
         return Stream(self._generation.StreamGenerate(request, **self._keywords), read_generated)
 
     def score(self, source: str | Sequence[int], target: str | Sequence[int], *, long_input: str = "error") -> Scored:
-        """The log-probability of each token of a target, a text or labels, of which those that are -100 do not count.
+        """The log-probability of each token of a target, given a source.
 
-        long_input: of the source, "error" or "truncate".
+        source, target: a text, or token ids with the special tokens. A target id of -100 is not scored. long_input:
+        what happens to a source that is too long, "error" or "truncate".
         """
         request = pb.ScoreRequest(
             model=self._model,
@@ -118,7 +131,11 @@ class Client:
         multi_label: bool = False,
         long_input: str = "error",
     ) -> Labels:
-        """How well each label describes the text."""
+        """How well each label describes the text, judged by natural language inference, without training on the labels.
+
+        hypothesis_template: a sentence with "{}" in the label's place; empty: "This example is {}." multi_label:
+        whether each label is judged by itself; if not, the scores sum to 1. long_input: "error" or "truncate".
+        """
         request = pb.ClassifyZeroShotRequest(
             model=self._model,
             text=text,
@@ -130,11 +147,11 @@ class Client:
         return results.labels(self._call(self._classification.ClassifyZeroShot, request))
 
     def models(self) -> list[pb.Model]:
-        """What is served, and within which limits."""
+        """The models that the server has, each with its tasks and limits."""
         return list(self._call(self._models.ListModels, pb.ListModelsRequest()).models)
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until a server is reachable and, as it says itself, serving. Raises BartError when the time is over."""
+        """Waits until a server is reachable and its health service says SERVING; BartError after `timeout` seconds."""
         try:
             grpc.channel_ready_future(self._channel).result(timeout)
         except grpc.FutureTimeoutError:
@@ -160,7 +177,7 @@ class Client:
 
 
 def common(model: str, long_input: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The fields that requests for text share."""
+    """The fields that all requests for summaries and generated sequences have."""
     return {
         "model": model,
         "options": requests.options(options),

@@ -1,4 +1,4 @@
-"""One exception for whatever the server or the network refuses."""
+"""The exception for every call that fails, and how it is made from gRPC's errors."""
 
 from typing import Any
 
@@ -9,8 +9,9 @@ from google.rpc import error_details_pb2, status_pb2
 class BartError(Exception):
     """A call that failed.
 
-    code: the gRPC status. field: the request's field that broke a limit, if one did. retry_after: seconds after which
-    another try makes sense, if the server said so. request_id: what the server's log calls this call.
+    code: the gRPC status code. message: the server's or gRPC's explanation. field: the request's field that the server
+    refused, if it named one. retry_after: seconds to wait before another try, if the server gave them. request_id: the
+    id of this call in the server's log.
     """
 
     def __init__(
@@ -43,7 +44,10 @@ def from_status(status: status_pb2.Status, request_id: str | None = None) -> Bar
 
 
 def from_call(error: grpc.RpcError) -> BartError:
-    """The error of a failed call, sync or asyncio, with the details of its trailing metadata."""
+    """The error of a call that failed in the synchronous or the asyncio client.
+
+    The details come from the google.rpc.Status in the call's trailing metadata, if the server sent one.
+    """
     metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs, in both flavors
     status, request_id = metadata.get("grpc-status-details-bin"), metadata.get("x-request-id")
     if status is not None:

@@ -1,4 +1,4 @@
-"""Python values as messages of the wire contract."""
+"""Makes the messages of the protocol bart.v1 from Python values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,8 @@ EARLY_STOPPING: dict[Any, pb.EarlyStopping] = {
     True: pb.EARLY_STOPPING_FIRST,
     "never": pb.EARLY_STOPPING_NEVER,
 }
-# What None, "switched off", means for an option that is a number or a choice; an absent field would be the default.
+# The value that is sent where a caller gives None, which switches an option off. A field that is left out would mean
+# the checkpoint's default instead.
 OFF: dict[str, Any] = {
     "min_length": 0,
     "min_new_tokens": 0,
@@ -33,7 +34,10 @@ OFF: dict[str, Any] = {
 
 
 def options(given: Mapping[str, Any]) -> pb.GenerationOptions:
-    """Options under Hugging Face's names. TypeError for an unknown name, ValueError for a value that cannot be."""
+    """The message for options under Hugging Face's names.
+
+    Raises TypeError for an unknown name, and ValueError for a value that does not fit into the option's field.
+    """
     message = pb.GenerationOptions()
     for name, value in given.items():
         if name not in message.DESCRIPTOR.fields_by_name:
@@ -72,10 +76,10 @@ def long_input(name: str) -> pb.LongInput:
 
 
 def source(given: str | Sequence[int]) -> dict[str, Any]:
-    """A text or token ids as the field of a request for one source."""
+    """The field of a request that holds its source: `text` for a string, `token_ids` for token ids."""
     return {"text": given} if isinstance(given, str) else {"token_ids": pb.TokenIds(ids=given)}
 
 
 def target(given: str | Sequence[int]) -> dict[str, Any]:
-    """A text or labels as the field of a request for a score."""
+    """The field of a ScoreRequest that holds its target: `target_text` for a string, `labels` for token ids."""
     return {"target_text": given} if isinstance(given, str) else {"labels": pb.Labels(ids=given)}

@@ -1,4 +1,4 @@
-"""What calls return: plain frozen values."""
+"""What the client's methods return: frozen dataclasses made from the server's messages."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,13 @@ from bart_proto.v1 import bart_pb2 as pb
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts, times in seconds, and what answered."""
+    """What an answer cost, and the model that gave it.
+
+    input_tokens: read by the encoder, special tokens included. output_tokens: generated, the end token included and the
+    start token not. truncated: whether the text was cut to fit. queue_seconds: from the request's arrival to the
+    encoder. compute_seconds: from the encoder to the last token. model: its name. model_revision: a digest of its
+    weights.
+    """
 
     input_tokens: int
     output_tokens: int
@@ -20,7 +26,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Sequence:
-    """finish_reason: "stop" (the model ended it) or "length" (the limit did)."""
+    """A generated sequence.
+
+    text: without special tokens. token_ids: with the end token, without the start token. score: the sum of the
+    log-probabilities divided by length**length_penalty, as transformers' sequences_scores. finish_reason: "stop" if the
+    model generated the end token, "length" if the length limit was reached.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -30,7 +41,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Window:
-    """text[begin:end] was summarized by itself."""
+    """A part of the request's text that was summarized by itself: text[begin:end], counted in characters."""
 
     begin: int
     end: int
@@ -40,7 +51,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Summary:
-    """text: the windows' summaries, joined by a space. windows: one, unless a long input was split."""
+    """text: the windows' summaries, joined by a space. windows: one, or several if a long text was split ("chunk")."""
 
     text: str
     windows: tuple[Window, ...]
@@ -49,7 +60,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Generated:
-    """sequences: best first."""
+    """sequences: `num_return_sequences` of them, best first."""
 
     sequences: tuple[Sequence, ...]
     usage: Usage
@@ -61,7 +72,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Scored:
-    """How likely a target is. labels: its tokens. log_probs: of each, in nats; 0 where the label is -100."""
+    """How likely a target is. labels: its token ids. log_probs: of each label, in nats; 0 where the label is -100."""
 
     labels: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -69,19 +80,21 @@ class Scored:
 
     @property
     def log_prob(self) -> float:
-        """Of the whole target: the sum."""
+        """The log-probability of the whole target, in nats: the sum of `log_probs`."""
         return sum(self.log_probs)
 
 
 @dataclass(frozen=True)
 class Label:
+    """A label and its score between 0 and 1."""
+
     label: str
     score: float
 
 
 @dataclass(frozen=True)
 class Labels:
-    """labels: best first."""
+    """The result of a classification. labels: best first."""
 
     labels: tuple[Label, ...]
     usage: Usage
