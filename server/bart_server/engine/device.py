@@ -16,14 +16,15 @@ from bart_inference.generation.options import resolve
 from bart_inference.model.weights import Attention
 from jax.sharding import NamedSharding, PartitionSpec
 
-EXCHANGE = threading.Lock()  # held by a program in which devices exchange data
+EXCHANGE = threading.Lock()  # held while a program runs in which devices exchange data
 Tree = TypeVar("Tree")
 
 
 class DeviceModel:
-    """default: the options of a request that sets none. rows: the sharding of arrays whose first axis is rows.
+    """One model's weights on the devices, and the compilation of programs that use them.
 
-    layout: of the weights, for the log.
+    mesh: the devices. rows: the sharding that spreads an array's first axis, the rows of a batch, over them. default:
+    the generation options of a request that sets none. layout: the arrangement of the weights in words, for the log.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -46,26 +47,30 @@ class DeviceModel:
         return self.weights["shared"].dtype
 
     def shapes(self, tree: Any) -> Any:
-        """The shapes of a tree of arrays with rows, for `compile`."""
+        """The shapes, dtypes and sharding of a tree of arrays whose first axis is rows: an argument of `compile`."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.rows), tree)
 
     def zeros(self, tree: Any) -> Any:
-        """Zeros of these shapes on the devices; nothing is compiled for them."""
+        """Arrays of zeros with these shapes, spread over the devices by rows; numpy makes them, so nothing is compiled."""
         return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), self.rows), tree)
 
     def compile(
         self, run: Callable[..., Any], *arguments: Any, shared: Sequence[int] = (0,), donated: Sequence[int] = ()
     ) -> Any:
-        """The executable of `run` for these shapes, its results spread over the devices by rows.
+        """The executable of `run` for arguments of these shapes, with its results spread over the devices by rows.
 
-        shared: which arguments have no rows, such as the weights. donated: whose memory the result may take.
+        shared: the indexes of the arguments that every device has whole, such as the weights. donated: the indexes of
+        the arguments whose memory the results may reuse.
         """
         spread = on_rows(self.mesh, run, shared=shared)
         program = jax.jit(spread, out_shardings=self.rows, donate_argnums=tuple(donated))
         return program.lower(*arguments).compile()
 
     def compile_once(self, run: Callable[..., tuple[Any]], *arrays: np.ndarray) -> Any:
-        """The executable of `run(weights, config, …)` for arrays (B,…) such as these; it takes the weights and them."""
+        """The executable of `run(weights, config, *arrays)[0]` for arrays (B,…) of these shapes and dtypes.
+
+        It is called with the weights and the arrays.
+        """
 
         def first(weights: Any, *rows: Any) -> Any:
             return run(weights, self.config, *rows)[0]
@@ -73,7 +78,10 @@ class DeviceModel:
         return self.compile(first, self.weights, *self.shapes(arrays))
 
     def exchanged(self, run: Callable[..., Tree], *arguments: Any) -> Tree:
-        """The result of a program in which devices exchange data. Two of them at once could wait for each other."""
+        """The result of a program in which devices exchange data.
+
+        Only one such program runs at a time: two that ran at once could each hold some devices and wait for the others.
+        """
         if self.devices == 1:
             return run(*arguments)
         with EXCHANGE:
@@ -92,7 +100,7 @@ def padded_sources(sources: Sequence[Sequence[int]], rows: int, length: int) -> 
 
 
 def layout_of(prepared: Prepared) -> str:
-    """In words, what the weights' layout is made for."""
+    """The layout of the weights, in words for the log."""
     if prepared.weights["attention"] is Attention.ONEDNN:
         return "oneDNN panels"
     return "XLA"

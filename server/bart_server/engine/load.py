@@ -1,4 +1,4 @@
-"""From a checkpoint's path to an engine."""
+"""Reads a checkpoint and makes the engine that serves it."""
 
 import hashlib
 import logging
@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
-    """Reads a checkpoint folder or hub id. Nothing is compiled yet.
+    """The engine and the tokenizer, if there is one, of a checkpoint: a folder, a Hugging Face Hub id, or EMBEDDED.
 
-    Raises bart_inference.CheckpointError, or SettingsError for shapes that the checkpoint cannot have.
+    Nothing is compiled yet. Raises bart_inference.CheckpointError if the checkpoint cannot be read, and SettingsError
+    if the settings ask for lengths or beam widths that it cannot have.
     """
     model = bart_inference.load(None if path == EMBEDDED else path, settings.dtype, settings.adapter_of(path))
     prepared = bart_inference.prepare(model)
@@ -32,9 +33,9 @@ def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
 
 
 def warn_without_onednn(model: Model) -> None:
-    """Logs a warning where `prepare` would have chosen oneDNN's layout and this jaxlib lacks oneDNN's product.
+    """Logs a warning if the model would be faster with oneDNN's matrix product and this jaxlib does not have it.
 
-    On other processors than x86-64 jaxlib never has it, so there is nothing to warn of.
+    jaxlib has that product on x86-64 only, so there is no warning on other processors.
     """
     dtype = layout.dtype_of(model)
     size = dtype.itemsize * sum(leaf.size for leaf in jax.tree.leaves(model.tensors))
@@ -47,7 +48,7 @@ def warn_without_onednn(model: Model) -> None:
 
 
 def digest(prepared: Prepared) -> str:
-    """A name for the weights that changes when one of them does."""
+    """The model's revision: a hash of its config and weights, so it changes when one weight changes."""
     sha = hashlib.sha256(repr(prepared.config).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(prepared.weights):
         sha.update(jax.tree_util.keystr(path).encode())

@@ -1,12 +1,12 @@
-"""The programs of decoding. They are compiled ahead of time: a shape without a program is an error, so that no call of
-the device ever compiles. Their keys in the store:
+"""The programs of decoding, compiled ahead of time. A shape that has no program is an error, so no request can make a
+call of the device wait for a compilation. Their keys in the engine's store of programs, and what they do:
 
-    ("prefill", EncoderShape)                 packed sources to the keys and values of cross-attention
-    ("init", bucket, size)                    a state in which every row is done
-    ("insert", source, size, EncoderShape)    keys and values into a state's rows; all buckets of one source length
-    ("begin", bucket, size)                   options and prompts into a state's rows
-    ("step", bucket, size)                    a chunk of decoding steps
-    ("resize", bucket, old, new)              some rows of a state as a state of another row count
+    ("prefill", EncoderShape)                 encodes packed sources; gives the keys and values of cross-attention
+    ("init", bucket, size)                    makes a decoding state of `size` rows, all of them done
+    ("insert", source, size, EncoderShape)    copies keys and values into rows; the same for all buckets of `source`
+    ("begin", bucket, size)                   writes options and prompts into rows, which begin anew
+    ("step", bucket, size)                    runs a chunk of decoding steps
+    ("resize", bucket, old, new)              makes a state of `new` rows from some rows of one of `old` rows
 """
 
 from collections.abc import Callable, Sequence
@@ -38,14 +38,14 @@ from bart_server.scheduling.contract import Bucket, Request
 
 
 class DecodePrograms:
-    """example: makes a request that fills the source of a bucket."""
+    """Compiles the programs of decoding. example: makes a request as long as a bucket allows, for its shapes."""
 
     def __init__(self, model: DeviceModel, example: Callable[[Bucket], Request]) -> None:
         self._model = model
         self._example = example
 
     def of(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
-        """All programs of a row count. others: the row counts that it is resized from and to."""
+        """All programs that a state of `size` rows needs. others: the row counts that it is resized from and to."""
         programs = [
             Program(("step", bucket, size), partial(self._step, bucket, size), long=True),
             Program(("init", bucket, size), partial(self._init, bucket, size)),
@@ -65,7 +65,7 @@ class DecodePrograms:
         return encoder_shapes(bucket.source, size // self._model.devices)
 
     def encoded_shapes(self, shape: EncoderShape) -> list[LayerKV]:
-        """The shapes of the encoder's result."""
+        """The shapes of prefill's result: cross-attention's keys and values of each decoder layer."""
         ids = self._ids(shape)
         pairs: list[LayerKV] = self._model.shapes(jax.eval_shape(self._run_prefill, self._model.weights, ids, ids))
         return pairs
@@ -121,7 +121,7 @@ class DecodePrograms:
         return self._model.shapes(np.zeros((self._model.devices * shape.rows, shape.length), np.int32))
 
     def _state(self, bucket: Bucket, size: int) -> Any:
-        """The shapes of a state."""
+        """The shapes of a decoding state of `size` rows."""
         model = self._model
         value = first_tokens(self._example(bucket), bucket)
         prompts, options = row_updates([0], [value], size, 1).values

@@ -12,7 +12,7 @@ from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.text import Text
 
-RETRY_WHILE_LOADING = 2.0  # seconds after which a caller may look again
+RETRY_WHILE_LOADING = 2.0  # seconds that a caller is told to wait before another try
 TASKS: dict[Task, pb.Task] = {
     Generate: pb.TASK_GENERATION,
     Classify: pb.TASK_CLASSIFICATION,
@@ -22,7 +22,7 @@ TASKS: dict[Task, pb.Task] = {
 
 @dataclass(frozen=True)
 class Served:
-    """text: None for a checkpoint without a tokenizer, which takes token ids only."""
+    """A model under the name that requests give. text: its tokenizer; None if it has none and takes token ids only."""
 
     name: str
     engine: Engine
@@ -47,11 +47,11 @@ class Models:
         self._served: dict[str, Served] = {}
 
     def publish(self, served: Iterable[Served]) -> None:
-        """From now on new calls go to these; a model of the same name is replaced and keeps its place in the order."""
+        """Adds models, to which new calls go from now on. A model of the same name is replaced, and its order kept."""
         self._served = self._served | {model.name: model for model in served}
 
     def all(self) -> list[Served]:
-        """In the order of the command line. Raises Unavailable while loading."""
+        """All models, in the order of the command line. Raises Unavailable while they are being loaded."""
         if not self._served:
             raise Unavailable("the models are being loaded", RETRY_WHILE_LOADING)
         return list(self._served.values())

@@ -1,4 +1,6 @@
-"""gRPC: one of the ways into the services. Calls, deadlines, metadata and statuses of grpc.aio stop here."""
+"""The gRPC server. It turns grpc.aio's calls, deadlines and metadata into arguments of `Runtime.call`, which knows no
+gRPC, and the errors that are raised there into gRPC statuses.
+"""
 
 import asyncio
 import contextlib
@@ -23,16 +25,17 @@ from bart_server.transport import credentials
 from bart_server.transport.health import Health
 from bart_server.transport.interceptor import Authentication, Interceptor
 
-UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read on
+UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
 REQUEST_ID = "x-request-id"
-CODES = {code.value[0]: code for code in grpc.StatusCode}  # by the numbers that google.rpc.Code has too
+CODES = {code.value[0]: code for code in grpc.StatusCode}  # by number; google.rpc.Status has the same numbers
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
-    """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it.
+    """A port on which the methods of a runtime are served. It belongs to the event loop that runs when it is made.
 
-    unread_limit: seconds that a message of a stream may wait for the caller to read on.
+    health: the health service, which says NOT_SERVING until its owner sets it. unread_limit: seconds that a message of
+    a stream may wait for the caller to read it.
     """
 
     def __init__(self, settings: Settings, runtime: Runtime, unread_limit: float = UNREAD_LIMIT) -> None:
@@ -57,11 +60,11 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Refuses what is new, and cancels what is in progress after `grace` seconds."""
+        """Refuses new calls, and cancels those that are still in progress after `grace` seconds."""
         await self._server.stop(grace)
 
     def _handler(self, method: Method) -> Any:
-        """The handler gets bytes and parses them, so that bytes that are no message get a status with details."""
+        """grpc's handler of a method. It parses the bytes itself: malformed ones then get a status with details."""
 
         async def handle(data: bytes, context: Context) -> Message | None:
             metadata = dict(context.invocation_metadata() or ())
@@ -73,7 +76,7 @@ class GrpcServer:
                     call.identity = self._authentication.identify(metadata)
                     answer: Any = self._runtime.call(method.name, method.parse(data), call)
                     return await (write(context, answer, self._unread_limit) if method.streams else answer)
-            except Exception as error:  # and not CancelledError: nobody is there to read a status
+            except Exception as error:  # CancelledError is none of these: a caller that cancelled reads no status
                 answer = status(error)
                 trailers = ((REQUEST_ID, call.request_id), *error_trailers(error, answer))
                 await context.abort(CODES[answer.code], answer.message, trailers)
@@ -83,7 +86,7 @@ class GrpcServer:
 
 
 async def write(context: Context, messages: AsyncGenerator[Message, None], unread_limit: float) -> None:
-    """Sends a stream, and raises DeadlineExceeded when the caller does not read on within `unread_limit` seconds."""
+    """Sends messages; DeadlineExceeded if the caller does not read one of them within `unread_limit` seconds."""
     async with contextlib.aclosing(messages):
         async for message in messages:
             try:
@@ -94,16 +97,16 @@ async def write(context: Context, messages: AsyncGenerator[Message, None], unrea
 
 
 def remaining(context: Context) -> float | None:
-    """Seconds to the caller's deadline, None without one (which grpc may call infinite)."""
+    """Seconds to the caller's deadline. None if there is none, for which grpc gives None or infinity."""
     seconds = context.time_remaining()
     return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 def error_trailers(error: Exception, answer: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata: the status with its details, and for those who may retry when to do so.
+    """The trailing metadata of an error: the status with its details, and if a retry can help, the pause before it.
 
-    gRPC's own retries wait exactly as long as they are told. The pause is drawn between one and two times
-    `retry_after`, so that callers that were refused together come back at different times.
+    A gRPC client that retries waits exactly as long as this pause. It is drawn between one and two times `retry_after`,
+    so that callers that were refused together come back at different times.
     """
     metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", answer.SerializeToString())]
     if isinstance(error, Overloaded | Unavailable):
@@ -113,15 +116,15 @@ def error_trailers(error: Exception, answer: status_pb2.Status) -> tuple[tuple[s
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
-    """grpc's channel arguments."""
+    """The channel arguments of grpc's server."""
     milliseconds = round(settings.keepalive * 1000)
     arguments = [
         ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # of one connection
-        ("grpc.keepalive_time_ms", milliseconds),  # finds half-open connections
+        ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # calls at a time on a connection
+        ("grpc.keepalive_time_ms", milliseconds),  # pings find connections whose other end has vanished
         ("grpc.keepalive_timeout_ms", round(settings.keepalive * 1000 / 3)),
-        ("grpc.http2.ping_timeout_ms", round(settings.keepalive * 1000 / 3)),  # or it waits for 20 s all the same
+        ("grpc.http2.ping_timeout_ms", round(settings.keepalive * 1000 / 3)),  # unset it is 20 s
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
     if settings.max_connection_age:
