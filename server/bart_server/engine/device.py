@@ -51,7 +51,7 @@ class DeviceModel:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.rows), tree)
 
     def zeros(self, tree: Any) -> Any:
-        """Arrays of zeros with these shapes, spread over the devices by rows; numpy makes them, so nothing is compiled."""
+        """Zeros with these shapes, spread over the devices by rows; numpy makes them, so nothing is compiled."""
         return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), self.rows), tree)
 
     def compile(
