@@ -11,12 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bart_inference import Generated, OptionError, Prepared, generate, load, prepare
+from bart_inference import Generated, OptionError, Prepared, generate, load, prepare, summarize
 from bart_inference.checkpoint import embedded
-from bart_inference.generation.generate import check_prompts, continue_decoding, read_outputs, start_decoding
+from bart_inference.generation.generate import (
+    check_prompts,
+    continue_decoding,
+    draft_tokens,
+    read_outputs,
+    start_decoding,
+)
 from bart_inference.generation.lookup import Draft, find_draft, update_history, verify_draft
 from bart_inference.generation.options import resolve
 from bart_inference.generation.state import DraftHistory, State
+from bart_inference.generation.stream import stream
 from bart_inference.inputs import check_source
 from bart_inference.tokenization import encode_text
 from transformers import BartForConditionalGeneration
@@ -218,6 +225,24 @@ def test_the_option_sets_the_length_of_drafts_for_a_batch(count: int) -> None:
     expected = generate(prepared, ids, ids != 1, num_beams=1, prompt_lookup_num_tokens=0)
     lookup = generate(prepared, ids, ids != 1, num_beams=1, prompt_lookup_num_tokens=count)
     assert_greedy(lookup, expected, count)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_stream_with_drafts_is_the_text_of_summarize(chunk: int) -> None:
+    prepared = prepare(load())
+    for document in DOCUMENTS:
+        expected = summarize(prepared, document, num_beams=1, prompt_lookup_num_tokens=0)
+        assert summarize(prepared, document, num_beams=1, prompt_lookup_num_tokens=K) == expected
+        pieces = list(stream(prepared, document, chunk, num_beams=1, prompt_lookup_num_tokens=K))
+        assert "".join(pieces) == expected
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "seed": 3}], ids=str)
+def test_other_searches_have_no_drafts(options: dict[str, Any]) -> None:
+    """The option is accepted, and the program is the one without it."""
+    prepared = checkpoint("uneven")[1]
+    state, rows = state_of(prepared, Case("uneven", np.full((1, 12), 5), None, None, {"max_length": 16, **options}))
+    assert draft_tokens(state, dataclasses.replace(rows[0], prompt_lookup_num_tokens=K)) == 0
 
 
 def test_a_number_of_draft_tokens_below_zero_is_refused() -> None:
