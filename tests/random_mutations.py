@@ -1,0 +1,356 @@
+"""Which random changes to the code does no test notice? `python -m tests.random_mutations --seed 1 --resume FILE`.
+
+cosmic-ray's operators make the mutants: another operator or comparison, a number one larger or smaller, a condition
+negated, a loop without iterations, a decorator removed. They are drawn by seed: first a place in the code, then one of
+the changes possible there. A mutant runs the tests that execute its line, the fastest first, up to the first failure.
+A test that hangs counts as a failure. All of it happens in a copy of the files that git tracks.
+
+FILE gets a line of JSON for every mutant, and a second run with the same FILE goes on where the first one ended; a line
+that is deleted from FILE is run again. Beside it are FILE.coverage and FILE.seconds (which test executes which line,
+and how long it takes), FILE.tree (the copy) and FILE.compiled (programs): delete them when the code has changed.
+Mutants that change nothing are listed with the reason in equivalent_mutations.json. The exit status is 0 if every other
+mutant was caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import difflib
+import functools
+import importlib
+import itertools
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import coverage
+import pytest
+from cosmic_ray.ast import Visitor, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARES = {  # of a hundred mutants
+    "inference/bart_inference/generation": 30,
+    "server/bart_server/scheduling": 30,
+    "server/bart_server/services": 22,
+    "server/bart_server/transport": 18,
+}
+TESTS = {  # files that are quick enough and run the folders' code in their own process
+    "inference": ["options", "sampling", "golden", "invariance", "generation_grid", "summarize"],
+    "server": [
+        *("admission", "scheduler", "workers", "store", "runtime"),
+        *("service", "faults", "operations", "security", "without_transport"),
+    ],
+}
+IMPORTS = [  # what the tests import beside the project
+    "google.rpc.error_details_pb2", "grpc.aio", "grpc_health.v1.health_pb2_grpc", "grpc_reflection.v1alpha.reflection",
+    "hypothesis.strategies", "jax.numpy", "opentelemetry.sdk.trace.export", "prometheus_client", "safetensors.numpy",
+    "scipy.stats", "tokenizers", "torch", "transformers.models.bart.modeling_bart", "trustme",
+]  # fmt: skip
+PATHS = ["", "inference", "server", "training", "relatives", "clients/python"]  # as in pyproject.toml
+OPERATORS = {name: get_operator(name)() for name in operator_names() if "Variable" not in name}  # those need arguments
+EQUIVALENT = Path(__file__).with_name("equivalent_mutations.json")
+
+
+class Mutant(NamedTuple):
+    path: str
+    line: int
+    operator: str
+    old: str  # the lines that differ
+    new: str
+    code: str  # of the whole file
+
+    def record(self, **result: Any) -> dict[str, Any]:
+        return {"path": self.path, "line": self.line, "old": self.old, "new": self.new, **result}
+
+
+class Positions(Visitor):
+    """Visits a file and collects {(start, end): [(operator's name, its occurrence in the file), …]}."""
+
+    def __init__(self) -> None:
+        self.changes: dict[Any, list[tuple[str, int]]] = defaultdict(list)
+        self._occurrences: dict[str, int] = defaultdict(int)
+
+    def visit(self, node: Any) -> Any:
+        for name, operator in OPERATORS.items():
+            for position in operator.mutation_positions(node):
+                self.changes[position].append((name, self._occurrences[name]))
+                self._occurrences[name] += 1
+        return node
+
+
+@functools.cache
+def without_annotations(code: str) -> str:
+    """The code's tree without annotations, which are not evaluated."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        for field in {"annotation", "returns"} & set(node._fields):
+            setattr(node, field, ast.Constant(None))
+    return ast.dump(tree)
+
+
+def mutant_at(path: str, line: int, name: str, occurrence: int) -> Mutant | None:
+    """None if the change is no Python, or only changes an annotation."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    code = mutate_code(source, OPERATORS[name], occurrence)
+    try:
+        if code is None or without_annotations(code) == without_annotations(source):
+            return None
+    except SyntaxError:
+        return None
+    difference = [text for text in difflib.ndiff(source.splitlines(), code.splitlines()) if text[:2] in ("- ", "+ ")]
+    old, new = ("\n".join(text[2:].strip() for text in difference if text[0] == sign).strip() for sign in "-+")
+    return Mutant(path, line, name, old, new, code)
+
+
+def draw(seed: int, count: int, folders: list[str]) -> list[Mutant]:
+    """The folders' part of `count` mutants, which are divided by SHARES. No two at the same place."""
+    mutants: list[Mutant] = []
+    for folder in folders:
+        chance, places = random.Random(f"{seed} {folder}"), []
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            visitor = Positions()
+            visitor.walk(get_ast(path.read_text(encoding="utf-8")))
+            places += [(str(path.relative_to(ROOT)), place, changes) for place, changes in visitor.changes.items()]
+        chance.shuffle(places)
+        wanted = len(mutants) + round(count * SHARES[folder] / 100)
+        for path, place, changes in places:
+            chance.shuffle(changes)
+            possible = (mutant_at(path, place[0][0], *change) for change in changes)
+            if len(mutants) < wanted and (mutant := next(filter(None, possible), None)):
+                mutants.append(mutant)
+    return mutants
+
+
+def copy_tree(results: Path) -> Path:
+    """A copy of the files that git tracks, and what processes there need in their environment."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tree = Path(f"{results}.tree")
+    for name in filter(None, tracked.split("\0")):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": f"{results}.compiled",  # a mutant changes few of the programs
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": os.pathsep.join(str(tree / path) for path in PATHS),
+    }
+    return tree
+
+
+class Reporter:
+    """A pytest plugin that writes each test's beginning, its first failure, and the seconds it took."""
+
+    def __init__(self, writer: int) -> None:
+        self._writer = writer
+
+    def tell(self, *line: Any) -> None:
+        os.write(self._writer, (json.dumps(line) + "\n").encode())
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.tell("began", nodeid, 0, "")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.tell("failed" if report.failed else "passed", report.nodeid, report.duration, reason(report))
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.tell("failed", report.nodeid, 0, reason(report))
+
+
+def reason(report: Any) -> str:
+    lines = [line for line in str(report.longrepr or "").splitlines() if line.startswith("E ")]
+    return lines[0][1:].strip()[:200] if lines else ""
+
+
+class Contexts:
+    """A pytest plugin that records which test executes a line.
+
+    A shared fixture and a compiled program are made once, in the first test that needs them, though they matter to the
+    others: fixtures, and all of tests/inference, are recorded under their file, which means every test of it.
+    """
+
+    def __init__(self, measured: coverage.Coverage) -> None:
+        self._measured = measured
+
+    def _switch(self, test: str, shared: bool) -> None:
+        self._measured.switch_context(file_of(test) if shared or test.startswith("tests/inference") else test)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: Any) -> None:
+        self._switch(item.nodeid, False)
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[None]:
+        test = request._pyfuncitem.nodeid
+        self._switch(test, fixturedef.scope != "function")
+        yield
+        self._switch(test, False)
+
+
+def run_tests(tree: Path, tests: list[str], limit: float, measured: Path | None = None) -> list[list[Any]]:
+    """What Reporter wrote, in a forked process which has the libraries already; the last line is "ended" or "hung"."""
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        os.setsid()
+        os.chdir(tree)
+        sys.dont_write_bytecode = not measured  # a mutant's could be taken for that of the next one
+        os.environ |= {} if measured else {"PYTHONDONTWRITEBYTECODE": "1"}
+        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+        os.dup2(1, 2)
+        sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        plugins: list[Any] = [Reporter(writer)]
+        options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--rootdir", str(tree)]
+        if not measured:
+            options.append("-x")
+        else:
+            folders = [str(tree / folder) for folder in SHARES]
+            measurement = coverage.Coverage(str(measured), source=folders, config_file=False)
+            measurement.set_option("run:core", "ctrace")
+            plugins.append(Contexts(measurement))
+            measurement.start()
+        status = pytest.main([*options, *tests], plugins=plugins)
+        if measured:
+            measurement.stop()
+            measurement.save()
+        plugins[0].tell("ended", "", 0, f"pytest's status {int(status)}")
+        os._exit(0)
+    os.close(writer)
+    output, end = b"", time.monotonic() + limit
+    while b'["ended"' not in output and select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
+        data = os.read(reader, 65536)
+        output += data or b'["ended", "", 0, "the process died"]\n'
+    lines = [json.loads(line) for line in output.splitlines()]
+    if time.monotonic() >= end:
+        lines.append(["hung", lines[-1][1] if lines else "", 0, f"{limit:.0f} s"])
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(reader)
+    return lines
+
+
+class Tests:
+    """Which tests execute a line, and how long they take; measured once and kept beside the results."""
+
+    def __init__(self, tree: Path, results: Path, folders: list[str]) -> None:
+        parts = {folder.partition("/")[0] for folder in folders}
+        files = [f"tests/{part}/test_{name}.py" for part in sorted(parts) for name in TESTS[part]]
+        lines, seconds = Path(f"{results}.coverage"), Path(f"{results}.seconds")
+        if not seconds.exists():
+            lines.unlink(missing_ok=True)
+            measured = run_tests(tree, files, 3600, lines)
+            failed = {test for outcome, test, _, _ in measured if outcome in ("failed", "hung")}
+            if failed:
+                print("not used, because they fail without a mutant:", *sorted(failed), sep="\n  ", flush=True)
+            durations: dict[str, list[float]] = defaultdict(list)  # of the setup, the call and the teardown
+            for outcome, test, duration, _ in measured:
+                if outcome == "passed" and test not in failed:
+                    durations[test].append(duration)
+            if not durations:
+                raise SystemExit("no test passes without a mutant")
+            seconds.write_text(json.dumps({test: parts for test, parts in durations.items() if len(parts) == 3}))
+        self._durations: dict[str, list[float]] = json.loads(seconds.read_text())
+        self._setup: dict[str, float] = defaultdict(float)  # of the fixtures that a file's tests share
+        for test, parts in self._durations.items():
+            self._setup[file_of(test)] = max(self._setup[file_of(test)], parts[0])
+        self._data = coverage.CoverageData(str(lines))
+        self._data.read()
+
+    def of(self, path: str, line: int, budget: float) -> tuple[list[str], float, int]:
+        """The tests that execute the line, the fastest first; their seconds; how many exceed the budget.
+
+        For a line that only imports execute these are all tests of its file.
+        """
+        file = next((name for name in self._data.measured_files() if name.endswith(path)), "")
+        contexts = self._data.contexts_by_lineno(file)
+        names = set(contexts.get(line, [])) - {""} or set(itertools.chain(*contexts.values()))
+        tests = [test for test in self._durations if test in names or file_of(test) in names]
+        setup = {test: self._setup[file_of(test)] for test in tests}
+        together = {test: file_of(test) if setup[test] > 1 else "" for test in tests}  # a costly fixture is made once
+        tests.sort(key=lambda test: (together[test], sum(self._durations[test])))
+        chosen, total, files = [], 0.0, set()
+        for test in tests:
+            cost = sum(self._durations[test][1:]) + (0.0 if file_of(test) in files else setup[test])
+            if not chosen or total + cost <= budget:
+                chosen.append(test)
+                files.add(file_of(test))
+                total += cost
+        return chosen, total, len(tests) - len(chosen)
+
+
+def file_of(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def judge(mutant: Mutant, tests: Tests, tree: Path, budget: float) -> dict[str, Any]:
+    names, seconds, left_out = tests.of(mutant.path, mutant.line, budget)
+    if not names:
+        return mutant.record(result="survived", by="", why="no test executes the line")
+    original = (tree / mutant.path).read_text(encoding="utf-8")
+    (tree / mutant.path).write_text(mutant.code, encoding="utf-8")
+    began = time.monotonic()
+    try:
+        lines = run_tests(tree, names, 60 + 5 * seconds)
+    finally:
+        (tree / mutant.path).write_text(original, encoding="utf-8")
+    failures = [line for line in lines if line[0] in ("failed", "hung")]
+    passed = len({line[1] for line in lines if line[0] == "passed"})
+    took = {"seconds": round(time.monotonic() - began, 1), "passed": passed, "left_out": left_out}
+    if failures:
+        return mutant.record(result="caught", by=failures[0][1], why=failures[0][3] or failures[0][0], **took)
+    if passed < len(names):
+        return mutant.record(result="caught", by="", why=lines[-1][3], **took)
+    return mutant.record(result="survived", by="", why="", **took)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--folders", nargs="+", choices=SHARES, default=list(SHARES), help="only these folders' part")
+    parser.add_argument("--resume", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of tests for one mutant (default: 60)")
+    parser.add_argument("--at-most", type=int, default=10**9, help="mutants to run this time (default: all)")
+    arguments = parser.parse_args()
+    results = arguments.resume.resolve()
+    equivalent = {(e["path"], e["old"], e["new"]): e["reason"] for e in json.loads(EQUIVALENT.read_text())}
+    records = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    known = {(record["path"], record["line"], record["new"]) for record in records}
+    mutants = draw(arguments.seed, arguments.count, arguments.folders)
+    waiting = [mutant for mutant in mutants if (mutant.path, mutant.line, mutant.new) not in known]
+    for name in IMPORTS:
+        importlib.import_module(name)  # once, and not in every forked process
+    tree = copy_tree(results)
+    tests = Tests(tree, results, arguments.folders)
+    for mutant in waiting[: arguments.at_most]:
+        if reason := equivalent.get((mutant.path, mutant.old, mutant.new)):
+            record = mutant.record(result="equivalent", by="", why=reason)
+        else:
+            record = judge(mutant, tests, tree, arguments.budget)
+        records.append(record)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+    outcomes = [record["result"] for record in records]
+    print({outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}, "of", len(mutants))
+    return 1 if "survived" in outcomes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
