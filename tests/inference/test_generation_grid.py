@@ -6,6 +6,9 @@ with -s to see how many cases were exempt (support/oracle.py says when one is).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import jax
 import pytest
 
 from support import oracle
@@ -21,7 +24,19 @@ def test_combined_options_equal_transformers(name: str) -> None:
     print(oracle.report([compare(case) for case in combined(name, 20, beams=(1, 3))]))
 
 
+@pytest.fixture
+def without_programs() -> Iterator[None]:
+    """Forgets the compiled programs after the test.
+
+    Each program of XLA's CPU compiler holds several memory maps, and Linux gives a process 65,530 (vm.max_map_count).
+    Beyond them the compiler crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_programs")
 @pytest.mark.parametrize("sizes", [(1, 9), (4, 16), (8, 40)], ids=str)
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_whole_grid_equals_transformers(name: str, sizes: tuple[int, int]) -> None:
