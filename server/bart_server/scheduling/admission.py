@@ -1,8 +1,8 @@
-"""How much may be in flight at once, and how long it takes to end. Pure Python, not thread-safe by itself.
+"""How much may be in flight at once, and how long it takes to end. Pure Python; its callers hold a lock.
 
-Two budgets: requests (from the first byte to the last, so that waiting for a tokenizer counts too) and cost (estimated
-padded tokens x beams, from admission to the last token). Whatever does not fit is refused at once: an overloaded server
-that queues without limit answers everybody too late.
+Two budgets limit it: requests, each from the first byte to the last, so that waiting for a tokenizer counts too; and
+cost, the estimated padded tokens x beams, from admission to the last token. What does not fit is refused at once,
+because an overloaded server that queues without limit answers every call too late.
 """
 
 import math
@@ -12,30 +12,30 @@ from bart_server.scheduling.errors import Overloaded
 
 HALF_LIFE = 30.0  # seconds of work after which a measurement has half its weight
 MIN_OBSERVED = 1.0  # seconds of work before the measured throughput is used to refuse a request
-MAX_RETRY_AFTER = 30.0  # seconds; what is in flight tells nothing about a later time
+MAX_RETRY_AFTER = 30.0  # seconds; the requests in flight say nothing about a later time
 
 
 @dataclass(frozen=True)
 class Budget:
-    """requests: at once, waiting ones included. cost: their estimated padded tokens x beams."""
+    """The most that may be in flight. requests: their number. cost: the sum of their estimated tokens x beams."""
 
     requests: int = 256
     cost: int = 1_000_000
 
 
 class Throughput:
-    """Cost retired per second of work. Seconds in which several work count once.
+    """Cost that is finished per second of work, measured. Seconds in which several workers work count once.
 
-    What was measured is forgotten with a half-life, while nothing is done too. One iteration counts for at most as many
-    seconds as all that is remembered, so that a single stall of the device at most halves the estimate.
+    Measurements lose weight with a half-life, also while the server is idle. One iteration counts for at most as many
+    seconds as all earlier ones together, so that a single stall of the device at most halves the estimate.
     """
 
     def __init__(self) -> None:
         self._cost = 0.0
         self._seconds = 0.0
-        self._uncounted_cost = 0  # retired since seconds were last counted
+        self._uncounted_cost = 0  # finished since seconds were last counted
         self._active = 0  # workers inside an iteration
-        self._counted_until = 0.0  # the time up to which their seconds are counted
+        self._counted_until = 0.0  # the time up to which the seconds of work are counted
         self._decayed_at: float | None = None  # None before the first measurement
 
     def retired(self, cost: int) -> None:
@@ -67,14 +67,14 @@ class Throughput:
         self._decayed_at = now
 
     def seconds(self, cost: float) -> float | None:
-        """How long `cost` takes, or None while too little has been seen."""
+        """Seconds that `cost` takes, or None before MIN_OBSERVED seconds of work have been measured."""
         if self._seconds < MIN_OBSERVED or self._cost <= 0:
             return None
         return cost / self._cost * self._seconds
 
 
 class Admission:
-    """The two budgets and the refusals."""
+    """What is in flight of the two budgets. Its methods take more of them or refuse with Overloaded."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -95,10 +95,10 @@ class Admission:
         self.requests -= count
 
     def admit(self, cost: int, ahead: float, remaining: float | None, latency: float | None = None) -> None:
-        """Takes room for `cost`, or raises Overloaded. With nothing ahead no deadline is too soon.
+        """Takes room for `cost`, or raises Overloaded if the budget or the deadline does not allow it.
 
-        ahead: the cost that is served first. remaining: seconds to the deadline, None without one. latency: seconds
-        that the request takes once it has begun, None where that is not known.
+        ahead: the cost that is served before; if it is 0, no deadline is refused. remaining: seconds to the deadline,
+        None without one. latency: seconds that the request takes once it has begun, None if that is not known.
         """
         if self.cost + cost > self.budget.cost:
             raise Overloaded(
@@ -115,12 +115,12 @@ class Admission:
         self.cost += cost
 
     def retire(self, cost: int, served: bool) -> None:
-        """Gives room back. served: to the end, so that it says something about the speed."""
+        """Gives room back. served: whether the request was computed to its end, so that it counts as throughput."""
         self.cost -= cost
         if served:
             self.throughput.retired(cost)
 
     def retry_after(self, cost: float) -> float:
-        """Seconds after which another try makes sense."""
+        """Seconds that a refused caller is told to wait: the time that `cost` takes, 1 if unknown, from 0.1 to 30."""
         seconds = self.throughput.seconds(cost)
         return min(MAX_RETRY_AFTER, max(0.1, 1.0 if seconds is None else math.ceil(seconds * 10) / 10))

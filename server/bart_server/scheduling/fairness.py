@@ -1,8 +1,8 @@
 """Fair shares among clients: who runs next, who gives way, and how long a request waits. Pure functions.
 
-A client is an opaque string. Each is entitled to an equal share: free rows go to the client that has the fewest, and
-when there is no room, what waits longest by the newest request of the client that has the most gives way. A client that
-is alone may have everything.
+A client is an opaque string, and all are entitled to equal shares. A free row goes to the waiting client that has the
+fewest rows. When there is no room for a new request, the newest waiting request of the client that has the most gives
+way. A client that is alone may have everything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 
 class Waiting(Protocol):
-    """A request that waits. due: orders a client's own requests. order: ascending in the order of arrival."""
+    """A request that waits. due: a client's own requests run in this order. order: the number of its arrival."""
 
     @property
     def client(self) -> str: ...
@@ -26,7 +26,7 @@ W = TypeVar("W", bound=Waiting)
 
 
 def next_to_run(waiting: Iterable[W], rows: Mapping[str, int]) -> W:
-    """Of the clients that wait, one that runs in the fewest rows; of its requests, the one that is due first."""
+    """The request that runs next: of a client that has the fewest running rows, the one that is due first."""
 
     def rank(request: W) -> tuple[int, float, int]:
         return rows.get(request.client, 0), request.due, request.order
@@ -37,11 +37,11 @@ def next_to_run(waiting: Iterable[W], rows: Mapping[str, int]) -> W:
 def displaced(
     missing: float, share: float, client: str, held: Mapping[str, float], waiting: Sequence[W], weights: Sequence[float]
 ) -> list[W]:
-    """The waiting requests that give way to `client`, which lacks `missing`; empty when that would not be fair.
+    """The waiting requests that give way so that `client` gets `missing` units of places or cost; empty if none may.
 
-    The newest request of whoever holds most gives way, as long as its client keeps at least `share`: what `client` has
-    in the end. held: how much of what is short each client holds, for requests that run too. weights: how much of it
-    each waiting request holds.
+    One after the other, the newest waiting request of the client that holds the most is taken, as long as that client
+    keeps at least `share` units, which `client` will then have. held: the units of each client, running requests
+    included. weights: the units of each waiting request.
     """
     holdings = dict(held)
     newest: dict[str, list[tuple[int, float, W]]] = {}
@@ -67,8 +67,10 @@ def displaced(
 
 
 def work_ahead(client: str, due: float, cost: float, in_flight: Sequence[Waiting], costs: Sequence[float]) -> float:
-    """The cost that is served before a new request: what its client has that is due before it, and of every other
-    client at most as much as this client has then. costs: what is left of each request in flight.
+    """The cost that is served before a new request of `client` that is due at `due` and costs `cost`.
+
+    It is the cost that the client itself has due before, and for each other client at most as much as this client will
+    have served by then. costs: what is left of each request in flight.
     """
     own = 0.0
     others: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What the scheduler keeps: an engine at work, a request in flight, a running batch, and a call's places."""
+"""The scheduler's records: of an engine that is served, an admitted request, a running batch, and a call's places."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,10 @@ from bart_server.scheduling.errors import RequestError
 
 @dataclass(eq=False)
 class Revision:
-    """An engine at work. queues: the waiting jobs of each bucket. open: `engine.open` as last seen.
+    """An engine that is served: one revision of a model.
 
-    places: reserved and not yet released. jobs: waiting and running. removed: it takes no new reservations.
+    open: `engine.open` as the scheduler last saw it. queues: the waiting jobs of each bucket. places: how many are
+    reserved. jobs: how many wait or run. removed: whether it takes no new reservations.
     """
 
     model: str
@@ -28,9 +29,11 @@ class Revision:
 class Job:
     """An admitted request.
 
-    bucket: where it waits or runs. due: orders a client's requests, with `order` between equals. sent: how many tokens
-    were delivered. running: whether it has left the queue. ended: whether its last event was delivered, or it was
-    cancelled. Times are of the scheduler's clock: deadline is None without one, started 0 before the encoder.
+    bucket: the one in which it waits or runs. deliver: takes its events. due, order: a client's job with the earliest
+    `due` runs first, and of equal ones the one with the lowest `order`. sent: how many tokens were delivered. running:
+    whether it has left the queue. ended: whether its last event was delivered, or it was cancelled.
+
+    Times are in seconds of the scheduler's clock. deadline: None if the call has none. started: when the encoder began.
     """
 
     reservation: "Reservation"
@@ -58,9 +61,10 @@ class Job:
 
 @dataclass(eq=False)
 class Batch:
-    """A shape bucket at work on a worker. work: the engine's Once or Decode, as the bucket's kind is.
+    """A worker's running batch of one shape bucket.
 
-    waiting: the bucket's queue, shared with the other workers. jobs: one entry for each row of the state.
+    work: the engine's Once or Decode, by the bucket's kind. waiting: the bucket's queue, which all workers share.
+    state: the engine's decoding state. jobs: the job of each row of that state, None for a free row.
     """
 
     revision: Revision
@@ -72,7 +76,7 @@ class Batch:
     jobs: list[Job | None] = field(default_factory=list)
 
     def live(self) -> list[int]:
-        """The rows in use; a job that ended early holds its row until the next iteration."""
+        """The rows that hold a job. A job that ended early, cancelled say, holds its row until the next iteration."""
         return [row for row, job in enumerate(self.jobs) if job]
 
     def sizes(self) -> tuple[int, ...]:
@@ -81,28 +85,29 @@ class Batch:
 
 
 def make_batches(revision: Revision, worker: int) -> list[Batch]:
-    """A worker's batches of an engine, empty."""
+    """Empty batches for a worker: one for each bucket of the engine."""
     engine = revision.engine
     return [Batch(revision, bucket, worker, engine.work(bucket), queue) for bucket, queue in revision.queues.items()]
 
 
 def without_idle(batches: Sequence[Batch], revision: Revision) -> tuple[Batch, ...]:
-    """The batches but those of `revision` that hold no state."""
+    """The batches without those of `revision` that hold no state."""
     return tuple(batch for batch in batches if batch.revision is not revision or batch.jobs)
 
 
 def fit(rows: int, sizes: Sequence[int]) -> int:
-    """The smallest row count that holds so many rows."""
+    """The smallest of `sizes`, ascending row counts, that is at least `rows`."""
     return next(size for size in sizes if size >= rows)
 
 
 @dataclass(eq=False)
 class Reservation:
-    """A call's places: one for each request that it brings, from before it is read until it has ended.
+    """A call's places: one for each of its requests, held from before the call is read until the request has ended.
 
-    client: who calls, in words that only the transport understands. revision: the engine's that the places are for;
-    None until the call was read. count: places that are held, for jobs or for what has not been submitted yet. jobs:
-    how many of them are in flight. revoke: called, on any thread, when the call has to give way.
+    client: an opaque name for the caller. arrived: when the call came. give_back: takes the reservation and a number of
+    places. revision: the engine that the places are for; None until the call has been read. count: the places that are
+    held. jobs: the submitted requests among them. revoked: the error with which the call lost its places to another
+    client, if it did. revoke: called with that error, on any thread.
     """
 
     client: str
@@ -124,7 +129,7 @@ class Reservation:
         return 0
 
     def release(self, count: int | None = None) -> None:
-        """Gives places back; None: all of them. Does nothing when none is left."""
+        """Gives `count` places back, or all that are left if it is None."""
         self.give_back(self, self.count if count is None else count)
 
     def __enter__(self) -> "Reservation":

@@ -19,9 +19,9 @@ Result = TypeVar("Result")
 
 
 class Answer:
-    """What comes back for one request. Tokens not fetched yet are kept together: at most one answer's worth."""
+    """The answer to one request, as it arrives. Tokens that nobody has fetched yet wait here as one Delta."""
 
-    job: Job | None = None  # once it is submitted
+    job: Job | None = None  # None until the request is submitted
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -30,12 +30,12 @@ class Answer:
         self._ready = asyncio.Event()
 
     def deliver(self, event: Event) -> None:
-        """Called on a worker's thread."""
+        """Hands an event from a worker's thread to the event loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the answer
             self._loop.call_soon_threadsafe(self.put, event)
 
     def put(self, event: Event) -> None:
-        """On the event loop. What comes after the end is dropped."""
+        """Takes an event, on the event loop. Events after the last one (a Finish or a Failure) are dropped."""
         if self._last is not None:
             return
         if isinstance(event, Delta):
@@ -45,7 +45,7 @@ class Answer:
         self._ready.set()
 
     async def next(self) -> Delta | Finish:
-        """The tokens since the last call, or the end. Raises the error of a Failure."""
+        """Waits for tokens and returns all since the last call, or the Finish. Raises the error of a Failure."""
         await self._ready.wait()
         if self._tokens:
             delta, self._tokens = Delta(self._tokens), ()
@@ -58,17 +58,17 @@ class Answer:
         return self._last
 
     async def finish(self) -> Finish:
-        """The end; the deltas before it are dropped."""
+        """Waits for the Finish; the deltas before it are dropped. Raises the error of a Failure."""
         while not isinstance(event := await self.next(), Finish):
             pass
         return event
 
 
 class Session:
-    """One call's places, deadline and requests. Of one event loop.
+    """One call's places, deadline and requests. It belongs to the event loop that runs when it is made.
 
-    remaining: seconds until the deadline, None without one. It is kept here as well as by the scheduler, whose threads
-    may be inside a long call of the device.
+    remaining: seconds until the deadline, None without one. The scheduler ends late requests too, but only between
+    calls of the device, which may be long; the session's timer ends them in time.
     """
 
     def __init__(self, scheduler: Scheduler, reservation: Reservation, remaining: float | None) -> None:
@@ -86,10 +86,10 @@ class Session:
         reservation.revoke = self._revoke
 
     def submit(self, requests: Sequence[Request], places: int = 1) -> list[Answer]:
-        """Admits all of the requests or none. Raises Overloaded or Unavailable, or what the session ended with.
+        """Admits all of the requests or none. Raises Overloaded or Unavailable, or the error that ended the session.
 
-        places: how many of the session's places are for them; they take those that they lack, and give them all back if
-        they are refused.
+        places: how many of the session's places are for these requests. If they need more, these are taken; if the
+        requests are refused, all of their places are given back.
         """
         if self._error:
             raise self._error
@@ -110,7 +110,7 @@ class Session:
         return answers
 
     async def finish(self, answers: Sequence[Answer]) -> list[Finish]:
-        """All ends. As soon as one request fails, the others are cancelled, and its error is raised."""
+        """Waits for the Finish of every answer. If a request fails, cancels the others and raises its error at once."""
         if len(answers) == 1:
             return [await answers[0].finish()]
         try:
@@ -120,7 +120,7 @@ class Session:
             raise
 
     def release(self, count: int) -> None:
-        """Gives back places of requests that are not submitted after all."""
+        """Gives back the places of `count` requests that will not be submitted."""
         self._reservation.release(count)
 
     def _cancel(self, answers: Sequence[Answer]) -> None:
@@ -129,7 +129,7 @@ class Session:
                 self._scheduler.cancel(answer.job)
 
     async def in_thread(self, pool: Executor, work: Callable[[], Result]) -> Result:
-        """What `work` returns on a thread of the pool. Raises what the session ends with, if that comes first."""
+        """The result of `work` on a thread of the pool; if the session ends before, raises the error that ended it."""
         future = self._loop.run_in_executor(pool, work)
         self._ended = self._ended or self._loop.create_future()
         try:
@@ -141,7 +141,7 @@ class Session:
             future.cancel()
 
     def end(self, error: RequestError) -> None:
-        """Every answer that is not complete ends with this error, its request leaves the scheduler, places are free."""
+        """Ends the session: cancels its unfinished requests, whose answers raise `error`, and gives its places back."""
         if self._error:
             return
         self._error = error
@@ -155,7 +155,7 @@ class Session:
             answer.put(Failure(error))
 
     def _revoke(self, error: RequestError) -> None:
-        """On any thread: the call has to give way to another client's."""
+        """Ends the session because its places went to another client. Called on any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the answer
             self._loop.call_soon_threadsafe(self.end, error)
 
@@ -164,9 +164,10 @@ class Session:
 def open_session(
     scheduler: Scheduler, engine: Engine, count: int, remaining: float | None, reservation: Reservation
 ) -> Iterator[Session]:
-    """Places for `count` requests to an engine, for at most `remaining` seconds. What is unfinished then is cancelled.
+    """A session with places for `count` requests to an engine; at the end of the block, unfinished ones are cancelled.
 
-    reservation: the call's, which may have fewer places. Raises Overloaded or Unavailable when there are no places.
+    remaining: seconds until the call's deadline, None without one. reservation: the places that the call already holds;
+    if they are fewer than `count`, more are taken. Raises Overloaded or Unavailable if there are none.
     """
     with reservation:
         scheduler.bind(reservation, engine)

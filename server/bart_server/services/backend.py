@@ -1,4 +1,4 @@
-"""What every service works with, and the way of a text from a message to the scheduler's requests."""
+"""What all services use: models, limits, sessions, and the tokenization of texts into requests for the scheduler."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -16,12 +16,13 @@ from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.models import Models, Served
 
-INLINE_CHARACTERS = 4_000  # characters of a call that are tokenized on the event loop, in less than a millisecond
+# Texts of up to this many characters in one call are tokenized on the event loop: it takes less than a millisecond.
+INLINE_CHARACTERS = 4_000
 Result = TypeVar("Result")
 
 
 class Backend:
-    """pool: threads for tokenizers."""
+    """What the services share. pool: threads that tokenize long texts."""
 
     def __init__(self, models: Models, scheduler: Scheduler, pool: Executor, limits: Limits) -> None:
         self.limits = limits
@@ -30,7 +31,10 @@ class Backend:
         self._pool = pool
 
     def find(self, name: str, task: Task, call: Call) -> Served:
-        """The model of that name, the first one for the empty name. Raises UnknownModel, WrongTask or Unavailable."""
+        """The model of that name, or the first one if the name is empty; the call's log line will name it.
+
+        Raises UnknownModel, WrongTask or Unavailable.
+        """
         served = self._models.find(name)
         served.require(task)
         call.note(model=served.name)
@@ -38,14 +42,20 @@ class Backend:
 
     @contextlib.contextmanager
     def session(self, served: Served, count: int, call: Call) -> Iterator[Session]:
-        """Places for `count` requests of the call to a model; they are cancelled when the call or the block ends."""
+        """A session with places for `count` requests to a model.
+
+        When the call or the `with` block ends, unfinished requests are cancelled and the places given back.
+        """
         reservation = call.reservation or self._scheduler.hold(call.identity)
         with open_session(self._scheduler, served.engine, count, call.remaining(), reservation) as session:
             call.on_cancel(session.end)
             yield session
 
     async def tokenize(self, session: Session, work: Callable[[], Result], characters: int) -> Result:
-        """What `work` makes of a call's texts, which have so many characters; a long call holds up nobody else."""
+        """The result of `work`, which tokenizes a call's texts; characters: their sum over the call.
+
+        Many characters are tokenized on a thread, so that other calls on the event loop do not wait.
+        """
         if characters <= INLINE_CHARACTERS:
             return work()
         return await session.in_thread(self._pool, work)
@@ -59,9 +69,9 @@ class Backend:
         options: Mapping[str, Any],
         stream: bool = False,
     ) -> tuple[list[Window], list[Request]]:
-        """Tokenizes and checks: one request for each window, or one for each sample.
+        """The windows of a text and the requests for them: one for each window, or one for each sample of it.
 
-        characters: of all texts of the call.
+        windows: tokenizes the text. characters: of all texts of the call. Raises InvalidArgument.
         """
 
         def work() -> tuple[list[Window], list[Request]]:
@@ -74,7 +84,10 @@ class Backend:
         return await self.tokenize(session, work, characters)
 
     def windows(self, served: Served, text: str, policy: pb.LongInput, field: str = "text") -> list[Window]:
-        """The text as the policy wants it: one window, unless it is CHUNK and the text is long."""
+        """The token ids of a text as windows: several if it is too long and `policy` is LONG_INPUT_CHUNK, else one.
+
+        Raises InvalidArgument, for `field`, if the text is too long for the policy.
+        """
         reader = served.reader(field)
         if policy == pb.LONG_INPUT_TRUNCATE:
             return [reader.truncated(text, field=field)]
@@ -84,7 +97,7 @@ class Backend:
 
 
 async def text_deltas(served: Served, answer: Answer) -> AsyncIterator[tuple[str, tuple[int, ...], Finish | None]]:
-    """Yields (text, token ids, None) as they become final, and at last (text, token ids, Finish)."""
+    """Yields (text, token ids, None) for each final piece of an answer, and (text, token ids, Finish) at the end."""
     detokenizer = Detokenizer(served.text.tokenizer) if served.text else None
     finish = None
     while finish is None:

@@ -1,4 +1,4 @@
-"""bart.v1.ClassificationService. Checks come in the order of their price: model, fields, places, tokens."""
+"""bart.v1.ClassificationService. Cheap checks come before expensive ones: model, fields, places, tokens."""
 
 import math
 from collections.abc import Sequence
@@ -65,15 +65,22 @@ class ClassificationService:
 
 
 def label_scores(labels: Sequence[str], finishes: Sequence[Finish], multi_label: bool) -> list[pb.LabelScore]:
-    """The labels with their scores, highest first. finishes: one for each label, values (contradiction, entailment)."""
+    """The labels with their scores, highest first.
+
+    finishes: the answer for each label, whose values are the logits of contradiction and entailment.
+    """
     logits = [(finish.values[0], finish.values[1]) for finish in finishes]
     scores = probabilities(logits, multi_label)
-    ranked = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)  # before float32 makes ties
+    ranked = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)  # float32 may tie
     return [pb.LabelScore(label=label, score=score) for label, score in ranked]
 
 
 def probabilities(logits: Sequence[tuple[float, float]], multi_label: bool) -> list[float]:
-    """Scores from (contradiction, entailment) logits, as Hugging Face's zero-shot pipeline has them."""
+    """Scores from (contradiction, entailment) logits, as in Hugging Face's zero-shot pipeline.
+
+    A softmax of the entailment logits over the labels; with multi_label or a single label, for each label a softmax
+    over its two logits.
+    """
     if multi_label or len(logits) == 1:
         return [sigmoid(entailment - contradiction) for contradiction, entailment in logits]
     entailments = [entailment for _, entailment in logits]

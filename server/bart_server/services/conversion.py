@@ -1,4 +1,4 @@
-"""The wire contract's messages to and from what the server works with."""
+"""Converts messages of the protocol bart.v1 into Python values, and answers into messages."""
 
 import itertools
 import math
@@ -66,7 +66,10 @@ CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def options(message: pb.GenerationOptions) -> dict[str, Any]:
-    """Hugging Face's names and values of the options that are set; None for one that is switched off."""
+    """The options that are set, under Hugging Face's names and with its values; None for one that is switched off.
+
+    Raises InvalidArgument.
+    """
     converted: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         name = descriptor.name
@@ -98,7 +101,7 @@ def sequence(served: Served, hypothesis: Hypothesis) -> pb.Sequence:
 
 
 def summary(served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.SummarizeResponse:
-    """finishes: one for each window."""
+    """The response for a text. finishes: the answer for each of its windows."""
     summarized = []
     for window, finish in zip(windows, finishes, strict=True):
         best = sequence(served, finish.hypotheses[0])
@@ -109,7 +112,7 @@ def summary(served: Served, windows: Sequence[Window], finishes: Sequence[Finish
 
 
 def generated(served: Served, window: Window, finishes: Sequence[Finish]) -> pb.GenerateResponse:
-    """finishes: one, or one for each sample."""
+    """The response for one source. finishes: one answer, or one for each sample."""
     hypotheses = itertools.chain.from_iterable(finish.hypotheses for finish in finishes)
     sequences = [sequence(served, hypothesis) for hypothesis in hypotheses]
     return pb.GenerateResponse(sequences=sequences, usage=usage(served, [window], finishes))
@@ -129,7 +132,7 @@ def usage(served: Served, windows: Sequence[Window], finishes: Sequence[Finish])
 
 
 def usage_facts(usage: pb.Usage) -> dict[str, Any]:
-    """What the log and the trace say about an answer."""
+    """The figures of an answer for the log and the trace."""
     return {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,

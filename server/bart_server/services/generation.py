@@ -1,4 +1,4 @@
-"""bart.v1.GenerationService. Checks come in the order of their price: model, fields, places, tokens."""
+"""bart.v1.GenerationService. Cheap checks come before expensive ones: model, fields, places, tokens."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
@@ -83,19 +83,19 @@ class GenerationService:
         return window, session.submit(requests)
 
     def _source(self, served: Served, request: Any) -> Window:
-        """The source of a request, a text or token ids."""
+        """The token ids of a request's source, which is a text or already token ids, as one window."""
         if request.WhichOneof("input") == "text":
             [window] = self._backend.windows(served, request.text, request.long_input)
             return window
         ids = tuple(request.token_ids.ids)
         limit = served.engine.description.source_tokens
         if request.long_input == pb.LONG_INPUT_TRUNCATE and len(ids) > limit:
-            cut = (*ids[: limit - 1], ids[-1])  # the last token ends the text
+            cut = (*ids[: limit - 1], ids[-1])  # keeps the last token, which is normally </s>
             return Window(0, 0, cut, truncated=True)
         return Window(0, 0, ids)
 
     def _labels(self, served: Served, request: pb.ScoreRequest) -> Sequence[int]:
-        """The target of a request, a text or labels."""
+        """The token ids of a request's target, which is a text or already labels."""
         if request.WhichOneof("target") == "labels":
             return tuple(request.labels.ids)
         ids = served.reader("target_text").whole(request.target_text, field="target_text").ids

@@ -1,4 +1,4 @@
-"""bart.v1.SummarizationService. Checks come in the order of their price: model, fields, places, tokens."""
+"""bart.v1.SummarizationService. Cheap checks come before expensive ones: model, fields, places, tokens."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -67,7 +67,7 @@ class SummarizationService:
                 finishes = await session.finish(answers)
                 return pb.BatchSummarizeItem(summary=conversion.summary(served, windows, finishes))
             except RequestError as error:
-                call.check()  # the end of the call is not the item's
+                call.check()  # if the whole call has ended, its error is raised and not given to the item
                 failure = status(error)
                 item_status = pb.ItemStatus(code=failure.code, message=failure.message, details=failure.details)
                 return pb.BatchSummarizeItem(error=item_status)
@@ -99,7 +99,10 @@ class SummarizationService:
         stream: bool = False,
         characters: int | None = None,
     ) -> tuple[list[Window], list[Answer]]:
-        """characters: of the whole call, where it has more texts than this one."""
+        """Tokenizes a text and submits a request for each of its windows.
+
+        field: the text's field, for errors. characters: of all texts of the call; None: of this one, the only one.
+        """
         backend = self._backend
 
         def windows() -> list[Window]:

@@ -1,4 +1,4 @@
-"""Texts of requests as token ids: bart_inference.tokenization, with errors that name the request's field."""
+"""Tokenizes the texts of requests. Errors of bart_inference.tokenization get the name of the request's field."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from bart_server.scheduling.errors import InvalidArgument
 
 
 class Text(TextEncoder):
-    """A TextEncoder that raises InvalidArgument for the field that a text came in."""
+    """A TextEncoder whose methods raise InvalidArgument with the request's field that holds the text."""
 
     def whole(self, text: str, pair: str | None = None, field: str = "text") -> Window:
         with naming(field, "; see long_input"):
@@ -26,7 +26,7 @@ class Text(TextEncoder):
 
 @contextlib.contextmanager
 def naming(field: str, hint: str = "") -> Iterator[None]:
-    """A TextError within becomes InvalidArgument for that field, with a hint behind what it says."""
+    """Turns a TextError that is raised inside the block into InvalidArgument for `field`, with `hint` at its end."""
     try:
         yield
     except TextError as error:
