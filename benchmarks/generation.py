@@ -39,7 +39,7 @@ Answer = dict[str, Any]  # of a worker
 
 
 class Turns:
-    """The answers of the rivals of one cell. first: to the preparation. later: to each run. failed: the reasons."""
+    """The answers of a cell's rivals: first, to the preparation; later, to each run; failed, why rivals dropped out."""
 
     def __init__(self, workers: dict[str, Worker]) -> None:
         self.workers = workers
@@ -120,7 +120,7 @@ def rival_figures(worker: Worker, first: Answer, later: list[Answer]) -> dict[st
 
 
 def add_comparisons(cell: Cell, work: Work, figures: dict[str, Any], folder: pathlib.Path) -> None:
-    """Adds ratios, the share of the machine's limit and the comparison of tokens, which replaces the tokens."""
+    """Adds the ratios of times and the share of the machine's limit, and replaces tokens by their comparison."""
     tokens: Mapping[str, Tokens] = figures.pop("tokens")
     rivals = figures["rivals"]
     ours = rivals["ours"]["seconds"]

@@ -49,9 +49,9 @@ def measure(axis: str, folder: pathlib.Path, rounds: int) -> dict[str, Any]:
     ours, machine = Worker("ours", folder), Worker("machine", folder)
     try:
         for work in works:
-            ours.prepare(work)  # compiles
+            ours.prepare(work)  # the first call compiles
         machine.prepare(measures_of(Cell(MODEL, CENTER["batch"], CENTER["beams"], CENTER["source"]), works[0]))
-        times: list[list[float]] = [[] for _ in works]  # of each point
+        times: list[list[float]] = [[] for _ in works]  # the seconds of each round, for each point
         speeds = []
         for _ in range(rounds):
             speeds.append(machine.run())

@@ -37,7 +37,8 @@ MODELS: dict[str, dict[str, Any]] = {  # what is asked of each: one source
 }
 SOURCE = 128  # positions of base's source
 CONTENDERS = ("ours", "ours-xla", "ours-xla, warm cache", "pytorch", "ctranslate2", "ctranslate2-int8")
-BUCKETS = ((1, 1, 128), (1, 4, 128), (8, 1, 128), (8, 4, 128), (1, 4, 512), (1, 4, 1024), (8, 4, 1024))  # B, N, S
+# Sources in a batch, beams, and source positions.
+BUCKETS = ((1, 1, 128), (1, 4, 128), (8, 1, 128), (8, 4, 128), (1, 4, 512), (1, 4, 1024), (8, 4, 1024))
 
 
 def work_of(model: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 libtpu contains the TPU compiler, which needs no TPU. Memory, layout, operations and communication of the programs that
 it compiles are those that a TPU would run; how long they take is not known. Needs the `tpu-test` extra.
 
-B sources · N beams of each · S source positions · T token buffer, all in one program; with several chips the sources
-are spread over them.
+Letters: B sources, N beams of each source, S source positions, T positions of the token buffer. B counts the sources of
+all chips, over which they are spread.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Shape(NamedTuple):
 
 @functools.cache
 def mesh(name: str) -> Mesh:
-    """The chips of "v5e-1", "v5e-8", "v6e-1", …"""
+    """A mesh of the chips of `name`, such as "v5e-8": eight chips of a TPU v5e."""
     for variable, value in {
-        "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # without it libtpu searches for minutes; the topology below counts
+        "TPU_SKIP_MDS_QUERY": "1",  # libtpu would ask the metadata server of a TPU VM, and there is none
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # if unset, libtpu searches for minutes; the topology below is used
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at a time, since none of them holds a TPU
     }.items():
@@ -88,7 +88,7 @@ def source_ids(shape: Shape) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct
 
 
 def state_of(config: Config, weights: Params, shape: Shape) -> State:
-    """The shapes of a running search."""
+    """The shapes of the state of a running search."""
     B, N, _, T = shape
     source = jax.eval_shape(lambda w, *ids: transformer.prefill(w, config, *ids), weights, *source_ids(shape))
     [row] = resolve({}, config, {"num_beams": N, "max_length": T}, None, 1)
@@ -99,7 +99,7 @@ def state_of(config: Config, weights: Params, shape: Shape) -> State:
 
 
 def compiled(program: str, chips: str, config: Config, dtype: Any, shape: Shape) -> Any:
-    """One of the PROGRAMS, compiled for the chips (see mesh)."""
+    """One of PROGRAMS, compiled for chips such as "v5e-8"."""
     devices, weights = mesh(chips), weights_of(config, dtype)
     return PROGRAMS[program](devices, config, put(weights, devices, PartitionSpec()), shape).compile()
 
@@ -148,7 +148,7 @@ def copies(program: Any, size: int) -> list[str]:
 
 
 def elements(shapes: str) -> list[int]:
-    """The number of elements of each array that HLO text names, but for scalars."""
+    """The number of elements of each array that HLO text names, without scalars."""
     return [product(axes) for axes in re.findall(r"\w\[([\d,]+)\]", shapes)]
 
 

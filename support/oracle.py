@@ -1,8 +1,8 @@
 """transformers' generate as the oracle: its answer to a case, how close its decisions were, and the comparison.
 
-A difference counts unless, at the first decision that differs, transformers itself was within NEAR of deciding
-otherwise: float32 sums in another order may then turn out either way. Exact ties are the ones met: several forced end
-tokens score alike, and torch.topk promises no order for them.
+A difference of tokens counts as an error unless, at the first decision that differs, transformers preferred its choice
+by less than NEAR: a sum in float32 depends on the order of its terms, so either choice is right. The cases that occur
+are exact ties: several forced end tokens have the same score, and torch.topk promises no order for these.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from bart_inference.generation.search import decode
 from bart_inference.inputs import check_source
 
 TorchModel = Any  # transformers' BartForConditionalGeneration, in eval mode
-NEAR = 1e-4
+NEAR = 1e-4  # a smaller margin, a difference of log-probabilities, may be rounding
 TOLERANCE = 1e-5  # of a log-probability, relative to its size where that is above 1
-DEAD = -1e8  # transformers gives dead beams -1e9: gaps between those decide nothing
+DEAD = -1e8  # a score below it is that of a dead beam, which has about -1e9 in transformers
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns of every unusual combination of options
 
 
 class Case(NamedTuple):
-    """A batch and its options, for one checkpoint."""
+    """A batch of sources for a checkpoint, with options of generate."""
 
-    checkpoint: str  # what it is called where a case is shown
+    checkpoint: str  # its name in messages
     input_ids: np.ndarray
     attention_mask: np.ndarray | None
     decoder_input_ids: np.ndarray | None
@@ -46,23 +46,23 @@ class Case(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of transformers' beam search: what it decided, and by how little (B,)."""
+    """A step of transformers' beam search: tokens of running and finished beams, and the margin of its decisions."""
 
     running: np.ndarray  # (B,K,length)
     finished: np.ndarray  # (B,K,length)
-    margin: np.ndarray
+    margin: np.ndarray  # (B,)
 
 
 class Reference(NamedTuple):
     sequences: np.ndarray
-    sequences_scores: np.ndarray | None  # None in greedy search, which has none
-    log_probs: np.ndarray  # of the tokens behind the prompt
-    scores: list[np.ndarray]  # per step, processed
-    steps: list[Step]  # of beam search
+    sequences_scores: np.ndarray | None  # None for greedy search
+    log_probs: np.ndarray  # of the generated tokens, without the prompt
+    scores: list[np.ndarray]  # of each step: the scores of all tokens after the logits processors
+    steps: list[Step]  # of beam search; empty for greedy search
 
 
 def reference(case: Case, model: TorchModel) -> Reference:
-    """What transformers generates."""
+    """The answer of transformers' generate, with its scores and, for beam search, its steps."""
     arrays = {
         "attention_mask": case.attention_mask,
         "decoder_input_ids": case.decoder_input_ids,
@@ -85,7 +85,11 @@ def reference(case: Case, model: TorchModel) -> Reference:
 
 @contextmanager
 def recording(model: Any, steps: list[Step]) -> Iterator[None]:
-    """Listen to beam search's own helper methods: they keep doing what they do."""
+    """Records transformers' beam search into `steps`, by wrapping the methods that it calls in each step.
+
+    The wrapped methods return what they returned before. The margin of a step is the least of three: the gap between
+    the best continuations, the gap between finished beams, and the distance at which the search would have stopped.
+    """
     seen: dict[str, torch.Tensor] = {}
     names = ("_get_top_k_continuations", "_get_running_beams_for_next_iteration", "_update_finished_beams")
     kinds = {name: getattr(type(model), name) for name in (*names, "_check_early_stop_heuristic")}
@@ -144,8 +148,8 @@ def ours(case: Case, prepared: Prepared, **only_ours: Any) -> Generated:
 
 class Outcome(NamedTuple):
     case: Case
-    problem: str  # empty if all is equal
-    margin: float = np.inf  # of the first decision that differs
+    problem: str  # what differs; empty if nothing does
+    margin: float = np.inf  # transformers' margin at the first decision that differs
 
     @property
     def exempt(self) -> bool:
@@ -153,9 +157,9 @@ class Outcome(NamedTuple):
 
 
 def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any) -> Outcome:
-    """Tokens, sequence scores and per-token log-probabilities of a case; model and prepared have the same weights.
+    """Compares the tokens, sequence scores and per-token log-probabilities of a case with those of transformers.
 
-    only_ours: options that transformers is not given.
+    model and prepared have the same weights. only_ours: options that only our generate gets.
     """
     theirs, mine = reference(case, model), ours(case, prepared, **only_ours)
     if mine.sequences.shape != theirs.sequences.shape or not np.array_equal(mine.sequences, theirs.sequences):
@@ -176,9 +180,10 @@ def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any)
 
 
 def stretch(case: Case) -> float:
-    """What the penalties multiply the scores of some tokens by, and so float32's rounding in them.
+    """The factor by which repetition penalties multiply some tokens' scores, and with these their rounding errors.
 
-    In the whole grid two log-probabilities were off by 1.2e-5, both under an encoder_repetition_penalty of 3.
+    Without it, two log-probabilities in all of the generation tests are off by more than TOLERANCE, by 1.2e-5; both
+    have an encoder_repetition_penalty of 3.
     """
     penalties = (case.options.get(name) or 1.0 for name in ("repetition_penalty", "encoder_repetition_penalty"))
     return math.prod(max(penalty, 1 / penalty) for penalty in penalties)
@@ -194,7 +199,7 @@ def differs(what: str, mine: np.ndarray, theirs: np.ndarray, scale: np.ndarray) 
 
 
 def greedy_margin(mine: Generated, theirs: Reference) -> float:
-    """How far transformers preferred its token to ours where the first differs, the least of all rows."""
+    """By how much transformers preferred its token to ours at a row's first difference: the largest of all rows."""
     width = min(mine.sequences.shape[1], theirs.sequences.shape[1])
     prompt = theirs.sequences.shape[1] - len(theirs.scores)
     margins = []
@@ -207,7 +212,10 @@ def greedy_margin(mine: Generated, theirs: Reference) -> float:
 
 
 def beam_margin(case: Case, prepared: Prepared, theirs: Reference) -> float:
-    """Run both searches side by side, step by step; the margin of the first step that differs, the most of all rows."""
+    """The margin of the first step in which our search differs from the recorded one: the largest of all rows.
+
+    Our search runs again, one step at a time.
+    """
     ids, mask = check_source(case.input_ids, case.attention_mask, prepared.config)
     rows = resolve(prepared.generation, prepared.config, case.options, None, len(ids))
     prompts = check_prompts(case.decoder_input_ids, rows, prepared.config)
@@ -234,7 +242,7 @@ def beam_margin(case: Case, prepared: Prepared, theirs: Reference) -> float:
 
 
 def report(outcomes: list[Outcome]) -> str:
-    """Assert that every difference is exempt; the count of cases and of exempt ones."""
+    """Asserts that every difference is exempt; returns a sentence with the number of cases and of exempt ones."""
     exempt = [outcome for outcome in outcomes if outcome.exempt]
     wrong = [outcome for outcome in outcomes if outcome.problem and not outcome.exempt]
     shown = "\n".join(f"{o.case}\n  {o.problem}\n  margin {o.margin:.2e}" for o in wrong[:3])

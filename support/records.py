@@ -59,7 +59,7 @@ class Command:
     """
 
     def __init__(self, description: str | None, names: Sequence[str], part: str) -> None:
-        """names: of all parts. part: the kind of the parts, for the help."""
+        """names: the names of all parts. part: what a part is called in the help, such as "cell"."""
         raw = argparse.RawDescriptionHelpFormatter
         self.parser = argparse.ArgumentParser(description=description, formatter_class=raw)
         only = f"measure only those whose names contain one of these strings; the names: {', '.join(names)}"

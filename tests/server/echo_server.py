@@ -1,6 +1,6 @@
-"""The server's own main over the fake engine, as a process: `python -m tests.server.echo_server [flags]`.
+"""Runs the server's real `main` with a fake engine: `python -m tests.server.echo_server [flags]`.
 
-ECHO_HOLDS names a verb of the engine (compile, encode, step) in which it stays for ever.
+The variable ECHO_HOLDS names a method of the engine (compile, encode or step) that never returns.
 """
 
 import os

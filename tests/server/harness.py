@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from support.echo import FakeEngine
 from support.tokenizer import byte_tokenizer
 
-PATIENCE = 20.0  # seconds after which a test that waits has failed
+PATIENCE = 20.0  # seconds after which a test that still waits fails
 
 
 class Clock:
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Mailbox:
-    """Keeps what is delivered for one request."""
+    """Collects the events that the scheduler delivers for one request."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -64,7 +64,10 @@ class Mailbox:
 
 @contextlib.contextmanager
 def working(scheduler: Scheduler, workers: int) -> Iterator[Callable[[], None]]:
-    """All workers on threads of their own. Gives what waits for their end, to which they come with the block's."""
+    """Runs each worker of a scheduler on a thread. Yields a function that waits until all threads have ended.
+
+    At the end of the block the scheduler is stopped and the threads end.
+    """
     threads = [threading.Thread(target=scheduler.run, args=(worker,)) for worker in range(workers)]
 
     def join() -> None:
@@ -82,7 +85,7 @@ def working(scheduler: Scheduler, workers: int) -> Iterator[Callable[[], None]]:
 
 
 class Gate:
-    """A fake engine's `on_call` that holds a worker in one verb until the test opens it."""
+    """A fake engine's `on_call` that stops a worker in one method, such as "step", until the test calls `open`."""
 
     def __init__(self, verb: str) -> None:
         self.verb = verb
@@ -102,7 +105,11 @@ class Gate:
 
 
 class Running:
-    """What a server's process does, on a thread and an event loop of its own. load: see Runtime; None: the engines."""
+    """A server on a thread of the test's process, with an event loop on that thread.
+
+    engines: the engines that it serves, under the names echo, echo1 and so on. load: how models are loaded instead, as
+    in Runtime.
+    """
 
     def __init__(self, *engines: FakeEngine, load: Load | None = None, **settings: Any) -> None:
         self.engines = engines or (FakeEngine(),)
@@ -136,13 +143,13 @@ class Running:
         return grpc.insecure_channel(self.address, options=[("grpc.enable_retries", 0), *options.items()])
 
     def ready(self) -> "Running":
-        """Waits until it serves."""
+        """Waits until the server's health is SERVING."""
         wait_until(lambda: self.process.health.serving or not self._thread.is_alive())
         assert self.process.health.serving
         return self
 
     def signal(self) -> None:
-        """What SIGTERM does."""
+        """Does what SIGTERM does to a server's process."""
         self.loop.call_soon_threadsafe(self.process.stop)
 
     def join(self) -> Exit:
@@ -161,13 +168,13 @@ class Running:
         self._thread.join(PATIENCE)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels, among others."""
+        """The sum of the metric's samples that have at least these labels."""
         samples = (sample for family in self.process.metrics.registry.collect() for sample in family.samples)
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
 
 def wait_until(holds: Callable[[], Any]) -> None:
-    """Waits for what another thread brings about."""
+    """Waits until `holds()` is true, which another thread brings about; AssertionError after PATIENCE seconds."""
     deadline = threading.Event()
     for _ in range(int(PATIENCE / 0.005)):
         if holds():
@@ -178,7 +185,7 @@ def wait_until(holds: Callable[[], Any]) -> None:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Running]]:
-    """Starts servers, and ends them after the test."""
+    """A function that starts a server; all servers are ended after the test."""
     running: list[Running] = []
 
     def begin(*engines: FakeEngine, wait: bool = True, **settings: Any) -> Running:
@@ -192,7 +199,7 @@ def start() -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def stubs() -> Iterator[Callable[[Running], Any]]:
-    """A server's four stubs over one channel, as attributes of one object."""
+    """A function that makes stubs for the four services of a server, over one channel that is closed after the test."""
     channels: list[grpc.Channel] = []
 
     class Stubs:

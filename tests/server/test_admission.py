@@ -1,4 +1,4 @@
-"""The two budgets, the measured throughput and what a refused caller is told, with numbers computed by hand."""
+"""The two budgets, the measured throughput and the pause that a refused caller gets, with numbers computed by hand."""
 
 import pytest
 from bart_server.scheduling.admission import HALF_LIFE, MAX_RETRY_AFTER, MIN_OBSERVED, Admission, Budget, Throughput
@@ -6,14 +6,14 @@ from bart_server.scheduling.errors import Overloaded
 
 
 def work(throughput, begin, end, cost):
-    """One iteration that retires `cost`."""
+    """Makes one iteration in which requests of this cost are finished."""
     throughput.began(begin)
     throughput.retired(cost)
     throughput.ended(end, worked=True)
 
 
 def measured(budget, cost_per_second=10):
-    """An admission that has seen ten seconds of work."""
+    """An Admission that has measured ten seconds of work."""
     admission = Admission(budget)
     work(admission.throughput, 100.0, 110.0, 10 * cost_per_second)
     return admission

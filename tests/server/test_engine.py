@@ -66,7 +66,7 @@ def engine(prepared):
 
 
 class SchedulerDriver:
-    """A scheduler over the engine whose iterations the test makes."""
+    """A scheduler over the engine. It has no worker threads: the test itself calls its iterations."""
 
     def __init__(self, engine, chunk=3, workers=1, observer=None):
         self.engine = engine
@@ -92,7 +92,7 @@ class SchedulerDriver:
 
 
 def alone(prepared, source, **options):
-    """generate's answers: a list of (tokens without the start token, score)."""
+    """The answers of `generate` to this source alone: a list of (tokens without the start token, score)."""
     found = generate(prepared, [source], **options)
     rows = zip(found.sequences, found.lengths, found.sequences_scores, strict=True)
     return [(tuple(ids[1:length].tolist()), float(score)) for ids, length, score in rows]
@@ -165,7 +165,7 @@ def test_12_a_source_of_special_tokens_only_is_as_alone(engine, prepared):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_neighbors_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
-    """In the same compiled shape: a first neighbor that stays to the end keeps it."""
+    """All runs have the same compiled shape, because a first neighbor stays in the batch to the end."""
 
     def run(neighbors):
         driver = SchedulerDriver(engine, chunk=2)
@@ -195,7 +195,7 @@ def test_13_workers_side_by_side_change_no_answer(engine, prepared):
 
 
 def test_neighbors_in_the_same_encoded_row_change_no_bit(engine):
-    """Of other words and other lengths, so that the source lies elsewhere in a row of the same compiled length."""
+    """The neighbors have other tokens and lengths, so the source lies elsewhere in a row of the same length."""
 
     def run(neighbors):
         driver = SchedulerDriver(engine)
@@ -241,7 +241,7 @@ def test_unseeded_samples_differ_from_request_to_request(engine):
     ["no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "top_k", "decay"],
 )
 def test_a_value_beyond_every_sequence_means_what_the_longest_sequence_means(engine, name, value):
-    """The largest that the wire carries, and the largest int32: neither takes longer, nor is it an internal error."""
+    """The largest uint32 and int32 take no longer and cause no internal error."""
 
     def answered(number):
         options = {name: number}
@@ -265,7 +265,7 @@ def test_the_largest_biases_and_factors_give_finite_scores(engine):
 
 
 def test_only_small_plans_are_kept(engine):
-    """A plan's key repeats its options; a caller may send another seed with each of many long lists."""
+    """The key of a cached plan contains the request's options, so plans with long lists would fill the memory."""
     [task] = {engine.work(bucket) for bucket in engine.buckets if bucket.beams > 1}
     words = [[token, token] for token in range(3, 93)]
     for seed in range(20):
@@ -465,14 +465,14 @@ VALUES = {
     "early_stopping": st.sampled_from([True, False, "never"]),
     "seed": st.integers(0, 2**33),
 }
-# Few at once: one value that cannot be is enough for a refusal, and then the others have no part in it.
+# At most three options at once: one impossible value refuses the request, whatever the other options are.
 OPTIONS = st.lists(st.sampled_from(sorted(VALUES)), max_size=3, unique=True).flatmap(
     lambda names: st.fixed_dictionaries({name: VALUES[name] for name in names})
 )
 
 
 def test_any_options_are_refused_by_name_or_answered(engine, prepared):
-    """An answer is the one that `generate` gives; a refusal names an option, and most draws must not be refused."""
+    """An answer is the one of `generate`, and a refusal names an option. Most of the drawn options must be answered."""
     answered = []
 
     @settings(max_examples=60, deadline=None)

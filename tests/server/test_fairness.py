@@ -111,7 +111,7 @@ def test_what_runs_is_never_displaced():
 
 def test_a_budget_of_cost_that_one_client_fills_is_shared():
     driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)), Budget(cost=4 * 71 + 3))
-    greedy = [ask(driver, "greedy") for _ in range(4)]  # (8 + 63) each
+    greedy = [ask(driver, "greedy") for _ in range(4)]  # each costs 8 + 63 = 71
     careful = ask(driver, "careful")
     assert isinstance(greedy[3].error, Overloaded) and not greedy[2].events and not careful.events
     with pytest.raises(Overloaded, match="padded tokens"):
@@ -137,9 +137,10 @@ def test_free_rows_go_to_the_client_with_the_fewest():
 
 
 def waits(flooding, rows, seconds=60.0):
-    """The careful client's waits in iterations of a simulated server, and how many of its calls were refused.
+    """How long one client's calls wait, in iterations, beside `flooding` others, and how many of them were refused.
 
-    It asks every 20 iterations; each other client keeps 300 requests outstanding, of 1 to 8 iterations each.
+    The client sends a call every 20 iterations. Each of the others keeps 300 requests outstanding, which take 1 to 8
+    iterations each.
     """
     chance = random.Random(0)
     driver = SchedulerDriver(FakeEngine(sizes=(1, rows)), budget=Budget(requests=256), chunk=1)

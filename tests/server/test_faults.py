@@ -57,7 +57,7 @@ def test_a_cancelled_call_frees_its_row_and_leaves_its_neighbor_alone(start, stu
     summarization = stubs(server).summarization
     gone = summarization.Summarize.future(pb.SummarizeRequest(text="x" * 60), timeout=PATIENCE)
     stays = summarization.Summarize.future(pb.SummarizeRequest(text="y" * 61), timeout=PATIENCE)
-    wait_until(lambda: server.metric("bart_cost") == 2 * (64 + 63))  # both are past the tokenizer
+    wait_until(lambda: server.metric("bart_cost") == 2 * (64 + 63))  # both are admitted
     gate.allow()
     gone.cancel()
     wait_until(lambda: server.metric("bart_requests") == 1)
@@ -99,7 +99,7 @@ def test_a_connection_that_dies_frees_its_rows(start):
 
 
 def test_a_half_open_connection_is_found_and_frees_its_rows(start):
-    """The peer vanishes without a word, as when its machine loses power: nothing comes back any more."""
+    """The connection stays open and nothing more arrives, as when the client's machine loses power."""
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate), keepalive=1.0)
     relay = Relay(server.process.port)
@@ -132,7 +132,10 @@ def test_a_client_that_is_killed_frees_its_rows(start):
 
 
 class Relay:
-    """A TCP relay to a port of this machine that can be reset, as when a client is killed, or swallow everything."""
+    """A TCP relay to a port of this machine.
+
+    `reset` breaks its connections, as when a client is killed. While `frozen` is true it drops everything that it gets.
+    """
 
     def __init__(self, port):
         self._target = port
@@ -223,13 +226,13 @@ def test_a_slow_reader_holds_no_row_and_bounded_memory(start, stubs):
         stubs(server).summarization.StreamSummarize(pb.StreamSummarizeRequest(text="z" * 60), timeout=PATIENCE)
         for _ in range(8)
     ]
-    wait_until(lambda: server.metric("bart_tokens_total", model="echo") == 8 * 61)  # nobody has read a thing
+    wait_until(lambda: server.metric("bart_tokens_total", model="echo") == 8 * 61)  # none was read
     wait_until(lambda: server.metric("bart_rows", model="echo", lane="beams1-64") == 0)
     assert ["".join(m.delta.text for m in stream) for stream in streams] == ["z" * 60] * 8
 
 
 def active(metrics):
-    """How many calls are in progress."""
+    """The number of calls in progress, from the metric."""
     [family] = [family for family in metrics.registry.collect() if family.name == "bart_calls_active"]
     return sum(sample.value for sample in family.samples)
 
@@ -438,7 +441,7 @@ def test_a_checkpoint_that_cannot_be_read_ends_the_process_unready(start):
 
 @pytest.mark.parametrize("bursts", [45, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_nothing_leaks_in_a_soak(start, stubs, bursts):
-    """Twenty calls a burst, a third cancelled, some refused: every place, row, thread and descriptor is back."""
+    """After many bursts of calls, a third cancelled and some refused, no place, row, thread or descriptor is in use."""
     import psutil
 
     server = start(max_requests=16)
@@ -454,14 +457,14 @@ def test_nothing_leaks_in_a_soak(start, stubs, bursts):
                 calls[-1].cancel()
         codes.update(call.code() for call in calls)
         wait_until(server.runtime.scheduler.idle)
-        server.engines[0].calls.clear()  # the fake's memory of every call is its own
+        server.engines[0].calls.clear()  # the fake engine's list of calls would grow and is no leak of the server
 
     for _ in range(5):
         burst(20)
     memory, files, threads = process.memory_info().rss, process.num_fds(), threading.active_count()
     for _ in range(bursts):
         burst(20)
-    kept = 50 * 20 * bursts  # of a cancelled call grpc.aio keeps some 100 bytes, in a server of nothing else too
+    kept = 50 * 20 * bursts  # grpc.aio itself keeps about 100 bytes of each cancelled call
     assert process.memory_info().rss - memory < (8 << 20) + kept
     assert process.num_fds() <= files + 2 and threading.active_count() <= threads + 2
     assert server.metric("bart_cost") == server.metric("bart_requests") == server.metric("bart_waiting") == 0

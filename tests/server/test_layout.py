@@ -1,4 +1,4 @@
-"""Who may import what in the server, and that the way of a parameter is as `bart_server`'s docstring says."""
+"""The parts of the server import only what they may, and a parameter takes the path that bart_server's docs tell."""
 
 import ast
 import pathlib
@@ -10,7 +10,7 @@ import bart_server
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "server" / "bart_server"
-# Imports point down only: which other parts of the server a module or folder may import from.
+# The other parts of the server that a module or folder may import from.
 ARROWS = {
     "__init__": {"runtime", "scheduling", "services", "settings"},
     "__main__": {"process", "settings"},
@@ -24,7 +24,7 @@ ARROWS = {
     "engine": {"scheduling", "settings"},
 }
 FROM_ABOVE = {("process", "bart_server.engine.platform"), ("runtime", "bart_server.engine.load.load")}
-# Packages that only some parts may import. Whatever is not named here is free.
+# The parts that may import a package. All parts may import packages that are not named here.
 OUTSIDE = {
     "jax": {"engine"},
     "jaxlib": {"engine"},
@@ -45,11 +45,12 @@ OUTSIDE = {
     "support": set(),
     "tests": set(),
 }
-WITHOUT_JAX = ("bart_inference.tokenization", "bart_inference.generation.options")  # of which services may import
+# The modules of bart_inference that import no jax, so that services may import them.
+WITHOUT_JAX = ("bart_inference.tokenization", "bart_inference.generation.options")
 
 
 def imports(path: pathlib.Path) -> set[str]:
-    """The full names of all that a module imports, inside functions too."""
+    """The full names of everything that a module imports, inside functions too."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -27,7 +27,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 class Watcher:
-    """Collects what health.Watch says."""
+    """Collects the statuses that the health service sends to a Watch call."""
 
     def __init__(self, channel, service):
         self.seen = []
@@ -116,7 +116,7 @@ def test_requests_that_a_compilation_holds_up_are_counted_and_one_that_goes_on_b
             here.pop().compiled()
 
     server = start(FakeEngine(on_call=compile_in_a_step))
-    server.process.metrics.compiled()  # on this thread, for which no request waits
+    server.process.metrics.compiled()  # as if a program was compiled on this thread, for which no request waits
     assert server.metric("bart_requests_waited_for_compilation_total") == 0
     here.append(server.process.metrics)
     stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=PATIENCE)
@@ -166,7 +166,7 @@ def test_a_call_is_a_trace_with_the_callers_parent_and_the_stages_as_children(st
 
 
 class Process:
-    """The echo server as a process; its log lines as dictionaries."""
+    """An echo server in a process of its own. lines: the log lines that were read, as dictionaries."""
 
     def __init__(self, *flags, **environment):
         flags = ("--port", "0", "--metrics", "off", *flags)
@@ -179,7 +179,7 @@ class Process:
         self.lines = []
 
     def until(self, message):
-        """Reads the log up to a message; returns its line."""
+        """Reads the log until a line has this message, and returns that line."""
         for line in self.process.stderr:
             self.lines.append(json.loads(line))
             if self.lines[-1]["message"] == message:

@@ -74,7 +74,7 @@ class Server:
 
 
 def check_it_serves(server, checkpoint, adapter=None):
-    """A summary over the wire has the tokens of `generate`; then it drains."""
+    """Checks that a summary over gRPC has the tokens of `generate`, and that the server then drains."""
     try:
         address = server.until("listening")["address"].replace("localhost", "127.0.0.1")
         ready = server.until("ready")

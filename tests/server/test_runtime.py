@@ -22,7 +22,7 @@ SETTINGS = Settings(model=("echo=first",), chunk=4, workers=2, tokenizer_threads
 
 
 class Revisions:
-    """Loads engines by path: each load makes a new one, unless it was made before."""
+    """A `load` for Runtime: gives the fake engine of a path, made when it is first loaded, or raises its error."""
 
     def __init__(self, **engines):
         self.engines = engines
@@ -91,7 +91,7 @@ def test_the_end_of_the_context_waits_for_calls_in_flight_and_refuses_new_ones()
         assert not runtime.busy()
 
     asyncio.run(main())
-    assert threading.active_count() <= threads + 1  # a thread of `to_thread`'s pool may be left
+    assert threading.active_count() <= threads + 1  # asyncio.to_thread may keep a thread
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_start():
@@ -112,7 +112,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start():
 def test_calls_in_flight_end_on_the_old_revision_and_new_ones_go_to_the_new_one():
     gate = Gate("step")
     old, new = FakeEngine(revision="first", on_call=gate), FakeEngine(revision="second")
-    settings = dataclasses.replace(SETTINGS, workers=3)  # the gate holds two
+    settings = dataclasses.replace(SETTINGS, workers=3)  # two of them wait at the gate
 
     async def main():
         async with Runtime(settings, Revisions(first=old, second=new)) as runtime:
@@ -144,10 +144,10 @@ def test_a_call_that_is_tokenized_while_its_model_is_replaced_ends_on_the_old_re
     async def main():
         async with Runtime(SETTINGS, Revisions()) as runtime:
             held = threading.Event()
-            runtime._pool.submit(held.wait, PATIENCE)  # the only thread for tokenizing
+            runtime._pool.submit(held.wait, PATIENCE)  # blocks the only tokenizer thread
             long = request("x" * 5_000, long_input="LONG_INPUT_TRUNCATE")
             running = asyncio.create_task(runtime.summarize(long))
-            await asyncio.sleep(0)  # it has its places and waits for the thread
+            await asyncio.sleep(0)  # now the call has its places and waits for the thread
             replaced = asyncio.create_task(runtime.replace("echo", "second"))
             await until(lambda: runtime.revisions() == {"echo": "second"})
             assert (await within(runtime.summarize(request()))).usage.model_revision == "second"

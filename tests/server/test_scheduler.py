@@ -15,7 +15,7 @@ from tests.server.harness import Clock, Mailbox
 
 
 class SchedulerDriver:
-    """A scheduler whose iterations the test makes."""
+    """A scheduler without worker threads, whose iterations the test itself calls, over a fake engine and a Clock."""
 
     def __init__(self, engine=None, budget=None, chunk=4, **settings):
         self.clock = Clock()
@@ -41,7 +41,7 @@ class SchedulerDriver:
             self.scheduler.iterate(worker)
 
     def batch(self, worker=0):
-        """The worker's batch that holds rows."""
+        """The worker's batch that has a state; None if it has none."""
         return next((batch for batch in self.scheduler._batches[worker] if batch.jobs), None)
 
     def calls(self):
@@ -251,7 +251,7 @@ def test_room_is_given_back_however_a_request_ends():
 
 
 def work_at_one_second_a_step(driver):
-    """Teaches the scheduler its speed: ten requests of cost 9, one second a chunk."""
+    """Lets the scheduler measure a speed: ten requests of cost 9, each of one chunk that takes one second."""
 
     def tick(verb, requests):
         driver.clock.time += verb == "step"
@@ -378,7 +378,7 @@ def test_a_computation_that_succeeds_ends_a_succession_of_faults(succeeding):
 
 
 class Recorder(Observer):
-    """Keeps how many requests wait for each engine call, and how requests ended."""
+    """Records how many requests wait for each engine call, and the token count or failure of each request that ends."""
 
     def __init__(self):
         self.calls, self.ends = [], []
@@ -527,7 +527,10 @@ def test_with_nothing_ahead_a_call_is_admitted_however_slow_the_device_was():
 
 
 def answered_in_time(outstanding, deadline, seconds=30.0):
-    """How many requests a device of 4 rows and 0.05 s a chunk answers while so many callers ask again and again."""
+    """The number of requests that a device of 4 rows and 0.05 s a chunk answers in `seconds`.
+
+    outstanding: callers, each of which sends a new request as soon as it is answered. deadline: seconds of a request.
+    """
     driver = SchedulerDriver(FakeEngine(sources=(16,), sizes=(1, 2, 4)), budget=Budget(requests=512), chunk=1)
 
     def tick(verb, requests):

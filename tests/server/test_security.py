@@ -17,14 +17,14 @@ OK, UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILAB
 
 
 class Authority:
-    """A certificate authority and the files of what it issues."""
+    """A certificate authority, and the files of the certificates that it issues."""
 
     def __init__(self, folder):
         self.folder, self.ca = folder, trustme.CA()
         self.root = self.ca.cert_pem.bytes()
 
     def files(self, name="server", **issue):
-        """Writes a certificate for localhost; returns its flags."""
+        """Writes a certificate and key for localhost; returns the server's settings for them."""
         leaf = self.ca.issue_cert("localhost", "127.0.0.1", **issue)
         cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -109,7 +109,7 @@ def test_while_new_certificates_are_unusable_the_old_ones_stay(start, authority,
 
 
 def presented(server):
-    """The certificate that the server shows."""
+    """The certificate that the server presents, as PEM."""
     return ssl.get_server_certificate(("127.0.0.1", server.process.port))
 
 

@@ -230,7 +230,7 @@ def test_too_many_windows_are_refused_by_name(start, stubs):
 
 
 def sentences(count):
-    """A text of so many windows of the echo engine, which holds 64 bytes."""
+    """A text that is split into `count` windows, because the echo engine's longest source has 64 tokens."""
     return " ".join(f"This is the sentence with the number {index}, it is fairly long." for index in range(count))
 
 

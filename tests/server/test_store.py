@@ -17,12 +17,12 @@ from tests.server.test_workers import awaited
 
 
 def long_ones_first(bucket, size):
-    """Only the longest source is there before the model is served."""
+    """A priority by which only shapes for the longest source are compiled before the model is served."""
     return int(bucket.source < 64)
 
 
 def behind(engine):
-    """Compiles on a thread of its own, whose priority is lowered for good, and waits for its end."""
+    """Compiles what remains on a new thread, because this lowers its priority for good, and waits for its end."""
     thread = threading.Thread(target=engine.compile, args=(lambda: False, True))
     thread.start()
     thread.join(PATIENCE)
@@ -30,7 +30,7 @@ def behind(engine):
 
 
 def compiled(**settings):
-    """An engine whose first programs are there, and a scheduler over it."""
+    """A scheduler over an engine that has compiled the programs that it needs before it serves."""
     engine = FakeEngine(**settings)
     engine.compile(lambda: False)
     return SchedulerDriver(engine)

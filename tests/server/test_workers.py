@@ -1,4 +1,4 @@
-"""Several workers iterate at once: on the fake engine, so that all can be computed by hand."""
+"""Several workers iterate at once, on the fake engine, so that every number can be computed by hand."""
 
 import threading
 
@@ -11,7 +11,7 @@ from tests.server.test_scheduler import SchedulerDriver
 
 
 def awaited(box):
-    """The box's answer, once it is there."""
+    """Waits for an answer and returns its tokens."""
     assert box.ended.wait(PATIENCE)
     return box.finish.hypotheses[0].tokens
 
@@ -64,7 +64,7 @@ def test_a_fault_in_one_workers_step_spares_the_others_rows():
 
 def test_the_death_of_one_ends_all_and_is_told_once():
     class Death(BaseException):
-        """No Exception, so no engine's fault."""
+        """A BaseException, which the scheduler does not treat as a fault of the engine."""
 
     def die(verb, requests):
         if verb == "step":
@@ -88,7 +88,7 @@ def test_seconds_in_which_several_work_count_once():
         if verb == "step":
             driver.clock.time += 1
             if requests[0].source[0] == 10:
-                driver.iterate(1, worker=1)  # begins and ends within worker 0's
+                driver.iterate(1, worker=1)  # an iteration inside worker 0's
                 driver.clock.time += 1
 
     driver.engine.on_call = tick

@@ -74,14 +74,14 @@ class Host:
         self.runtime = Runtime(settings, lambda settings, path: (self.engine, byte_tokenizer()))
 
     async def messages(self, name, call):
-        """All messages that a call is answered with."""
+        """All messages of the answer to a call of the method `name`."""
         answer = self.runtime.call(name, REQUESTS[name], call)
         if METHODS[name].streams:
             return [message async for message in answer]
         return [await answer]
 
     async def ended(self, name, call):
-        """The code that a call ends with."""
+        """The status code with which a call of the method `name` ends."""
         try:
             await self.messages(name, call)
         except Exception as error:
@@ -93,7 +93,7 @@ class Host:
         await asyncio.wait_for(asyncio.to_thread(self.device.held.wait), PATIENCE)
 
     async def idle(self):
-        """Whether every place is free, or is soon."""
+        """Whether every place is free within two seconds."""
         for _ in range(200):
             if self.runtime.scheduler.idle():
                 return True
@@ -102,7 +102,7 @@ class Host:
 
 
 async def while_held(host, name):
-    """What a call ends with that is cancelled or expires while the device is busy, and whether its places are free."""
+    """Cancels a call or its task or lets it expire while the device is busy: the codes, and whether places are free."""
     outcomes = {}
     with host.device.closed():
         running = asyncio.create_task(host.ended(name, call := Call()))
@@ -124,7 +124,7 @@ async def while_held(host, name):
 
 
 async def while_suspended(host, name):
-    """The same for streams whose reader holds one message and asks for no other."""
+    """The same as while_held, for streams whose reader has taken one message and does not ask for the next."""
     outcomes = {}
     for ending in ("cancelled", "expired", "closed"):
         call = Call(timeout=0.5 if ending == "expired" else None)

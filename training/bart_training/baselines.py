@@ -1,4 +1,4 @@
-"""Summaries that need no model, with which a model's are compared."""
+"""Summaries that are made by rules, without a model, as baselines for a model's summaries."""
 
 import re
 

@@ -34,7 +34,7 @@ class Record(NamedTuple):
     first: str  # normalized first paragraph
     full: str  # normalized document
     summary_key: str  # normalized summary
-    rank: tuple[int, int, str]  # which of several siblings to keep: lowest first
+    rank: tuple[int, int, str]  # of similar records from one source family, the one with the lowest rank is kept
 
     @property
     def family(self) -> str:
@@ -42,7 +42,7 @@ class Record(NamedTuple):
 
 
 def family(source: str) -> str:
-    """gcc-12 and gcc-13, linux and linux-signed-amd64 are one family."""
+    """The family of a source package: its name without versions and some suffixes, such as "gcc" for gcc-12-cross."""
     name = re.sub(r"-(signed|cross|defaults|source|lts|esr)\b.*$", "", source)
     return re.sub(r"[-.]?v?\d[\d.]*[a-z]?$", "", name) or name
 

@@ -2,8 +2,8 @@
 
   summary  from the document to the record's summary
   infill   BART's: from a document with masked spans and shuffled sentences to the document
-  lead     from the document to what the rule of `bart_training.baselines` writes, which is part of it
-  span     from the document to nine words in succession, somewhere in it
+  lead     from the document to a part of its first sentence, cut by `bart_training.baselines.rule`
+  span     from the document to nine successive words of it, at a random place
 
 The last two train copying. They are cheap, because their targets are short.
 """

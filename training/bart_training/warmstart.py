@@ -72,7 +72,7 @@ def word_pieces(bert_tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def from_bert(folder: Path, config: Config, tokenizer: Tokenizer, seed: int) -> Params:
-    """Params for `config`: from `folder`: its first layers for the encoder, its last layers for the decoder."""
+    """Params for `config`: the encoder has the first layers of the BERT in `folder`, the decoder its last layers."""
     bert_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     bert_tokenizer.no_truncation()
     bert_tokenizer.no_padding()
