@@ -35,7 +35,7 @@ from support.records import Command
 
 PATIENCE = 180.0  # seconds for a rival's first run, compilation included
 LEAST_ROUNDS = 3
-Answer = dict[str, Any]  # of a worker
+Answer = dict[str, Any]  # what a worker's process sends back
 
 
 class Turns:
@@ -99,7 +99,7 @@ def measure(cell: Cell, workers: dict[str, Worker], work: Work, rounds: int, sec
 
 
 def machine_figures(answers: list[Answer]) -> dict[str, float]:
-    """The median bandwidth and throughput."""
+    """The median bandwidth and throughput of the machine over the rounds."""
     return {field: statistics.median(answer[field] for answer in answers) for field in Machine._fields}
 
 

@@ -1,13 +1,16 @@
-"""What lookup decoding gains in greedy search: tokens a step, and times with drafts and without.
+"""What lookup decoding gains in greedy search: tokens for each step, and times with and without drafts.
 
     python -m benchmarks.lookup --corpus runs/corpus/test.jsonl.gz --record benchmarks/records/<date>_lookup
     python -m benchmarks.lookup wide --record …          # the cases whose names contain this
     python -m benchmarks.lookup --report --record …      # the table of what has been measured
 
-Cases: real documents with the embedded checkpoint; the same widened to 80 million parameters (support/widen.py), where
-a step costs what it costs in bart-base, one at a time and in batches of 4; and bart-base's shape with random weights
-and ids, whose text copies nothing. All documents of a case have the same shape bucket. Drafts of 0 (none), 2, 4 and 6
-tokens take turns; a time is the median over rounds of one call of `generate` for each batch. Tokens must be equal.
+Lookup decoding drafts the next tokens by finding the last generated ones in the source, and checks them in one step.
+
+The cases are: real documents with the embedded checkpoint; the same with that checkpoint widened to 80 million
+parameters (support/widen.py), in which a step costs as much as in bart-base, one document at a time and in batches of
+4; and the shape of bart-base with random weights and ids, whose answers copy nothing from the source. All documents of
+a case are padded to the same length. Drafts of 0 (none), 2, 4 and 6 tokens take turns. A time is the median over rounds
+of the seconds in which `generate` answers all batches. All drafts must give the same tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from support.records import Command
 from support.widen import widen
 
 DRAFT_TOKENS = (0, 2, 4, 6)
-BUCKET = 128  # source positions of the documents
+BUCKET = 128  # source positions to which the chosen documents are padded
 CASES = {"embedded-text-b1": 1, "wide-text-b1": 1, "wide-text-b4": 4, "base-random-b1": 1}  # name -> batch size
 RANDOM_SOURCE, RANDOM_TOKENS, SEED = 512, 64, 0
 
@@ -52,7 +55,7 @@ def model_of(case: str) -> Prepared:
 
 
 def batches_of(case: str, prepared: Prepared, corpus: pathlib.Path, documents: int) -> list[tuple[Any, Any]]:
-    """Ids and masks."""
+    """The token ids and attention mask of each batch, (B,S)."""
     if case.startswith("base"):
         ids = np.random.default_rng(SEED).integers(4, prepared.config.vocab_size, (2, RANDOM_SOURCE))
         return [(row[None], np.ones((1, RANDOM_SOURCE), int)) for row in ids]
@@ -89,7 +92,7 @@ def measure(case: str, corpus: pathlib.Path, documents: int, rounds: int) -> dic
     sequences: dict[int, list[list[int]]] = {K: [] for K in DRAFT_TOKENS}
     steps = dict.fromkeys(DRAFT_TOKENS, 0)
     plain_steps = 0
-    for K in DRAFT_TOKENS:  # compiles
+    for K in DRAFT_TOKENS:  # these calls compile, and their times are not measured
         for ids, mask in batches:
             generated = generate(prepared, ids, mask, **options[K])
             rows = zip(generated.sequences, generated.lengths, strict=True)
@@ -134,7 +137,7 @@ def table(figures: dict[str, Any]) -> str:
 def main() -> None:
     command = Command(__doc__, list(CASES), "case")
     command.parser.add_argument("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="documents")
-    command.parser.add_argument("--documents", type=int, default=12, help="at most so many of the corpus")
+    command.parser.add_argument("--documents", type=int, default=12, help="the most documents of the corpus")
     command.parser.add_argument("--rounds", type=int, default=5)
     arguments = command.parse()
     for case in command.missing():

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-THREADS = 2  # of every rival
+THREADS = 2  # processor threads that each rival may use
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "ctranslate2")
 
 
 def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """What a record says of its measurement: command, date, hardware, load and versions."""
+    """The circumstances of a measurement for its record: command, date, hardware, load and versions."""
     return {
         "command": "python -m " + " ".join([command_name(), *map(named, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),

@@ -31,11 +31,11 @@ from benchmarks.machine import THREADS, circumstances
 from benchmarks.rivals import RIVALS, Ours, Worker
 from support.records import Command
 
-MODELS: dict[str, dict[str, Any]] = {  # what is asked of each: one source
-    "tiny": {},  # a real document, the checkpoint's own generation defaults
+MODELS: dict[str, dict[str, Any]] = {  # model -> options of generate for its one source
+    "tiny": {},  # for a real document, with the checkpoint's own defaults
     "base": {"num_beams": 4, "min_new_tokens": 32, "max_new_tokens": 32},
 }
-SOURCE = 128  # positions of base's source
+SOURCE = 128  # positions of the source of "base"
 CONTENDERS = ("ours", "ours-xla", "ours-xla, warm cache", "pytorch", "ctranslate2", "ctranslate2-int8")
 # Sources in a batch, beams, and source positions.
 BUCKETS = ((1, 1, 128), (1, 4, 128), (8, 1, 128), (8, 4, 128), (1, 4, 512), (1, 4, 1024), (8, 4, 1024))
@@ -50,7 +50,7 @@ def work_of(model: str) -> dict[str, Any]:
 
 
 def once(name: str, folder: pathlib.Path, work: dict[str, Any]) -> None:
-    """In the child: import, load, generate, say what came out."""
+    """What the measured process does: it loads the model, generates, and prints the tokens."""
     rival = Ours(folder, layout="cpu") if name == "ours-xla" else RIVALS[name](folder)
     rival.prepare(work)
     sys.stdout.write("\n" + json.dumps({"tokens": rival.run()}) + "\n")
@@ -83,7 +83,7 @@ def measured(contender: str, folder: pathlib.Path, work: dict[str, Any], cache: 
 
 
 def compile_cache(folder: pathlib.Path) -> dict[str, str]:
-    """JAX's persistent cache in a folder, for programs however small."""
+    """The environment in which JAX keeps compiled programs of every size in a folder."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -95,8 +95,8 @@ def start_up(model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path)
     """Medians for every contender: {name: {"seconds", "all_seconds", "peak_mb", "cpu_seconds", "tokens_equal"}}."""
     work = work_of(model)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    for turn in range(rounds + 1):  # the first brings the files into memory, and is not counted
-        for name in CONTENDERS:  # `ours-xla` fills the compile cache for the next
+    for turn in range(rounds + 1):  # the first round brings the files into memory, and is not counted
+        for name in CONTENDERS:  # `ours-xla` fills the compile cache that "ours-xla, warm cache" reads
             found = measured(name, folder, work, cache)
             if turn:
                 runs[name].append(found)

@@ -1,9 +1,10 @@
-"""Widening: a model of twice the width with the same logits. So a small trained model costs what a large one does.
+"""Makes a model of twice the width with the same logits, so that a small trained model costs as much as a large one.
 
-Every feature exists twice, with the same value. Layer norm then sees the same mean and variance. A matrix that reads
-doubled features has its weights halved, so that the sums stay the same. Heads are twice as wide, which doubles the
-products of queries and keys; the queries' weights make up for it. The decoder's last layer norm is halved, since the
-output embedding reads doubled features as well. The vocabulary is filled up with tokens that are never chosen.
+Every feature exists twice, with the same value, so layer norm sees the same mean and variance. A matrix whose input is
+doubled has its weights halved, so its sums stay the same. Heads are twice as wide, which doubles the products of
+queries and keys; the queries' weights are divided by √2, and attention's scale by √2 too. The decoder's last layer norm
+is halved, because the output embedding reads doubled features. The vocabulary is filled up with tokens that are never
+chosen.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from bart_inference.checkpoint import Model
 
 from bart_oneliner import Array, Params
 
-NEVER_CHOSEN = -1e4  # the bias of tokens that only fill up the vocabulary
+NEVER_CHOSEN = -1e4  # final_logits_bias of the tokens with which the vocabulary is filled up
 
 
 def widen(model: Model, vocab_size: int = 50265) -> Model:
-    """The model with twice the width, for a config without scale_embedding. Labels and options stay."""
+    """The model with twice the width and `vocab_size` tokens. Raises ValueError for a config with scale_embedding."""
     config = model.config
     if config.scale_embedding:
         raise ValueError("scale_embedding must be false: the scale depends on the width")
@@ -49,7 +50,7 @@ def widen(model: Model, vocab_size: int = 50265) -> Model:
 
 
 def widen_stack(stack: Params) -> Params:
-    """The encoder's or the decoder's parameters; its layers have a leading axis in every array."""
+    """Widens the encoder's or the decoder's parameters. The arrays of its layers are stacked along a leading axis L."""
     layers = {}
     for name, part in stack["layers"].items():
         if name in ("self_attn", "encoder_attn"):
@@ -66,12 +67,12 @@ def widen_stack(stack: Params) -> Params:
 
 
 def widen_linear(p: Params) -> Params:
-    """weight (L,D,F), which reads D doubled features, and bias (L,F)."""
+    """Widens a linear layer, weight (L,D,F) and bias (L,F), to weight (L,2D,2F) and bias (L,2F)."""
     return {"weight": twice(twice(p["weight"], -2) / 2, -1), "bias": twice(p["bias"], -1)}
 
 
 def widen_attention(p: Params) -> Params:
-    """The projections to heads have weight (L,H,D,K) and bias (L,H,K), the output projection (L,H,K,D) and (L,D)."""
+    """Widens attention: projections to heads, weight (L,H,D,K), bias (L,H,K), and the output's, (L,H,K,D) and (L,D)."""
     widened = {name: widen_linear(p[name]) for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
     # Products of doubled queries and keys are twice as large, and are scaled by 1/√(2K) instead of 1/√K.
     widened["q_proj"] = jax.tree.map(lambda array: array / math.sqrt(2), widened["q_proj"])

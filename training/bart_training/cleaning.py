@@ -1,4 +1,4 @@
-"""Text rules of the corpus: which parts of a Debian description are its document, boilerplate, and synopsis."""
+"""The corpus's rules for text: what is removed from a Debian description and synopsis, and which pairs are kept."""
 
 import re
 
@@ -12,7 +12,7 @@ VARIANT = (
     r"binary|binaries|translations?\b|localization|tests?\b|test suite|plugins?\b|bindings?\b|modules?\b|"
     r"introspection|vapi|ghc|haskell|module|metapackage|crate|feature|transitional|dummy|empty"
 )
-BOILERPLATE = re.compile(  # sentences about the packaging, anywhere but at the start
+BOILERPLATE = re.compile(  # sentences about the packaging, which are removed unless they are a description's first
     r"^(?:this|the) (?:\S+ ){0,3}?(?:meta-?|dummy |binary |library )?packages? (?:only |just |also |here )?"
     r"(?:contains?|provides?|includes?|installs?|ships|holds|is|has|gives|supplies|depends|pulls|enables|offers|consists)\b"
     r".{0,60}\b(?:" + VARIANT + r").{0,140}$"
@@ -27,7 +27,7 @@ BOILERPLATE = re.compile(  # sentences about the packaging, anywhere but at the 
     r"|^\W*(?:https?|ftp)://\S+\W*$",
     re.I,
 )
-EMPTY_OPENING = re.compile(  # uninformative even as the first sentence of a description
+EMPTY_OPENING = re.compile(  # sentences that are removed even where they are a description's first
     r"^(?:this|the) (?:meta-?|dummy |binary )?packages? (?:contains?|provides?|includes?|enables|installs|ships) "
     r"(?:(?:the|a|an|all|some|only|additional) )?(?:following binaries|source for the rust|feature\b|"
     r"(?:\S+ )?(?:development|documentation|docs|headers?|static|shared|runtime|debug\w*|example|common|data|"
@@ -61,9 +61,10 @@ VARIANT_SYNOPSIS = re.compile(
 
 
 def paragraphs(body: str) -> list[str]:
-    """A description's paragraphs, each on one line.
+    """The paragraphs of a description, each as one line.
 
-    Debian Policy 5.6.13: ' text' is a line, '  text' a verbatim one (lists), ' .' a blank one.
+    By Debian Policy 5.6.13, ' text' is a line, '  text' a line to be shown verbatim (a list, for example), and ' .' a
+    blank line.
     """
     paragraph_lines: list[list[str]] = [[]]
     for line in body.split("\n"):
@@ -76,14 +77,17 @@ def paragraphs(body: str) -> list[str]:
 
 
 def clean_synopsis(synopsis: str) -> str:
-    """Without the tail that tells a package from its siblings ("… - development files"), if three words are left."""
+    """The synopsis without the tail that tells one package of a source from the others, such as "- development files".
+
+    If fewer than three words would be left, the tail stays.
+    """
     synopsis = " ".join(synopsis.split())
     shorter = PACKAGING_TAIL.sub("", synopsis)
     return (shorter if len(shorter.split()) >= 3 else synopsis).rstrip(" .;,:-")
 
 
 def cut(document: str) -> str:
-    """At most MAX_CHARS, at the end of a sentence if one ends in the second half, else of a word."""
+    """At most MAX_CHARS of a document, cut after a sentence if one ends in their second half, else after a word."""
     if len(document) <= MAX_CHARS:
         return document
     head = document[:MAX_CHARS]
@@ -94,7 +98,7 @@ def cut(document: str) -> str:
 
 
 def worth_learning(document: str, summary: str) -> bool:
-    """Long enough, mostly words, and longer than its summary."""
+    """Whether the document is long enough, mostly made of letters, and longer than its summary."""
     letters = sum(c.isalpha() or c == " " for c in document)
     return (
         len(document.split()) >= 12

@@ -22,8 +22,8 @@ from bart_training.noise import SENTENCE
 
 SHARED_BY = 20  # a sentence that at least this many source families have is boilerplate
 PER_FAMILY = 20  # at most this many records from one source family
-PERCENT = {"test": 5, "validation": 5}  # of source families; the others are train
-JACCARD, CONTAINMENT = 0.2, 0.35  # similarities of 5-word shingles from which two documents count as near-duplicates
+PERCENT = {"test": 5, "validation": 5}  # shares of the source families; all other families are in train
+JACCARD, CONTAINMENT = 0.2, 0.35  # two documents with one of these similarities of shingles or more are near-duplicates
 
 
 class Record(NamedTuple):
@@ -54,7 +54,7 @@ def split_of(source: str) -> str:
     return "validation" if bucket < PERCENT["test"] + PERCENT["validation"] else "train"
 
 
-Sentences = list[list[str]]  # of each paragraph of a description
+Sentences = list[list[str]]  # a description: for each paragraph, its sentences
 
 
 def candidates(packages: list[apt.Package]) -> list[Record]:
@@ -75,7 +75,7 @@ def candidates(packages: list[apt.Package]) -> list[Record]:
 
 def shared_sentences(packages: list[apt.Package], descriptions: list[Sentences]) -> set[str]:
     """The sentences that SHARED_BY or more source families have."""
-    families: dict[str, set[str]] = defaultdict(set)  # of each sentence
+    families: dict[str, set[str]] = defaultdict(set)  # sentence -> source families that have it
     for package, paragraphs in zip(packages, descriptions, strict=True):
         for sentence in itertools.chain.from_iterable(paragraphs):
             families[sentence].add(family(package.source))
@@ -83,7 +83,10 @@ def shared_sentences(packages: list[apt.Package], descriptions: list[Sentences])
 
 
 def informative(paragraphs: Sentences, boilerplate: set[str]) -> list[str]:
-    """The paragraphs without boilerplate; a description's first sentence goes only if it says nothing at all."""
+    """The paragraphs without the sentences in `boilerplate` and those that match cleaning.BOILERPLATE.
+
+    The first sentence of a description is compared with cleaning.EMPTY_OPENING instead.
+    """
     texts = []
     for i, sentences in enumerate(paragraphs):
         informative_sentences = []
@@ -98,7 +101,10 @@ def informative(paragraphs: Sentences, boilerplate: set[str]) -> list[str]:
 
 
 def rank(package: apt.Package) -> tuple[int, int, str]:
-    """Lowest for the package named like its source, which describes it best; highest for documentation and the like."""
+    """Which package of a source family describes it best: the lowest rank.
+
+    That is a package with the name of its source. The highest rank have packages of documentation, headers and so on.
+    """
     if package.name in (package.source, family(package.source)):
         return 0, len(package.name), package.name
     variant = bool(cleaning.VARIANT_SYNOPSIS.search(package.synopsis))
@@ -107,7 +113,7 @@ def rank(package: apt.Package) -> tuple[int, int, str]:
 
 
 def one_per_family(records: list[Record]) -> list[Record]:
-    """One record for each first paragraph, document and summary within a source family: the best representative."""
+    """Of the records of a source family with the same first paragraph, document or summary, the one of lowest rank."""
     used: set[tuple[str, str, str]] = set()
     kept = []
     for record in sorted(records, key=lambda record: (record.family, record.rank)):
@@ -119,7 +125,7 @@ def one_per_family(records: list[Record]) -> list[Record]:
 
 
 def across_families(records: list[Record]) -> list[Record]:
-    """One record for each document and first paragraph, two for each summary, PER_FAMILY for each family."""
+    """At most one record for each document and first paragraph, two for each summary, PER_FAMILY for each family."""
     texts: set[str] = set()
     summaries: Counter[str] = Counter()
     members: Counter[str] = Counter()
@@ -137,12 +143,12 @@ def across_families(records: list[Record]) -> list[Record]:
 
 
 def by_source(record: Record) -> tuple[str, tuple[int, int, str]]:
-    """A sort key: a hash of the source's name, so that no letter of the alphabet is preferred, and then the rank."""
+    """A sort key: a hash of the source's name, so that the order is not that of the alphabet, and then the rank."""
     return hashlib.sha256(record.source.encode()).hexdigest(), record.rank
 
 
 def shingles(document: str, n: int = 5) -> set[int]:
-    """64-bit hashes of every n words in succession."""
+    """The shingles of a document: 64-bit hashes of every n successive words."""
     words = re.findall(r"\w+", document.lower())
     hashes = set()
     for i in range(max(1, len(words) - n + 1)):
@@ -152,7 +158,7 @@ def shingles(document: str, n: int = 5) -> set[int]:
 
 
 def purge(records: list[Record], earlier: list[Record]) -> list[Record]:
-    """Without the records that resemble an earlier split's: the same summary, or overlapping shingles."""
+    """The records that do not resemble any of `earlier`, by the same summary or by common shingles."""
     summaries = {record.summary_key for record in earlier}
     sizes: list[int] = []  # the number of shingles of each earlier document
     index: dict[int, list[int]] = defaultdict(list)  # shingle -> earlier documents
@@ -170,7 +176,7 @@ def purge(records: list[Record], earlier: list[Record]) -> list[Record]:
 
 def resembles(hashes: set[int], index: dict[int, list[int]], sizes: list[int]) -> bool:
     """Whether a document's shingles overlap with one of the 20 earlier documents that share the most of them."""
-    shared: Counter[int] = Counter()  # with each earlier document
+    shared: Counter[int] = Counter()  # index of an earlier document -> number of common shingles
     for shingle in hashes:
         shared.update(index.get(shingle, ()))
     for i, count in shared.most_common(20):
@@ -182,7 +188,7 @@ def resembles(hashes: set[int], index: dict[int, list[int]], sizes: list[int]) -
 
 
 def beyond(records: list[Record], corpus: Path) -> list[Record]:
-    """The records whose source families are not in a corpus, without those that resemble one of its records."""
+    """The records that are new beside a written corpus: of other source families, and not resembling its records."""
     known = []
     for name in ("train", "validation", "test"):
         with gzip.open(corpus / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
