@@ -29,13 +29,13 @@ READ = {
     "peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "use_rslora", "rank_pattern",
     "alpha_pattern", "use_dora", "lora_bias", "init_lora_weights",
 }  # fmt: skip
-WITHOUT_EFFECT = {  # on the merge: what is trained or saved is seen from the tensors
+WITHOUT_EFFECT = {  # on the merge; the tensors of the adapter show what was trained and saved
     "task_type", "inference_mode", "auto_mapping", "peft_version", "target_modules", "exclude_modules", "lora_dropout",
     "fan_in_fan_out", "bias", "modules_to_save", "layers_to_transform", "layers_pattern", "runtime_config",
     "ensure_weight_tying", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     "qalora_group_size",
 }  # fmt: skip
-# Others, as "pissa" or "loftq", replace the base model's weights while the adapter is created.
+# Other methods, such as "pissa" and "loftq", replace the base model's weights when the adapter is created.
 INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 TIED = re.compile(r"\b(shared|embed_tokens|lm_head|lora_embedding_[AB])\b")
 PARTS = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.(weight|bias))?")
@@ -52,7 +52,11 @@ def merge_adapter(tensors: Mapping[str, np.ndarray], folder: Path) -> dict[str, 
         raise CheckpointError(f"{folder} has neither adapter_model.safetensors nor adapter_model.bin")
     try:
         return merge(tensors, adapter, config)
-    except (ValueError, TypeError, AttributeError) as error:  # files of the wrong types come to the latter two
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # fields of a wrong type
         raise CheckpointError(f"{folder}: {error}") from error
 
 
@@ -87,33 +91,22 @@ def pattern_value(patterns: Mapping[str, Any] | None, module: str, default: Any)
 def merge(
     tensors: Mapping[str, np.ndarray], adapter: Mapping[str, np.ndarray], config: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors with an adapter merged; what it changes is float32, or float64 where the checkpoint is.
+    """A checkpoint's tensors with an adapter merged. Changed tensors are float32, or float64 if the checkpoint is.
 
     tensors: PyTorch's names -> arrays, with or without the prefix `model.`; adapter: the same of peft's file.
     ValueError for a tensor of the adapter that has no place in the checkpoint, or not its shape.
     """
-    names = {name.removeprefix("model."): name for name in tensors}  # the checkpoint's own, by the name without prefix
+    name_of = {name.removeprefix("model."): name for name in tensors}  # in the checkpoint, by the name without prefix
+    updates, replaced = split_adapter(adapter)
     merged = dict(tensors)
-    targets: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in adapter.items():
-        if not name.startswith(PREFIX):
-            raise ValueError(f"the adapter's tensor {name!r} is not peft's: it does not begin with {PREFIX!r}")
-        name = name.removeprefix(PREFIX)
-        if TIED.search(name):
-            raise ValueError(
-                f"the adapter changes {name}, an embedding, which is not supported (BART ties three of them). {MERGE}"
-            )
-        if match := PARTS.fullmatch(name):
-            module, part, last = match.groups()
-            targets.setdefault(module, {})["lora_bias" if last == "bias" else part] = array.astype(np.float32)
-            continue
-        name = name.replace(".base_layer.", ".")  # the bias of a layer that has an adapter
-        own = names.get(name.removeprefix("model."), name)
-        if own in tensors and tensors[own].shape != array.shape:
-            raise ValueError(f"the adapter's {name} has shape {array.shape}, the checkpoint's {tensors[own].shape}")
-        merged[own] = array  # of modules_to_save, or a bias that was trained
-    for module, parts in targets.items():
-        weight, bias = (names.get(f"{module.removeprefix('model.')}.{last}") for last in ("weight", "bias"))
+    for name, array in replaced.items():
+        target = name_of.get(name.removeprefix("model."), name)
+        if target in tensors and tensors[target].shape != array.shape:
+            raise ValueError(f"the adapter's {name} has shape {array.shape}, the checkpoint's {tensors[target].shape}")
+        merged[target] = array
+    for module, parts in updates.items():
+        prefix = module.removeprefix("model.")
+        weight, bias = name_of.get(f"{prefix}.weight"), name_of.get(f"{prefix}.bias")
         if weight is None or bias is None:
             raise ValueError(f"the adapter changes {module}, which the checkpoint does not have")
         scale = check_target(module, parts, merged[weight].shape, config)
@@ -121,6 +114,32 @@ def merge(
         if "lora_bias" in parts:
             merged[bias] = merged[bias] + parts["lora_bias"] * scale
     return merged
+
+
+def split_adapter(
+    adapter: Mapping[str, np.ndarray],
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """What an adapter's file holds: the parts of each module's update, and tensors that take the place of others.
+
+    The latter are of modules_to_save, or biases that were trained. ValueError for a name that is not supported.
+    """
+    updates: dict[str, dict[str, np.ndarray]] = {}
+    replaced: dict[str, np.ndarray] = {}
+    for full_name, array in adapter.items():
+        if not full_name.startswith(PREFIX):
+            raise ValueError(f"the adapter's tensor {full_name!r} is not peft's: it does not begin with {PREFIX!r}")
+        name = full_name.removeprefix(PREFIX)
+        if TIED.search(name):
+            raise ValueError(
+                f"the adapter changes {name}, an embedding, which is not supported (BART ties three of them). {MERGE}"
+            )
+        if match := PARTS.fullmatch(name):
+            module, part, suffix = match.groups()
+            parts = updates.setdefault(module, {})
+            parts["lora_bias" if suffix == "bias" else part] = array.astype(np.float32)
+        else:
+            replaced[name.replace(".base_layer.", ".")] = array  # so peft calls the bias of a layer with an update
+    return updates, replaced
 
 
 def check_target(
@@ -144,7 +163,8 @@ def check_target(
 
 def merged_weight(weight: np.ndarray, parts: Mapping[str, np.ndarray], scale: np.float32) -> np.ndarray:
     """A target's weight (out,in) with its update."""
-    weight = weight.astype(np.promote_types(weight.dtype, np.float32)) + (parts["lora_B"] @ parts["lora_A"]) * scale
-    if "lora_magnitude_vector" in parts:  # DoRA, https://arxiv.org/abs/2402.09353: a trained length for each row
+    update = (parts["lora_B"] @ parts["lora_A"]) * scale
+    weight = weight.astype(np.promote_types(weight.dtype, np.float32)) + update
+    if "lora_magnitude_vector" in parts:  # DoRA, https://arxiv.org/abs/2402.09353, trains the length of each row
         weight *= (parts["lora_magnitude_vector"] / np.linalg.norm(weight, axis=1))[:, None]
     return weight

@@ -1,21 +1,22 @@
-"""Shape buckets: arbitrary batch sizes and lengths go to few compiled programs. Our padding changes no token.
+"""Shape buckets: batches and lengths are padded to a few sizes, so that a few compiled programs serve all of them.
 
-Imports no jax.
+Padding is masked and changes no token. Imports no jax.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64)  # sources in one program; a larger batch is run in pieces
+BATCHES = (1, 2, 4, 8, 16, 32, 64)  # sources that one program takes; a larger batch is run in several parts
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)  # source positions
-# Token buffers: every step pays for their whole length, and a model is mostly asked for one length, so they go in finer
-# steps. 64 new tokens and the start token take 80 positions, not 128.
+# Positions of the buffer of generated tokens. Every decoding step computes over the whole buffer, so these sizes lie
+# closer together: 64 new tokens and the start token take 80 positions instead of 128. That costs few programs, because
+# most callers of a model ask for the same length.
 TARGETS = (*range(16, 129, 16), *range(160, 257, 32), *range(320, 513, 64), *range(640, 1025, 128))
 
 
 def bucket(n: int, sizes: Sequence[int], limit: int | None = None) -> int:
-    """The smallest size that holds n, or `limit` (a position table's length, say) where that is smaller still."""
+    """The smallest of the sizes that holds n, or `limit` (the length of a position table) if that is smaller."""
     for size in sizes:
         if n <= size:
             return size if limit is None else min(size, limit)
@@ -25,20 +26,20 @@ def bucket(n: int, sizes: Sequence[int], limit: int | None = None) -> int:
 
 
 def batch_bucket(n: int, devices: int = 1) -> int:
-    """The smallest batch that holds n rows and gives every device a bucket of the same size."""
+    """The smallest batch size that holds n rows and is the same bucket on each device."""
     return devices * bucket(-(-n // devices), BATCHES)
 
 
 def largest_batch(devices: int = 1) -> int:
-    """Rows of the largest batch that one program takes."""
+    """The number of rows of the largest batch that one program takes."""
     return devices * BATCHES[-1]
 
 
 def source_bucket(n: int, limit: int) -> int:
-    """Positions that sources of n tokens are padded to, for a position table of `limit`."""
+    """The number of positions that sources of n tokens are padded to. limit: the length of the position table."""
     return bucket(n, LENGTHS, limit)
 
 
 def target_bucket(n: int, limit: int) -> int:
-    """Positions of the buffers in which n tokens are generated, for a position table of `limit`."""
+    """The number of positions of a buffer for n generated tokens. limit: the length of the position table."""
     return bucket(n, TARGETS, limit)

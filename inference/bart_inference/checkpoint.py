@@ -1,4 +1,4 @@
-"""Checkpoints: a folder or a hub id in Hugging Face's format <-> a Model of this project."""
+"""Checkpoints: `load` reads a folder or a hub id in Hugging Face's format as a Model, `save` writes one."""
 
 from __future__ import annotations
 
@@ -31,36 +31,43 @@ from bart_inference.tokenizer_files import load_tokenizer, save_tokenizer
 from bart_oneliner import Config, Params, convert, revert
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+HEAD_CLASSES = {  # a head's name among the parameters -> what transformers' class for it is called behind "BartFor"
+    "classification_head": "SequenceClassification",
+    "qa_outputs": "QuestionAnswering",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A checkpoint. It unpacks as (params, config, generation, tokenizer, labels, config_json)."""
+    """A checkpoint. It unpacks as (params, config, generation, tokenizer, labels, config_json).
 
-    tensors: Params  # params; or, where dtype is set, the same tree still in the files, as `load` leaves it
+    A stacked leaf holds the same parameter of all layers, with the layer as its first axis. In `tensors` of a loaded
+    model it is a list with an array for each layer, because the layers lie apart in the files.
+    """
+
+    tensors: Params  # bart_oneliner's tree; where dtype is set, of views into the checkpoint's files
     config: Config
     generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
     tokenizer: Tokenizer | None  # None if the folder has none
     labels: tuple[str, ...] = ()  # a classifier's classes, by id
-    # config.json as it is, with fields that Config does not know
-    config_json: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    dtype: Any = None  # what the files' arrays become when they are read; a stacked leaf of theirs is a list of layers
+    config_json: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # config.json with all of its fields
+    dtype: Any = None  # what the views are converted to when they are read; None if `tensors` are arrays
 
     @functools.cached_property
     def params(self) -> Params:
-        """bart_oneliner's format, arrays of one dtype throughout; of a loaded model read from its files at first use.
+        """bart_oneliner's parameters, all of one dtype. Those of a loaded model are read from its files at first use.
 
-        `prepare` does not need them, and takes half the memory while nobody has asked for them.
+        `prepare` reads the files by itself: a model whose `params` nobody asks for takes half the memory.
         """
         if self.dtype is None:
             return self.tensors
+        return jax.tree.map(self._read, self.tensors, is_leaf=lambda node: isinstance(node, list))
 
-        def read(leaf: np.ndarray | list[np.ndarray]) -> jax.Array:
-            if isinstance(leaf, list):
-                leaf = np.stack([np.asarray(layer, self.dtype) for layer in leaf])
-            return jnp.array(leaf, self.dtype)  # a copy: an array must not change with the file
-
-        return jax.tree.map(read, self.tensors, is_leaf=lambda node: isinstance(node, list))
+    def _read(self, leaf: np.ndarray | list[np.ndarray]) -> jax.Array:
+        """A copy of a view, or of the views of all layers: an array must not change with its file."""
+        if isinstance(leaf, list):
+            leaf = np.stack([np.asarray(layer, self.dtype) for layer in leaf])
+        return jnp.array(leaf, self.dtype)
 
     def __iter__(self) -> Iterator[Any]:
         yield from (self.params, self.config, self.generation, self.tokenizer, self.labels, self.config_json)
@@ -78,8 +85,9 @@ def embedded() -> Path:
 def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapter: str | Path | None = None) -> Model:
     """A checkpoint folder, a Hugging Face hub id, or (None) the embedded checkpoint.
 
-    adapter: the folder or hub id of a LoRA adapter, which is merged into the weights. Without one, an adapter that lies
-    beside the weights is; of a folder that holds an adapter alone, base_model_name_or_path is loaded first.
+    adapter: the folder or hub id of a LoRA adapter, which is merged into the weights. Without it, an adapter in the
+    checkpoint's own folder is merged. If the folder holds an adapter and no weights, the adapter's
+    base_model_name_or_path is loaded first.
 
     dtype is what the parameters are converted to and computed in: "float32" (exact against PyTorch), "bfloat16" (the
     speed mode of TPUs) or "float64" (needs JAX_ENABLE_X64). Names, shapes and dtypes are checked here; the parameters
@@ -96,16 +104,18 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapt
     try:
         refuse_quantized(folder, fields)
         config = Config.from_json(fields)
-        state = open_tensors(folder)
+        state_dict = open_tensors(folder)
         if adapter_folder:
-            state = merge_adapter(state, adapter_folder)
-        tensors = convert(state, config, join=list)
+            state_dict = merge_adapter(state_dict, adapter_folder)
+        tensors = convert(state_dict, config, join=list)
         generation = generation_defaults(folder, fields)
         labels = class_labels(fields, tensors, strict=adapter_folder is None)
-        tokenizer = (load_tokenizer(adapter_folder) if adapter_folder else None) or load_tokenizer(folder)
+        tokenizer = load_tokenizer(adapter_folder) if adapter_folder else None
+        if tokenizer is None:
+            tokenizer = load_tokenizer(folder)
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # what files of the wrong types come to
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # fields of config.json with a wrong type
         raise CheckpointError(f"{folder}: {error}") from error
     return Model(tensors, config, generation, tokenizer, labels, fields, DTYPES[dtype])
 
@@ -113,14 +123,16 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapt
 def locate(path_or_hub_id: str | Path | None, adapter: str | Path | None) -> tuple[Path, Path | None]:
     """The folder of the weights, and that of the adapter that is merged into them, if any."""
     folder = embedded() if path_or_hub_id is None else find_folder(path_or_hub_id)
-    beside = (folder / ADAPTER_CONFIG).is_file()
+    has_adapter = (folder / ADAPTER_CONFIG).is_file()
     has_weights = any((folder / name).is_file() for name in WEIGHTS)
     if adapter is not None:
-        if beside and not has_weights:
-            raise CheckpointError(f"{folder} holds an adapter without weights, and another adapter is named beside it")
+        if has_adapter and not has_weights:
+            raise CheckpointError(f"{folder} holds an adapter without weights, and adapter={str(adapter)!r} is another")
         return folder, find_folder(adapter)
-    if not beside or has_weights:
-        return folder, folder if beside else None
+    if not has_adapter:
+        return folder, None
+    if has_weights:
+        return folder, folder
     fields = read_json(folder / ADAPTER_CONFIG)
     base = fields.get("base_model_name_or_path")
     if not base:
@@ -132,10 +144,10 @@ def locate(path_or_hub_id: str | Path | None, adapter: str | Path | None) -> tup
 
 
 def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What the checkpoint says about generation, as GenerationConfig.from_pretrained reads it.
+    """The checkpoint's generation options, as GenerationConfig.from_pretrained reads them.
 
-    generation_config.json if there is one, else config.json. Where that is silent about the special ids BART's hold;
-    transformers 5 has none then, and refuses to generate.
+    They are those of generation_config.json or, without such a file, of config.json. Special ids that config.json
+    leaves out are BART's; transformers 5 has none in that case, and refuses to generate.
     """
     if (folder / "generation_config.json").is_file():
         fields = read_json(folder / "generation_config.json")
@@ -150,57 +162,71 @@ def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[
 def class_labels(config_fields: Mapping[str, Any], params: Params, strict: bool = True) -> tuple[str, ...]:
     """A classifier's labels by id: label2id's if it names every class, else id2label's, else LABEL_0, LABEL_1, …
 
-    strict: ValueError if id2label names other classes; an adapter's head may have others than its base's config.
+    strict: ValueError if id2label names other classes. An adapter's head may have other classes than its base's config.
     """
     if "classification_head" not in params:
         return ()
     count = params["classification_head"]["out_proj"]["bias"].shape[0]
-    by_label = {int(i): str(label) for label, i in (config_fields.get("label2id") or {}).items()}
-    by_id = {int(i): str(label) for i, label in (config_fields.get("id2label") or {}).items()}
-    for names in (by_label, by_id):
+    from_label2id = {int(i): str(label) for label, i in (config_fields.get("label2id") or {}).items()}
+    from_id2label = {int(i): str(label) for i, label in (config_fields.get("id2label") or {}).items()}
+    for names in (from_label2id, from_id2label):
         if set(names) == set(range(count)):
             return tuple(names[i] for i in range(count))
-    if by_id and strict:
-        raise ValueError(f"id2label names the classes {sorted(by_id)}, the classification head has {count}")
+    if from_id2label and strict:
+        raise ValueError(f"id2label names the classes {sorted(from_id2label)}, the classification head has {count}")
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def save(model: Model, path: str | Path, dtype: str | None = None) -> None:
     """Write a folder that transformers and `load` read: config, generation config, safetensors and tokenizer.
 
-    config.json keeps the fields that the model does not use, as task_specific_params. ValueError for a folder that
+    config.json keeps the fields that the model does not use, such as task_specific_params. ValueError for a folder that
     holds an adapter.
 
-    dtype: of the stored tensors ("float16", "bfloat16", "float32", …); the params' own by default.
+    dtype: of the stored tensors ("float16", "bfloat16", "float32", …); that of the parameters by default.
     """
     folder = Path(path)
     if (folder / ADAPTER_CONFIG).exists():
         raise ValueError(f"{folder} holds an adapter, which `load` would merge into what is saved there")
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {"classification_head": "SequenceClassification", "qa_outputs": "QuestionAnswering"}
-    [purpose] = [kinds[name] for name in kinds if name in model.tensors] or ["ConditionalGeneration"]
     tensors = revert(model.params, model.config)
     if dtype is not None:
-        kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-        tensors = {name: tensor.astype(kind) for name, tensor in tensors.items()}
-    config = {**model.config_json, **dataclasses.asdict(model.config)}
-    config |= {"model_type": "bart", "architectures": [f"BartFor{purpose}"], "is_encoder_decoder": True}
-    config |= {"dtype": str(next(iter(tensors.values())).dtype)}
-    config.pop("torch_dtype", None)  # its name before transformers 5
-    if model.labels:
-        config |= {"id2label": dict(enumerate(model.labels)), "label2id": {s: i for i, s in enumerate(model.labels)}}
-    if "model_type" in model.generation:  # it is config.json's, for want of a generation_config.json
-        config = {**model.generation, **config}
+        stored = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        tensors = {name: tensor.astype(stored) for name, tensor in tensors.items()}
+    fields = config_to_save(model, str(next(iter(tensors.values())).dtype))
+    if generation_is_of_config_json(model.generation):
+        fields = {**model.generation, **fields}
         (folder / "generation_config.json").unlink(missing_ok=True)
     else:
         write_json(folder / "generation_config.json", dict(model.generation))
-    write_json(folder / "config.json", config)
-    # A new file in place of the old one: models that were loaded from the old one may not be read yet.
-    save_file(tensors, folder / "model.safetensors.new", metadata={"format": "pt"})
-    (folder / "model.safetensors.new").chmod((folder / "config.json").stat().st_mode)  # the library writes 0600
-    (folder / "model.safetensors.new").replace(folder / "model.safetensors")
+    write_json(folder / "config.json", fields)
+    # A new file is moved over the old one: models that were loaded from the old file may not have read it yet.
+    new = folder / "model.safetensors.new"
+    save_file(tensors, new, metadata={"format": "pt"})
+    new.chmod((folder / "config.json").stat().st_mode)  # the library gives its files the mode 0600
+    new.replace(folder / "model.safetensors")
     if model.tokenizer is not None:
         save_tokenizer(model.tokenizer, folder, model.config.max_position_embeddings)
+
+
+def generation_is_of_config_json(generation: Mapping[str, Any]) -> bool:
+    """Whether a Model's generation defaults were read from config.json, because there was no generation_config.json."""
+    return "model_type" in generation
+
+
+def config_to_save(model: Model, dtype: str) -> dict[str, Any]:
+    """config.json's fields, with those that the model's parameters decide set anew. dtype: of the stored tensors."""
+    purpose = "ConditionalGeneration"
+    for head, name in HEAD_CLASSES.items():
+        if head in model.tensors:
+            purpose = name
+    fields = {**model.config_json, **dataclasses.asdict(model.config)}
+    fields |= {"model_type": "bart", "architectures": [f"BartFor{purpose}"], "is_encoder_decoder": True, "dtype": dtype}
+    fields.pop("torch_dtype", None)  # the name of dtype before transformers 5
+    if model.labels:
+        fields["id2label"] = dict(enumerate(model.labels))
+        fields["label2id"] = {label: i for i, label in enumerate(model.labels)}
+    return fields
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

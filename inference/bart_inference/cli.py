@@ -1,6 +1,6 @@
 """The command line of `python bart_oneliner.py` and `bart-oneliner`: summaries of texts, files or bundled documents.
 
-jax is imported when the arguments are known to be good, so `--help` and a mistake are answered at once.
+jax is imported after the arguments are checked, so that `--help` and messages about mistakes appear at once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 class Document(NamedTuple):
+    """A text to summarize."""
+
     name: str
     text: str
-    reference: str | None = None  # what a person wrote, for the bundled ones
+    reference: str | None = None  # the summary that a person wrote, of a bundled document
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def documents(args: argparse.Namespace) -> list[Document]:
+def read_documents(args: argparse.Namespace) -> list[Document]:
     """What is to be summarized. OSError or UnicodeDecodeError for files that cannot be read as text."""
     if args.text == "-":
         return [Document("standard input", sys.stdin.read())]
@@ -66,7 +68,7 @@ def documents(args: argparse.Namespace) -> list[Document]:
 
 
 def one_line_summary(model: Model, text: str, **options: Any) -> str:
-    """The greedy summary by `bart` alone: a whole forward for every token, the highest logit each time."""
+    """The greedy summary by the one line `bart`: a whole forward pass for each token, which has the highest logit."""
     import jax
     import numpy as np
 
@@ -77,32 +79,36 @@ def one_line_summary(model: Model, text: str, **options: Any) -> str:
 
     config = model.config
     if config.activation_function != "gelu" or config.scale_embedding:
-        raise ValueError("the one line is BART as published: gelu and unscaled embeddings")
-    row = resolve(model.generation, config, options | {"num_beams": 1}, None, 1)[0]
+        raise ValueError("the one line computes BART as published: with gelu and without scaled embeddings")
+    [resolved] = resolve(model.generation, config, options | {"num_beams": 1}, None, 1)
     source = np.array([encode_within(model, text, "text")], np.int32)
-    longest = row.lengths(1, config)[1]
-    ids = np.full((1, longest), config.pad_token_id, np.int32)
-    ids[0, 0] = row.start_id
-    logits_of = jax.jit(bart)
-    for t in range(1, longest):
+    max_length = resolved.lengths(1, config)[1]
+    ids = np.full((1, max_length), config.pad_token_id, np.int32)
+    ids[0, 0] = resolved.start_id
+    compiled = jax.jit(bart)
+    for t in range(1, max_length):
         with jax.default_matmul_precision("highest"):
-            logits = logits_of(model.params, source, np.ones_like(source), ids)
+            logits = compiled(model.params, source, np.ones_like(source), ids)
         ids[0, t] = int(logits[0, t - 1].argmax())
-        if t == 1 and row.forced_bos_token_id is not None:
-            ids[0, t] = row.forced_bos_token_id
-        if t == longest - 1 and row.forced_eos_token_id is not None:
-            ids[0, t] = as_ids(row.forced_eos_token_id)[0]
-        if ids[0, t] in row.eos_ids:
+        if t == 1 and resolved.forced_bos_token_id is not None:
+            ids[0, t] = resolved.forced_bos_token_id
+        if t == max_length - 1 and resolved.forced_eos_token_id is not None:
+            ids[0, t] = as_ids(resolved.forced_eos_token_id)[0]
+        if ids[0, t] in resolved.eos_ids:
             break
     return decode_text(require_tokenizer(model), ids[0, : t + 1])
 
 
-def summaries(model: Model, texts: Sequence[str], args: argparse.Namespace) -> Iterator[str]:
+def write_summaries(model: Model, texts: Sequence[str], args: argparse.Namespace) -> Iterator[str]:
+    """A summary for each text. With --stream its parts are printed as they come."""
     from bart_inference import prepare, summarize
     from bart_inference.generation.stream import stream
 
-    options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
-    options = {name: value for name, value in options.items() if value is not None}
+    options: dict[str, Any] = {}
+    if args.num_beams is not None:
+        options["num_beams"] = args.num_beams
+    if args.max_new_tokens is not None:
+        options["max_new_tokens"] = args.max_new_tokens
     if args.one_line:
         yield from (one_line_summary(model, text, **options) for text in texts)
         return
@@ -111,15 +117,16 @@ def summaries(model: Model, texts: Sequence[str], args: argparse.Namespace) -> I
         yield from summarize(prepared, texts, **options)
         return
     for text in texts:
-        pieces = []
-        for piece in stream(prepared, text, **options):
-            print(piece, end="", flush=True)
-            pieces.append(piece)
+        summary = ""
+        for part in stream(prepared, text, **options):
+            print(part, end="", flush=True)
+            summary += part
         print()
-        yield "".join(pieces)
+        yield summary
 
 
 def show(document: Document, summary: str, args: argparse.Namespace) -> None:
+    """Print a summary as the flags ask. With --stream it is printed already."""
     if args.json:
         record = {"name": document.name, "summary": summary, "model": args.model or "debian-tiny"}
         print(json.dumps(record, ensure_ascii=False))
@@ -132,7 +139,7 @@ def show(document: Document, summary: str, args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if all is well, 1 with one line on standard error if not."""
+    """Run the command. Returns its exit status: 0, or 1 after an error, with one line on standard error."""
     args = parse(argv)
 
     def notice(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -140,17 +147,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     warnings.showwarning = notice
     try:
-        found = documents(args)
+        documents = read_documents(args)
         import jax
 
         from bart_inference import load
 
-        begun = time.perf_counter()
+        start = time.perf_counter()
         model = load(args.model, adapter=args.adapter)
         loaded = time.perf_counter()
-        for document, summary in zip(found, summaries(model, [d.text for d in found], args), strict=True):
+        summaries = write_summaries(model, [document.text for document in documents], args)
+        for document, summary in zip(documents, summaries, strict=True):
             show(document, summary, args)
-        done = time.perf_counter()
+        end = time.perf_counter()
     except (ValueError, OSError) as error:
         notice(str(error))
         return 1
@@ -158,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = sum(leaf.size for leaf in jax.tree.leaves(model.params)) / 1e6
         print(
             f"{args.model or 'debian-tiny (embedded)'}: {size:.1f} M parameters on {jax.devices()[0].platform}, loaded "
-            f"in {loaded - begun:.1f} s, {len(found)} documents in {done - loaded:.1f} s, compilation included"
+            f"in {loaded - start:.1f} s, {len(documents)} documents in {end - loaded:.1f} s, compilation included"
         )
     return 0
 

@@ -1,8 +1,8 @@
-"""Several devices share the rows of a batch: each holds all weights and runs its own rows as if it were alone.
+"""Data parallelism: each device holds all weights and runs some rows of a batch as if there were no other device.
 
-The loop over steps ends when every row is done. Left to the partitioner, that question and every other one about all
-rows would be a reduction over the devices at every step; under shard_map a device asks it of its own rows only, and
-nothing is exchanged between devices at all.
+Programs are spread by shard_map rather than by XLA's partitioner. The decoding loop asks at every step whether all rows
+have ended. The partitioner would make that an all-reduce over the devices; under shard_map a device asks it about its
+own rows, and the devices exchange nothing.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ HUGE_PAGE = 2**21  # bytes
 
 
 def data_mesh() -> Mesh:
-    """All devices of this process, side by side."""
+    """A mesh of one axis, "data", with all devices of this process."""
     return Mesh(np.array(jax.local_devices()), ("data",))
 
 
 def place(array: np.ndarray) -> jax.Array:
     """A copy of a host's array on every device of this process."""
     mesh = data_mesh()
-    where = NamedSharding(mesh, PartitionSpec()) if mesh.size > 1 else None
-    return jax.device_put(in_huge_pages(array), where)
+    sharding = NamedSharding(mesh, PartitionSpec()) if mesh.size > 1 else None
+    return jax.device_put(in_huge_pages(array), sharding)
 
 
 def in_huge_pages(array: np.ndarray) -> np.ndarray:
-    """A copy of an array for a device to take over, in memory of its own that asks Linux for huge pages.
+    """A copy of an array in memory of its own, for which Linux is asked for huge pages.
 
-    A CPU device adopts it and copies nothing. Decoding reads every weight at every step, which takes longer the more
-    pages they are in; and memory that does not come from malloc leaves no holes between the weights.
+    Decoding reads every weight at every step; with huge pages there are fewer address translations to look up. A CPU
+    device uses this memory without copying it. It does not come from malloc, whose heap would be fragmented by it.
     """
     if array.nbytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.array(array)
@@ -52,7 +52,7 @@ def in_huge_pages(array: np.ndarray) -> np.ndarray:
 
 
 def mesh_of(weights: Params) -> Mesh | None:
-    """The devices that the weights lie on, None if it is one."""
+    """The mesh of devices that hold the weights; None for a single device."""
     mesh = getattr(weights["shared"].sharding, "mesh", None)
     return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
 
@@ -64,25 +64,28 @@ def device_count(mesh: Mesh | None) -> int:
 def on_rows(
     mesh: Mesh | None, run: Callable[..., Any], shared: Sequence[int] = (0,), static: Sequence[int] = ()
 ) -> Callable[..., Any]:
-    """`run` with every device of the mesh running its own rows: the leading axis of all that it takes and returns.
+    """`run`, with the leading axis of its arguments and results (the rows) divided among the devices of the mesh.
 
-    shared: which positional arguments have no rows, such as the weights; static: which are no arrays.
+    shared: indices of positional arguments that have no rows and that each device gets whole, such as the weights.
+    static: indices of positional arguments that are not arrays.
     """
     if mesh is None or mesh.size == 1:
         return run
 
-    def spread(*arguments: Any) -> Any:
+    def run_on_mesh(*arguments: Any) -> Any:
         arrays = [i for i in range(len(arguments)) if i not in static]
 
-        def local(*own: Any) -> Any:
-            given = dict(zip(arrays, own, strict=True))
-            return run(*(given.get(i, argument) for i, argument in enumerate(arguments)))
+        def run_on_device(*shards: Any) -> Any:
+            local_arguments = list(arguments)
+            for i, shard in zip(arrays, shards, strict=True):
+                local_arguments[i] = shard
+            return run(*local_arguments)
 
         specs = tuple(PartitionSpec() if i in shared else ROWS for i in arrays)
-        spread_out = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=ROWS, check_vma=False)
-        return spread_out(*(arguments[i] for i in arrays))
+        mapped = jax.shard_map(run_on_device, mesh=mesh, in_specs=specs, out_specs=ROWS, check_vma=False)
+        return mapped(*(arguments[i] for i in arrays))
 
-    return spread
+    return run_on_mesh
 
 
 @functools.cache
@@ -90,7 +93,10 @@ def jit_on_rows(
     mesh: Mesh | None, run: Callable[..., Any], shared: tuple[int, ...] = (0,), static: tuple[int, ...] = (1,),
     donated: tuple[int, ...] = (),
 ) -> Callable[..., Any]:  # fmt: skip
-    """A jitted `run` as it is for one device, else on_rows of it, jitted."""
+    """`run` for the devices of the mesh, jitted; without a mesh, `run` itself, which has to be jitted.
+
+    donated: indices of arguments whose memory the results may take over.
+    """
     if mesh is None:
         return run
     return jax.jit(on_rows(mesh, run, shared, static), static_argnums=static, donate_argnums=donated)

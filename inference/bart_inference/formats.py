@@ -1,8 +1,8 @@
-"""The files that a checkpoint may come in: what is read, and what is refused, why, and how it is converted.
+"""The files of a checkpoint: which are read, which are refused, why, and how those are converted.
 
-JSON objects, and tensors by name as views of their files. A view is an array whose memory is the file's own pages: it
-has its shape and dtype at once, and is read from the disk when it is used. A file must not be changed in place while a
-view of it is in use; replacing or deleting it is harmless. FORMATS is the table of docs/checkpoints.md.
+Tensors are views of their files: arrays whose memory is mapped from the file. A view has its shape and dtype at once,
+and its values are read from the disk when they are used. A file must not be changed in place while a view of it is in
+use; replacing or deleting it is harmless. FORMATS is the table of docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ SAFETENSORS_DTYPES: dict[str, Any] = {
     "I32": np.int32,
     "U8": np.uint8,
 }
-
 
 UNQUANTIZED = "Load the checkpoint that was quantized"
 DEQUANTIZE = (
@@ -51,11 +50,11 @@ def with_transformers_4(library: str, module: str, function: str, file: str) -> 
 
 
 class Format(NamedTuple):
-    """Files of one kind. patterns: of their names; remedy: how to convert what is refused, None for what is read."""
+    """Files of one kind."""
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...]  # of the files' names, as fnmatch takes them
     kind: str
-    remedy: str | None = None
+    remedy: str | None = None  # how files that are refused are converted; None for files that are read
 
 
 FORMATS = (  # in the order in which they are looked for
@@ -143,9 +142,8 @@ def refuse_quantized(folder: Path, config_json: Mapping[str, Any]) -> None:
     quantization = config_json.get("quantization_config")
     files = [name for name in ("quantize_config.json", "quant_config.json") if (folder / name).is_file()]
     if quantization:
-        method = (
-            dict(quantization).get("quant_method") or "bitsandbytes"
-        )  # which named itself from transformers 4.35 on
+        # Before transformers 4.35 bitsandbytes was the only method, and the field did not name it.
+        method = dict(quantization).get("quant_method") or "bitsandbytes"
     elif files:
         method = f"GPTQ or AWQ, as {files[0]} says"
     else:
@@ -155,27 +153,29 @@ def refuse_quantized(folder: Path, config_json: Mapping[str, Any]) -> None:
 
 
 def open_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Views of all tensors of a folder: safetensors first (sharded or not), then a PyTorch .bin."""
-    for index, single, open_file in (
-        ("model.safetensors.index.json", "model.safetensors", open_safetensors),
-        ("pytorch_model.bin.index.json", "pytorch_model.bin", open_pytorch),
-    ):
-        if (folder / single).is_file():
-            return open_file(folder / single)
-        if (folder / index).is_file():
-            weight_map = read_json(folder / index).get("weight_map")
-            named = isinstance(weight_map, dict) and all(
-                Path(str(shard)).name == shard for shard in weight_map.values()
-            )
-            if not weight_map or not named:
-                raise CheckpointError(f"{folder / index} has no weight_map from tensors to files beside it")
-            tensors: dict[str, np.ndarray] = {}
-            for shard in sorted(set(weight_map.values())):
-                tensors |= open_file(folder / shard)
-            if missing := sorted(set(weight_map) - set(tensors)):
-                raise CheckpointError(f"{folder / index} lists tensors that its shards lack: {missing[:5]}")
-            return tensors
+    """Views of all tensors of a folder, by name: of safetensors where there are any, else of PyTorch's files."""
+    for file_name, open_file in (("model.safetensors", open_safetensors), ("pytorch_model.bin", open_pytorch)):
+        if (folder / file_name).is_file():
+            return open_file(folder / file_name)
+        index = folder / f"{file_name}.index.json"
+        if index.is_file():
+            return open_shards(index, open_file)
     raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+
+
+def open_shards(index: Path, open_file: Callable[[Path], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Views of the tensors of all files that an index names. The index must not name files of other folders."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map from tensors to files beside it")
+    tensors: dict[str, np.ndarray] = {}
+    for shard in sorted({str(name) for name in weight_map.values()}):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{index} has no weight_map from tensors to files beside it: it names {shard!r}")
+        tensors |= open_file(index.with_name(shard))
+    if missing := sorted(set(weight_map) - set(tensors)):
+        raise CheckpointError(f"{index} lists tensors that its shards lack: {missing[:5]}")
+    return tensors
 
 
 def check_files(place: str, names: Iterable[str], before: str = "") -> None:
@@ -207,10 +207,10 @@ def what_instead(names: list[str], before: str) -> str:
 
 
 def open_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The file is eight bytes with the size of its header, the header in JSON, and the tensors' bytes.
+    """Views of a safetensors file: eight bytes with the size of the header, the header in JSON, the tensors' bytes.
 
-    The library refuses a header that contradicts itself or the file's size. It would copy what it reads, so the views
-    are made here.
+    The library refuses a header that contradicts itself or the file's size. It would copy the tensors that it reads, so
+    the views are made here. https://huggingface.co/docs/safetensors
     """
     check_head(path)
     try:
@@ -232,9 +232,10 @@ def open_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_pytorch(path: Path) -> dict[str, np.ndarray]:
-    """A state dict of any version of torch, without executing what a pickle asks for.
+    """A state dict of any version of torch. Code that is in the pickle is not executed.
 
-    Since torch 1.6 the file is a zip archive, which can be mapped; before, pickles and numbers behind each other.
+    Since torch 1.6 the file is a zip archive, which can be mapped into memory. Older files are a sequence of pickles
+    followed by numbers, and are read whole.
     """
     try:
         import torch
@@ -248,20 +249,24 @@ def open_pytorch(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} does not hold tensors by name, but {type(state).__name__}")
 
-    def view(name: str, tensor: Any) -> np.ndarray:
-        if not isinstance(tensor, torch.Tensor):
-            inside = f"; if that holds the weights, save {name!r} alone" if isinstance(tensor, Mapping) else ""
-            raise CheckpointError(f"{path} does not hold tensors alone: {name!r} is {type(tensor).__name__}{inside}")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise CheckpointError(f"{path}: the tensor {name!r} is sparse, quantized or without values")
-        tensor = tensor.detach()
-        if tensor.dtype == torch.bfloat16:  # which numpy knows by another package only
-            bits: np.ndarray = tensor.view(torch.int16).numpy()
-            return bits.view(ml_dtypes.bfloat16)
-        array: np.ndarray = tensor.numpy()
-        return array
+    return {str(name): view_of(path, name, tensor) for name, tensor in state.items()}
 
-    return {str(name): view(name, tensor) for name, tensor in state.items()}
+
+def view_of(path: Path, name: str, tensor: Any) -> np.ndarray:
+    """The numpy view of one tensor of a state dict; CheckpointError for values that are not plain tensors."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        inside = f"; if that holds the weights, save {name!r} alone" if isinstance(tensor, Mapping) else ""
+        raise CheckpointError(f"{path} does not hold tensors alone: {name!r} is {type(tensor).__name__}{inside}")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise CheckpointError(f"{path}: the tensor {name!r} is sparse, quantized or without values")
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:  # torch makes no numpy array of it, because numpy has no such dtype
+        bits: np.ndarray = tensor.view(torch.int16).numpy()
+        return bits.view(ml_dtypes.bfloat16)
+    array: np.ndarray = tensor.numpy()
+    return array
 
 
 def check_head(path: Path) -> bytes:
@@ -281,7 +286,7 @@ def check_head(path: Path) -> bytes:
 
 
 def why_not_loaded(error: Exception) -> str:
-    """Why torch.load refused a file, in a few words: torch's own message asks to switch off what protects."""
+    """Why torch.load refused a file. torch's own message would advise weights_only=False, which executes code."""
     message = str(error)
     if code := re.search(r"GLOBAL ([\w.]+)", message):
         return f"holds the Python object {code[1]}, which is not executed: only files with tensors alone are read"

@@ -1,4 +1,4 @@
-"""What callers give, checked before it is computed with: ids and masks, texts, and that a model has a tokenizer."""
+"""Checks of what callers pass: token ids and masks, texts, and whether a model has a tokenizer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from bart_oneliner import Config
 
 
 def check_source(input_ids: Any, attention_mask: Any, config: Config, side: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask as int32 and bool (B,S), or a ValueError that says what is wrong with them.
+    """Ids (B,S) as int32 and their mask (B,S) as bool, all true for None. ValueError says what is wrong with them.
 
-    side: "decoder_" if that is what their names begin with.
+    side: "decoder_" if the arguments are decoder_input_ids and decoder_attention_mask.
     """
     ids = as_array(f"{side}input_ids", input_ids)
     if ids.ndim != 2 or ids.size == 0:
         raise ValueError(f"{side}input_ids must be (batch, length) and not empty, got shape {ids.shape}")
     check_ids(f"{side}input_ids", ids, config)
-    if ids.shape[1] > (limit := config.max_position_embeddings):
+    limit = config.max_position_embeddings
+    if ids.shape[1] > limit:
         raise ValueError(f"{side}input_ids has {ids.shape[1]} positions, the position table {limit}")
     mask = np.ones(ids.shape, bool) if attention_mask is None else as_array(f"{side}attention_mask", attention_mask)
     if mask.shape != ids.shape:
@@ -33,7 +34,7 @@ def check_source(input_ids: Any, attention_mask: Any, config: Config, side: str 
 
 
 def as_array(name: str, values: Any) -> np.ndarray:
-    """numpy's array of the values; ValueError names them if their rows differ in length."""
+    """The argument of that name as a numpy array; ValueError if its rows differ in length."""
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -41,14 +42,17 @@ def as_array(name: str, values: Any) -> np.ndarray:
 
 
 def check_ids(name: str, ids: np.ndarray, config: Config) -> None:
+    """ValueError if the ids are not integers or not in the vocabulary."""
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"{name} must be integers, got {ids.dtype}")
-    if ids.min() < 0 or ids.max() >= config.vocab_size:
-        wrong = int(ids.min() if ids.min() < 0 else ids.max())
+    smallest, largest = int(ids.min()), int(ids.max())
+    if smallest < 0 or largest >= config.vocab_size:
+        wrong = smallest if smallest < 0 else largest
         raise ValueError(f"{name} has the id {wrong}, the vocabulary goes from 0 to {config.vocab_size - 1}")
 
 
 def check_texts(text: str | list[str]) -> list[str]:
+    """A text, or a list of texts, as a list; ValueError if it is empty, or one of the texts is."""
     texts = [text] if isinstance(text, str) else list(text)
     if not texts:
         raise ValueError("texts is empty")
@@ -59,10 +63,11 @@ def check_texts(text: str | list[str]) -> list[str]:
 
 
 def encode_within(model: Model | Prepared, text: str, name: str) -> list[int]:
-    """Token ids of a text, cut with a warning where the position table ends; ValueError if it is blank."""
+    """Token ids of a text, truncated to the position table with a warning; ValueError for a blank text."""
     if not text.strip():
         raise ValueError(f"{name} is empty: there is nothing to summarize")
-    ids, limit = encode_text(require_tokenizer(model), text), model.config.max_position_embeddings
+    ids = encode_text(require_tokenizer(model), text)
+    limit = model.config.max_position_embeddings
     if len(ids) > limit:
         warnings.warn(f"{name} has {len(ids)} tokens, the model reads {limit}: the rest is cut", stacklevel=3)
     return truncate(ids, limit)

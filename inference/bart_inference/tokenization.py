@@ -1,4 +1,4 @@
-"""Text <-> token ids, with the `tokenizers` library alone: whole texts, windows of long ones, and text in pieces.
+"""Text to token ids and back, with the `tokenizers` library alone: whole texts, windows of long texts, and streams.
 
 Imports no jax.
 """
@@ -16,22 +16,22 @@ from tokenizers import Encoding, Tokenizer
 # After a full stop and its closing quotes, before white space; at the end of a line; after an ideographic full stop.
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(?=\s)|\n+|(?<=[。！？])")
 WORD_END = re.compile(r"(?=\s)")
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # stands for the bytes of a character that is not complete yet
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character are decoded as until all of them are there
 
 
 class TextError(ValueError):
-    """A text with more tokens than fit, where none may be left out."""
+    """A text that has more tokens than fit, where no token may be left out."""
 
 
 def printable(text: str) -> str:
-    """The text with lone surrogates, which UTF-8 cannot carry, as '?'."""
+    """The text with '?' for each lone surrogate, a code point that UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def encode(tokenizer: Tokenizer, text: str, pair: str | None = None, special: bool = True) -> Encoding:
-    """A text, or two of them, as tokens; special: with the model's start and end tokens.
+    """A text, or a pair of texts, as tokens. special: with the model's start and end tokens.
 
-    The library's `encode` holds the interpreter's lock meanwhile, `encode_batch` does not.
+    The library's `encode_batch` releases the interpreter's lock while it works, its `encode` does not.
     """
     texts = printable(text) if pair is None else (printable(text), printable(pair))
     return tokenizer.encode_batch([texts], add_special_tokens=special)[0]
@@ -43,8 +43,10 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def truncate(ids: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` ids, the final (end-of-sequence) token kept, as transformers truncates."""
-    return list(ids) if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+    """At most `limit` ids: the first ones and the end-of-sequence token, as transformers truncates."""
+    if len(ids) <= limit:
+        return list(ids)
+    return [*ids[: limit - 1], ids[-1]]
 
 
 def decode_text(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:
@@ -64,33 +66,34 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a text. begin, end: in code points. ids: special tokens included. truncated: tokens were cut off."""
+    """A part of a text and its tokens."""
 
-    begin: int
+    begin: int  # in code points of the text
     end: int
-    ids: tuple[int, ...]
-    truncated: bool = False
+    ids: tuple[int, ...]  # special tokens included
+    truncated: bool = False  # whether the text goes on behind the window and is left out
 
 
 class TextEncoder:
-    """Texts as sources of at most so many tokens, special tokens included. Safe to call from any thread.
-
-    tokenizer: as tokenizer_files.load_tokenizer gives it, one that neither pads nor truncates by itself.
-    """
+    """Texts as token ids for a model that reads at most source_tokens of them. Any thread may call it."""
 
     def __init__(self, tokenizer: Tokenizer, source_tokens: int) -> None:
+        """tokenizer: as tokenizer_files.load_tokenizer returns it: one that neither pads nor truncates by itself.
+
+        source_tokens: the limit, special tokens included.
+        """
         self.tokenizer = tokenizer
         self.source_tokens = source_tokens
 
     def whole(self, text: str, pair: str | None = None) -> Window:
-        """The text (and a second one), or TextError if it is too long."""
+        """All of the text, or of a pair of texts. TextError if that is too long."""
         ids = encode(self.tokenizer, text, pair).ids
         if len(ids) > self.source_tokens:
             raise TextError(f"{len(ids)} tokens, at most {self.source_tokens} fit")
         return Window(0, len(text), tuple(ids))
 
     def truncated(self, text: str, pair: str | None = None) -> Window:
-        """The beginning of the text that fits together with the whole of the second one, or TextError if none does."""
+        """As much of the text as fits beside all of the second text. TextError if not even one token of it fits."""
         ids = encode(self.tokenizer, text, pair).ids
         excess = len(ids) - self.source_tokens
         if excess <= 0:
@@ -106,7 +109,7 @@ class TextEncoder:
     def windows(self, text: str, limit: int) -> list[Window]:
         """The text in windows that fit, split after a sentence where possible, else after a word, else anywhere.
 
-        limit: how many windows there may be at most; TextError if the text needs more.
+        limit: the largest number of windows; TextError if the text needs more.
         """
         offsets = encode(self.tokenizer, text, special=False).offsets
         starts = [start for start, _ in offsets]
@@ -118,16 +121,19 @@ class TextEncoder:
             if len(windows) == limit:
                 raise TextError(f"{len(offsets)} tokens need more than the limit of {limit} windows")
             begin += len(text[begin:]) - len(text[begin:].lstrip())
-            first = bisect.bisect_left(starts, begin)
+            first = bisect.bisect_left(starts, begin)  # the index of the window's first token
             room = self.source_tokens - self.tokenizer.num_special_tokens_to_add(False)
             while True:
-                last = first + room
-                end = stop if last >= len(offsets) else split(begin, offsets[last - 1][1], sentences, words)
+                if first + room >= len(offsets):
+                    end = stop
+                else:
+                    end = split(begin, offsets[first + room - 1][1], sentences, words)
                 window = self._part(text, begin, end)
                 excess = len(window.ids) - self.source_tokens
                 if excess <= 0 or room == 1:
                     break
-                room = max(1, room - excess)  # the part alone has more tokens than inside the text
+                # A part that is encoded by itself can have more tokens than it has inside the text.
+                room = max(1, room - excess)
             windows.append(window)
             begin = end
         return windows or [self._part(text, 0, 0)]
@@ -144,27 +150,35 @@ class TextEncoder:
         return Window(begin, begin + len(part), tuple(encode(self.tokenizer, part).ids))
 
 
-def split(begin: int, most: int, sentences: Sequence[int], words: Sequence[int]) -> int:
-    """Where in (begin, most] to end a window: after the last sentence, else after the last word, else at `most`."""
+def split(begin: int, limit: int, sentences: Sequence[int], words: Sequence[int]) -> int:
+    """Where in (begin, limit] a window ends: after the last sentence, else after the last word, else at the limit.
+
+    sentences, words: where they end, ascending.
+    """
     for ends in (sentences, words):
-        index = bisect.bisect_right(ends, most)
+        index = bisect.bisect_right(ends, limit)
         if index and ends[index - 1] > begin:
             return ends[index - 1]
-    return most
+    return limit
 
 
 class Detokenizer:
-    """Text of a growing token sequence, in pieces that together are the text of the whole."""
+    """The text of a token sequence that grows. What `push` returns, joined, is the text of the whole sequence."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._sent = 0
+        self._sent = 0  # characters that were returned
 
     def push(self, ids: Sequence[int], last: bool = False) -> str:
-        """Adds tokens; returns what has become certain. A character waits until all of its bytes are there."""
+        """Add tokens and return the text that no later token can change, as far as it was not returned before.
+
+        last: no more tokens follow. Until then a character is held back that lacks some of its bytes, and white space,
+        which is stripped at the end of the text.
+        """
         self._ids.extend(ids)
         text = decode_text(self._tokenizer, self._ids)
-        certain = len(text) if last else len(text.rstrip(INCOMPLETE).rstrip())  # what follows may be white space
-        piece, self._sent = text[self._sent : certain], max(self._sent, certain)
-        return piece
+        final = len(text) if last else len(text.rstrip(INCOMPLETE).rstrip())
+        new_text = text[self._sent : final]
+        self._sent = max(self._sent, final)
+        return new_text

@@ -1,14 +1,14 @@
-"""A checkpoint's tokenizer from its files, of any age, with the tokens of transformers 4.57.6's fast tokenizers.
+"""Tokenizer files of any age, read so that a text has the tokens of transformers 4.57.6's fast tokenizers.
 
-A folder has tokenizer.json, or vocab.json and merges.txt. What else says how they are read: tokenizer_config.json, and
-in folders of before 2023 special_tokens_map.json and added_tokens.json. docs/checkpoints.md lists what is refused.
-Imports no jax.
+The vocabulary is in tokenizer.json, or in vocab.json and merges.txt. tokenizer_config.json says how it is used; in
+folders from before 2023 special_tokens_map.json and added_tokens.json do so too. docs/checkpoints.md lists what is
+refused. Imports no jax.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ DEFAULTS = {  # BartTokenizerFast.__init__
     "cls_token": "<s>", "mask_token": "<mask>",
 }  # fmt: skip
 BYTE_LEVEL = ("BartTokenizer", "RobertaTokenizer")  # both read vocab.json and merges.txt in the same way
-ANY_BACKEND = ("PreTrainedTokenizer", "TokenizersBackend")  # what tokenizer.json says, without tokens of their own
+ANY_BACKEND = ("PreTrainedTokenizer", "TokenizersBackend")  # they add nothing to what tokenizer.json says
 OTHER_VOCABULARIES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "encoder.json")
-SAVE_ANEW = "; where transformers reads the folder as it was trained, save_pretrained writes a tokenizer.json"
+SAVE_ANEW = "; if transformers reads the folder as it was trained, its save_pretrained writes a tokenizer.json"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
@@ -30,17 +30,20 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
     ValueError for files that are damaged, or whose tokens transformers would not reproduce.
     """
-    has = {path.name for path in folder.iterdir()}
-    if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
-        if lonely := sorted(has & {"vocab.json", "merges.txt", *OTHER_VOCABULARIES}):
-            raise ValueError(f"of a tokenizer only {', '.join(lonely)} is there{SAVE_ANEW}")
+    names = {path.name for path in folder.iterdir()}
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        if incomplete := sorted(names & {"vocab.json", "merges.txt", *OTHER_VOCABULARIES}):
+            raise ValueError(f"of a tokenizer only {', '.join(incomplete)} is there{SAVE_ANEW}")
         return None
     fields = read_fields(folder, "tokenizer_config.json")
     kind = tokenizer_class(folder, fields)
-    backend = read_backend(folder) if "tokenizer.json" in has else None
+    backend = read_backend(folder) if "tokenizer.json" in names else None
     if backend is None and kind not in BYTE_LEVEL:
         raise ValueError(f"tokenizer_class {kind} needs a tokenizer.json")
-    added, fields = added_tokens(folder, fields, backend)
+    if "added_tokens_decoder" in fields:
+        added, fields = added_tokens_of_config(fields)
+    else:
+        added, fields = added_tokens_of_old_files(folder, fields, backend)
     named = special_tokens(fields, kind, from_json=backend is not None)
     tokenizer = backend or byte_level_bpe(folder)
     add_tokens(tokenizer, added, named)
@@ -55,29 +58,36 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> None:
-    """Write tokenizer.json, and a tokenizer_config.json with which `load_tokenizer` and transformers read it so.
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, model_max_length: int) -> None:
+    """Write tokenizer.json, and the tokenizer_config.json with which transformers and `load_tokenizer` read it alike.
 
-    A special token of BART's that the tokenizer lacks is null there, or transformers would add it. longest: in tokens,
-    where transformers truncates.
+    model_max_length: in tokens, where transformers truncates.
     """
     tokenizer.save(str(folder / "tokenizer.json"))
-    before, after = (
-        json.loads(part.__getstate__()) if part else {} for part in (tokenizer.pre_tokenizer, tokenizer.post_processor)
-    )
-    standard = (before.get("type"), after.get("type"), tokenizer.normalizer) == ("ByteLevel", "RobertaProcessing", None)
+    splitter, template = state_of(tokenizer.pre_tokenizer), state_of(tokenizer.post_processor)
+    is_byte_level = splitter.get("type") == "ByteLevel"
+    has_roberta_template = template.get("type") == "RobertaProcessing"
+    is_standard = is_byte_level and has_roberta_template and tokenizer.normalizer is None
     special = {str(token) for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    # transformers adds the special tokens of its class to a tokenizer that lacks them, unless the file says null.
     fields: dict[str, Any] = {name: token if token in special else None for name, token in DEFAULTS.items()}
-    fields |= {"tokenizer_class": "BartTokenizer" if standard else "PreTrainedTokenizerFast"}
-    if after.get("type") == "RobertaProcessing":
-        fields |= {"cls_token": after["cls"][0], "sep_token": after["sep"][0]}
-        fields |= {"bos_token": after["cls"][0], "eos_token": after["sep"][0], "trim_offsets": after["trim_offsets"]}
-    if before.get("type") == "ByteLevel":
-        fields["add_prefix_space"] = before["add_prefix_space"]
-    fields["model_max_length"] = longest
+    fields["tokenizer_class"] = "BartTokenizer" if is_standard else "PreTrainedTokenizerFast"
+    if has_roberta_template:
+        start, end = template["cls"][0], template["sep"][0]
+        fields |= {"cls_token": start, "bos_token": start, "sep_token": end, "eos_token": end}
+        fields["trim_offsets"] = template["trim_offsets"]
+    if is_byte_level:
+        fields["add_prefix_space"] = splitter["add_prefix_space"]
+    fields["model_max_length"] = model_max_length
     if tokenizer.encode_special_tokens:
         fields["split_special_tokens"] = True
     (folder / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def state_of(component: Any) -> dict[str, Any]:
+    """The settings of a tokenizer's component as tokenizer.json has them; empty if there is no such component."""
+    settings: dict[str, Any] = json.loads(component.__getstate__()) if component else {}
+    return settings
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,17 +131,17 @@ def read_backend(folder: Path) -> Tokenizer:
 
 
 def byte_level_bpe(folder: Path) -> Tokenizer:
-    """vocab.json and merges.txt.
+    """A tokenizer from vocab.json and merges.txt.
 
-    transformers 4 drops the first line of merges.txt whatever it is, and a last line without a line end; transformers 5
-    reads both. Where that would lose a merge the file is refused.
+    transformers 4 drops the first line of merges.txt, whatever it holds, and a last line that has no line end;
+    transformers 5 reads both. A file of which version 4 would drop a merge is refused.
     """
     try:
         text = (folder / "merges.txt").read_text(encoding="utf-8")
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         header, *lines = text.split("\n")
         tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(line.split()) for line in lines[:-1]]))  # type: ignore[misc]
-    except Exception as error:  # as above
+    except Exception as error:  # the library raises Exception itself
         raise ValueError(f"the tokenizer's files are damaged: vocab.json and merges.txt: {error}") from error
     if not header.startswith("#version") or lines[-1:] != [""]:
         raise ValueError(
@@ -146,50 +156,69 @@ def byte_level_bpe(folder: Path) -> Tokenizer:
 # ── Tokens beside the vocabulary ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def as_token(value: Any, **flags: Any) -> Any:
-    """A JSON object as AddedToken, lists element by element, anything else as it is."""
-    if isinstance(value, dict):
-        return AddedToken(**{name: flag for name, flag in value.items() if name not in ("__type", *flags)}, **flags)
-    return [as_token(element, **flags) for element in value] if isinstance(value, list) else value
+def as_token(value: Any, **overrides: Any) -> Any:
+    """A JSON object as an AddedToken, a list element by element, anything else unchanged. overrides: of its flags."""
+    if isinstance(value, list):
+        return [as_token(element, **overrides) for element in value]
+    if not isinstance(value, dict):
+        return value
+    flags = {**value, **overrides}
+    flags.pop("__type", None)  # transformers marks the object with its Python class
+    return AddedToken(**flags)
 
 
-def added_tokens(
-    folder: Path, fields: dict[str, Any], backend: Tokenizer | None
-) -> tuple[dict[int, AddedToken], dict[str, Any]]:
-    """Tokens that the vocabulary may lack, by id, and tokenizer_config.json with the special tokens that hold.
+def added_tokens_of_config(fields: Mapping[str, Any]) -> tuple[dict[int, AddedToken], dict[str, Any]]:
+    """Tokens that the vocabulary may lack, by id, and tokenizer_config.json with its special tokens resolved.
 
-    Since transformers 4.34 tokenizer_config.json has them all in added_tokens_decoder, and the older files are not
-    looked at. Before, special_tokens_map.json had the names and added_tokens.json the ids
-    (PreTrainedTokenizerBase._from_pretrained).
+    Since transformers 4.34 tokenizer_config.json has all of these tokens in added_tokens_decoder, and
+    special_tokens_map.json and added_tokens.json are not read.
     """
+    fields = with_tokens(fields)
+    added = {int(i): as_token(token) for i, token in fields["added_tokens_decoder"].items()}
+    return dict(sorted(added.items())), resolve_special_tokens(fields, added.values())
+
+
+def added_tokens_of_old_files(
+    folder: Path, fields: Mapping[str, Any], backend: Tokenizer | None
+) -> tuple[dict[int, AddedToken], dict[str, Any]]:
+    """The same of a folder from before transformers 4.34 (PreTrainedTokenizerBase._from_pretrained).
+
+    special_tokens_map.json has the special tokens and added_tokens.json the ids; tokenizer.json has tokens of both.
+    """
+    fields = with_tokens(fields)
+    for name, value in read_fields(folder, "special_tokens_map.json").items():
+        token = as_token(value, special=True)
+        if name == "additional_special_tokens":
+            earlier = fields.get(name) or []
+            token = [*earlier, *(element for element in token if element not in earlier)]
+        fields[name] = token
+    special = {str(fields[name]) for name in DEFAULTS if fields.get(name)}
+    special |= {str(token) for token in fields.get("additional_special_tokens") or []}
+    added = {}
+    for content, i in read_fields(folder, "added_tokens.json").items():
+        is_special = content in special
+        added[i] = AddedToken(content, lstrip=False, rstrip=False, normalized=not is_special, special=is_special)
+    in_json = backend.get_added_tokens_decoder() if backend is not None else {}
+    added |= in_json
+    return dict(sorted(added.items())), resolve_special_tokens(fields, in_json.values())
+
+
+def with_tokens(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json's fields, with AddedToken in place of the JSON objects of special tokens."""
     fields = {**fields}
     for name in (*DEFAULTS, "additional_special_tokens"):
         if name in fields:
             fields[name] = as_token(fields[name])
-    if "added_tokens_decoder" in fields:
-        added = {int(i): as_token(token) for i, token in fields["added_tokens_decoder"].items()}
-        by_content = {str(token): token for token in added.values()}
-    else:
-        added, by_content = {}, {}
-        for name, value in read_fields(folder, "special_tokens_map.json").items():
-            token = as_token(value, special=True)
-            if name == "additional_special_tokens":
-                before = fields.get(name) or []
-                token = [*before, *(t for t in token if t not in before)]
-            fields[name] = token
-        special = {str(fields[name]) for name in DEFAULTS if fields.get(name)}
-        special |= {str(token) for token in fields.get("additional_special_tokens") or []}
-        for content, i in read_fields(folder, "added_tokens.json").items():
-            flag = content in special
-            added[i] = AddedToken(content, lstrip=False, rstrip=False, normalized=not flag, special=flag)
-        if backend is not None:
-            in_json = backend.get_added_tokens_decoder()
-            added |= in_json
-            by_content = {str(token): token for token in in_json.values()}
+    return fields
+
+
+def resolve_special_tokens(fields: dict[str, Any], added: Iterable[AddedToken]) -> dict[str, Any]:
+    """Fields in which each special token that is one of the added tokens has the flags of that one."""
+    by_content = {str(token): token for token in added}
     for name in DEFAULTS:
         if fields.get(name) is not None:
             fields[name] = by_content.get(str(fields[name]), fields[name])
-    return dict(sorted(added.items())), fields
+    return fields
 
 
 def special_tokens(fields: Mapping[str, Any], kind: str, from_json: bool) -> dict[str, list[Token]]:
@@ -204,10 +233,13 @@ def special_tokens(fields: Mapping[str, Any], kind: str, from_json: bool) -> dic
                 token = AddedToken(token, normalized=True)
         if token is not None:
             named[name] = [token]
-    other = fields.get("extra_special_tokens") or {}  # a mapping in transformers 4, a list in 5
-    other = other if isinstance(other, dict) else {f"extra {i}": token for i, token in enumerate(other)}
     named["additional_special_tokens"] = fields.get("additional_special_tokens") or []
-    return named | {name: [as_token(token)] for name, token in other.items()}
+    extra = fields.get("extra_special_tokens") or {}  # a mapping in transformers 4, a list in transformers 5
+    if not isinstance(extra, dict):
+        extra = {f"extra {i}": token for i, token in enumerate(extra)}
+    for name, token in extra.items():
+        named[name] = [as_token(token)]
+    return named
 
 
 def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Mapping[str, list[Token]]) -> None:
@@ -215,19 +247,22 @@ def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Map
 
     ValueError if a token gets another id than the folder's files give it.
     """
-    before = list(tokenizer.get_added_tokens_decoder().values())
-    contents = {str(token) for token in (*before, *added.values())}
-    tokens, names = list(added.values()), set[str]()
-    for special in named.values():
-        for token in [token for token in special if str(token) not in names]:  # the flags of a token's first name
-            names.add(str(token))
+    present = list(tokenizer.get_added_tokens_decoder().values())
+    contents = {str(token) for token in (*present, *added.values())}
+    tokens = list(added.values())
+    special: set[str] = set()
+    for group in named.values():
+        # Of a token with several names, such as <s>, the flags under its first name hold.
+        new = [token for token in group if str(token) not in special]
+        for token in new:
+            special.add(str(token))
             if isinstance(token, AddedToken):
                 tokens.append(token)
             elif token not in contents:
                 tokens.append(AddedToken(token, special=True))
     for token in tokens:
-        token.special = token.special or str(token) in names
-    tokenizer.add_tokens([token for token in tokens if token not in before])  # a token's last flags hold
+        token.special = token.special or str(token) in special
+    tokenizer.add_tokens([token for token in tokens if token not in present])  # of equal tokens the last one holds
     for i, token in added.items():
         if tokenizer.token_to_id(str(token)) != i:
             raise ValueError(
@@ -245,22 +280,22 @@ def special_id(tokenizer: Tokenizer, named: Mapping[str, list[Token]], name: str
 
 
 def set_prefix_space(tokenizer: Tokenizer, fields: Mapping[str, Any], kind: str) -> None:
-    """add_prefix_space and trim_offsets of tokenizer_config.json, or of the class, instead of tokenizer.json's."""
+    """Set add_prefix_space and trim_offsets to what tokenizer_config.json or the class says, not tokenizer.json."""
     if kind == "TokenizersBackend":
         return
     space = bool(fields.get("add_prefix_space", False))
-    state = json.loads(tokenizer.pre_tokenizer.__getstate__()) if tokenizer.pre_tokenizer else {}
-    if state.get("type") == "ByteLevel" and state["add_prefix_space"] != space:
+    splitter = state_of(tokenizer.pre_tokenizer)
+    if splitter.get("type") == "ByteLevel" and splitter["add_prefix_space"] != space:
         if kind in ANY_BACKEND and "add_prefix_space" not in fields:
             raise ValueError(
                 "tokenizer.json puts a space before a text, which transformers 4 does not do here and 5 does: say "
                 "add_prefix_space in tokenizer_config.json"
             )
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-            add_prefix_space=space, trim_offsets=state["trim_offsets"], use_regex=state.get("use_regex", True)
+            add_prefix_space=space, trim_offsets=splitter["trim_offsets"], use_regex=splitter.get("use_regex", True)
         )
-    state = json.loads(tokenizer.post_processor.__getstate__()) if tokenizer.post_processor else {}
-    if state.get("type") == "RobertaProcessing" and kind in BYTE_LEVEL:
+    template = state_of(tokenizer.post_processor)
+    if template.get("type") == "RobertaProcessing" and kind in BYTE_LEVEL:
         trim = bool(fields.get("trim_offsets", True))
-        sep, cls = tuple(state["sep"]), tuple(state["cls"])
-        tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim, space)
+        end, start = tuple(template["sep"]), tuple(template["cls"])
+        tokenizer.post_processor = processors.RobertaProcessing(end, start, trim, space)

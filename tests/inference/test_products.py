@@ -13,7 +13,7 @@ from bart_inference.generation.generate import jit_prefill, start_decoding
 from bart_inference.generation.options import resolve
 from bart_inference.generation.search import decode
 from bart_inference.model.weights import Dense
-from bart_inference.tasks.fill_mask import run_blanks
+from bart_inference.tasks.fill_mask import run_at_positions
 from bart_inference.tasks.question_answering import run_spans
 
 import bart_oneliner
@@ -30,7 +30,7 @@ def programs() -> dict[str, Any]:
     found = {
         "prefill": jit_prefill.trace(*model),
         "spans": run_spans.trace(prepared.weights | head, *model[1:]),
-        "blanks": run_blanks.trace(*model, ids[:, :2]),
+        "blanks": run_at_positions.trace(*model, ids[:, :2]),
         "forward": bart_oneliner.forward.trace(twin.params, twin.config, ids, ids > 0, ids),
     }
     for N in (1, 3):

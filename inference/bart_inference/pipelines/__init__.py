@@ -1,10 +1,10 @@
 """transformers 4's pipelines for BART checkpoints, by name, argument and result, without PyTorch or transformers.
 
 factory      pipeline(): the model, the tokenizer and the arguments that say where and how to compute
-base         inputs told apart, batches, laziness
-options      where the generation options of a call come from
+base         what the tasks share: one input, lists and lazy inputs, batches, settings
+options      the merging of generation options from the call, the constructor and the checkpoint
 generating, classification, question_answering, fill_mask, feature_extraction: the tasks
-model, tokenizer, arguments: what pipe.model, pipe.tokenizer and pipe.device are
+model, tokenizer, arguments: the classes of pipe.model, pipe.tokenizer and pipe.device
 """
 
 from bart_inference.pipelines.base import Pipeline, PipelineException, PipelineIterator, PositionTableError

@@ -1,4 +1,4 @@
-"""Arguments of `pipeline` that say where and how to compute: each has its effect, or a ValueError that names it."""
+"""Arguments of `pipeline` that say where and how to compute. One that cannot have its effect is a ValueError."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-PLATFORM_NAMES = {"cuda": "gpu", "rocm": "gpu", "gpu": "gpu", "cpu": "cpu", "tpu": "tpu"}  # people's names -> JAX's
+PLATFORM_NAMES = {"cuda": "gpu", "rocm": "gpu", "gpu": "gpu", "cpu": "cpu", "tpu": "tpu"}  # torch's and JAX's -> JAX's
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Where a pipeline computes, under the names of torch.device."""
+    """Where a pipeline computes, with the attributes of torch.device."""
 
     type: str  # "cpu", "cuda" or "tpu"
     index: int | None = None
@@ -22,28 +22,31 @@ class Device:
 
 
 def check_device(device: Any, platform: str) -> Device:
-    """The device that was asked for, on the platform JAX runs on ("cpu", "gpu" or "tpu").
+    """The device, which has to be on the platform that JAX runs on ("cpu", "gpu" or "tpu").
 
-    As in transformers, 0 is the accelerator where there is one and else the CPU, and -1 is the CPU. This package
-    computes on the platform that JAX chose for the process: another one is a ValueError that says how to choose.
+    As in transformers, -1 is the CPU, and 0 is the accelerator or, without one, the CPU. JAX has chosen the platform
+    for the whole process. ValueError for a device on another one.
     """
-    here = Device("cpu") if platform == "cpu" else Device({"gpu": "cuda"}.get(platform, platform), 0)
+    if platform == "cpu":
+        default = Device("cpu")
+    else:
+        default = Device("cuda" if platform == "gpu" else platform, 0)
     if device is None or (is_integer(device) and device >= 0 and platform == "cpu"):
-        return here
+        return default
     if is_integer(device):
         name, index = ("cpu", 0) if device < 0 else (platform, int(device))
     else:
-        name, _, number = str(device).partition(":")  # a torch.device says "cuda:0" of itself
+        name, _, number = str(device).partition(":")  # the text of a torch.device is "cuda:0"
         index = int(number) if number.isdigit() else 0
     if PLATFORM_NAMES.get(name) != platform:
         raise ValueError(f"device {device!r} is not here: JAX runs on {platform!r}; the variable JAX_PLATFORMS chooses")
     if index != 0:
         raise ValueError(f"device {device!r}: give 0, and choose among accelerators with CUDA_VISIBLE_DEVICES")
-    return here
+    return default
 
 
 def check_device_map(device_map: Any, platform: str) -> None:
-    """device_map may say "auto" or name the one device; spreading one model over devices is a ValueError."""
+    """device_map may be "auto" or name one device. ValueError if it spreads the model over devices."""
     if device_map in (None, "auto", "balanced", "sequential"):
         return
     values = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
@@ -57,7 +60,7 @@ def is_integer(value: Any) -> bool:
 
 
 def check_dtype(dtype: Any) -> str:
-    """float32 or bfloat16, from a name, a torch dtype, a numpy dtype or "auto" (float32, exact against PyTorch)."""
+    """ "float32" or "bfloat16", from a name, a dtype of torch or numpy, or "auto", which is float32 here."""
     if dtype is None or dtype == "auto":
         return "float32"
     name = str(dtype).removeprefix("torch.")
@@ -73,5 +76,6 @@ def check_dtype(dtype: Any) -> str:
 
 
 def check_framework(framework: Any) -> None:
+    """ValueError for a framework other than PyTorch, whose name scripts pass and whose results these are."""
     if framework not in (None, "pt"):
         raise ValueError(f"framework {framework!r} is not supported: leave it out, or say 'pt' as scripts do")

@@ -1,4 +1,4 @@
-"""What all pipelines share: how a call's inputs are told apart, batches, laziness."""
+"""What all pipelines share: one input, lists and lazy inputs, batches, and settings of calls and constructors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bart_inference.pipelines.tokenizer import PipelineTokenizer
 logger = logging.getLogger("bart_inference")
 T = TypeVar("T")
 
-BATCH_ROWS = 64  # rows of a batch where the caller sets no batch_size
-BATCH_POSITIONS = 16_384  # and its positions, padding included: 16 rows of 1,024 tokens
+BATCH_ROWS = 64  # the largest number of rows in a batch if the caller sets no batch_size
+BATCH_POSITIONS = 16_384  # the largest number of its positions, padding included: 16 rows of 1,024 tokens
 
 
 class PipelineException(Exception):
-    """An input that the task cannot work on, as a text without a mask; transformers' class of the same name."""
+    """An input that the task cannot work on, such as a text without a mask. transformers has a class of this name."""
 
     def __init__(self, task: str, model: str, reason: str):
         super().__init__(reason)
@@ -30,17 +30,18 @@ class PipelineException(Exception):
 
 
 class PositionTableError(ValueError, IndexError):
-    """More tokens than the model has positions. transformers answers with an IndexError, our functions a ValueError."""
+    """More tokens than the model has positions: a ValueError as in this package, an IndexError as in transformers."""
 
 
 class PipelineIterator:
-    """Results of inputs that arrive lazily: nothing is read before its result is asked for, but for batch_size inputs.
+    """Results of lazy inputs. An input is read when its result is asked for, together with the rest of its batch.
 
-    Iterating anew starts anew where the inputs allow it. len() is that of the inputs, TypeError if they have none.
+    A second iteration starts over if the inputs can be iterated again. len() is that of the inputs, TypeError if they
+    have none.
     """
 
     def __init__(self, inputs: Any, answer: Callable[[list[Any], int], list[Any]], batch_size: int):
-        """answer: of a batch, with the number of inputs before it."""
+        """answer: a function of a batch and the number of inputs before it, which returns a result for each input."""
         self._inputs = inputs
         self._answer = answer
         self._batch_size = batch_size
@@ -60,19 +61,19 @@ class PipelineIterator:
 
     def _run(self) -> Iterator[Any]:
         batch: list[Any] = []
-        done = 0
-        for item in each(self._inputs):
+        count = 0  # inputs before the batch
+        for item in iterate(self._inputs):
             batch.append(item)
             if len(batch) == self._batch_size:
-                yield from self._answer(batch, done)
-                done += len(batch)
+                yield from self._answer(batch, count)
+                count += len(batch)
                 batch = []
         if batch:
-            yield from self._answer(batch, done)
+            yield from self._answer(batch, count)
 
 
-def each(inputs: Any) -> Iterator[Any]:
-    """The items of a generator, an iterable, or of something with only __len__ and __getitem__."""
+def iterate(inputs: Any) -> Iterator[Any]:
+    """The items of an iterable, or of an object that has only __len__ and __getitem__."""
     if hasattr(inputs, "__iter__"):
         yield from inputs
     else:
@@ -81,14 +82,14 @@ def each(inputs: Any) -> Iterator[Any]:
 
 
 def is_lazy(inputs: Any) -> bool:
-    """Whether inputs are many that arrive one by one: a generator, an iterator, a Dataset or what behaves as one."""
+    """Whether the inputs are read one by one: a generator, an iterator, a Dataset, or an object that behaves so."""
     if isinstance(inputs, (str, bytes, list, tuple, set, frozenset, Mapping, np.ndarray, np.generic)):
         return False
     return hasattr(inputs, "__iter__") or (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"))
 
 
 def only_text(item: Any) -> str:
-    """A text, alone or in a tuple, as the tokenizers of transformers take it; ValueError for anything else."""
+    """The text of an input. transformers' tokenizers take a tuple of one text for it. ValueError for anything else."""
     if isinstance(item, tuple) and len(item) == 1:
         item = item[0]
     if not isinstance(item, str):
@@ -96,13 +97,18 @@ def only_text(item: Any) -> str:
     return item
 
 
-class Pipeline:
-    """Text in, transformers' result out. Subclasses say what their keywords mean and how inputs are answered.
+def stated(**keywords: Any) -> dict[str, Any]:
+    """The keywords that are not None: those that the caller has stated."""
+    return {name: value for name, value in keywords.items() if value is not None}
 
-    Attributes that scripts read: task, model, tokenizer, device, framework.
+
+class Pipeline:
+    """A task's pipeline: calls take transformers' arguments and return its results.
+
+    Scripts read the attributes task, model, tokenizer, device and framework. Subclasses implement settings and answer.
     """
 
-    framework = "pt"  # what scripts compare it with; the arrays that return_tensors=True gives are numpy's
+    framework = "pt"  # scripts compare it with "pt" or "tf"; the arrays of return_tensors=True are numpy's all the same
 
     def __init__(
         self,
@@ -114,7 +120,7 @@ class Pipeline:
         num_workers: Any = None,
         **defaults: Any,
     ):
-        """defaults: keywords of the call. num_workers has no effect: there is no loader to feed."""
+        """defaults: keywords for calls that do not state them. num_workers has no effect: no processes load inputs."""
         self.model = model
         self.tokenizer = tokenizer
         self.task = task
@@ -123,21 +129,25 @@ class Pipeline:
         self._defaults = self.settings(**defaults)
 
     def settings(self, *args: Any, **keywords: Any) -> dict[str, Any]:
-        """A call's or the constructor's keywords, checked. Only what was given has an entry."""
+        """Check the keywords of a call or the constructor. The result has an entry for each setting that they state."""
         raise NotImplementedError
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
-        """One result for each input. settings has "batch_size", and "first", the number of inputs before these."""
+        """A result for each input.
+
+        settings: those of the call and the constructor, "batch_size" (or None), and "first": the number of inputs of
+        the call before these, with which messages number them.
+        """
         raise NotImplementedError
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Inputs are positional; a second positional argument has no effect, as in transformers."""
+        """The first argument holds the inputs; a second one has no effect, as in transformers."""
         if len(args) > 1:
             logger.warning("Ignoring args : %s", args[1:])
         return self.call(*args[:1], **keywords)
 
     def call(self, inputs: Any, num_workers: Any = None, batch_size: int | None = None, **keywords: Any) -> Any:
-        """A result for one input, a list for a list, an iterator for what is lazy."""
+        """A result for one input, a list of results for a list, an iterator for lazy inputs."""
         batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -159,7 +169,7 @@ class Pipeline:
         return self(X)
 
     def check_length(self, ids: Sequence[int], name: str, advice: str) -> None:
-        """PositionTableError if a row is longer than the model's position table."""
+        """PositionTableError if a row is longer than the model's position table. name, advice: for the message."""
         limit = self.model.prepared.config.max_position_embeddings
         if len(ids) > limit:
             raise PositionTableError(f"{name} has {len(ids)} tokens, the model reads {limit}: {advice}")
@@ -169,10 +179,11 @@ class Pipeline:
 
 
 def in_batches(lengths: Sequence[int], batch_size: int | None, run: Callable[[list[int]], Sequence[T]]) -> list[T]:
-    """run on rows in batches, each a list of row numbers -> the results in the rows' order.
+    """The results of rows that run in batches, in the order of the rows.
 
-    Rows of similar length go together, so that little is padding; a batch is as large as batch_size or, without one, as
-    BATCH_ROWS and BATCH_POSITIONS allow.
+    lengths: of the rows. run: a function of a batch, which is a list of indices of rows, that returns a result for each
+    of them. Rows of similar length share a batch, so that there is little padding. A batch has batch_size rows or,
+    without batch_size, as many as BATCH_ROWS and BATCH_POSITIONS allow.
     """
     results: dict[int, T] = {}
     for batch in plan_batches(lengths, batch_size):
@@ -181,15 +192,17 @@ def in_batches(lengths: Sequence[int], batch_size: int | None, run: Callable[[li
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int | None) -> list[list[int]]:
-    """Row numbers of each batch, the longest rows first."""
+    """The indices of the rows of each batch, the longest rows first."""
     batches: list[list[int]] = []
-    most = width = 0
+    capacity = width = 0  # rows that the last batch takes, and positions of each with their padding
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        padded = bucket(lengths[row], LENGTHS, max(lengths[row], LENGTHS[-1]))
-        shorter = 2 * padded < width and len(batches[-1]) >= 4  # a few rows are not worth a program of their own
-        if not batches or len(batches[-1]) == most or shorter:
+        row_width = bucket(lengths[row], LENGTHS, max(lengths[row], LENGTHS[-1]))
+        # A row of less than half the width starts a batch, unless the last batch has so few rows that another program
+        # would cost more than the padding of this row.
+        is_much_shorter = 2 * row_width < width and len(batches[-1]) >= 4
+        if not batches or len(batches[-1]) == capacity or is_much_shorter:
             batches.append([])
-            width = padded
-            most = batch_size or max(1, min(BATCH_ROWS, BATCH_POSITIONS // width))
+            width = row_width
+            capacity = batch_size or max(1, min(BATCH_ROWS, BATCH_POSITIONS // width))
         batches[-1].append(row)
     return batches

@@ -1,4 +1,4 @@
-"""text-classification and zero-shot-classification."""
+"""text-classification and zero-shot-classification. Shapes: C classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from bart_inference.tasks.common import softmax
 from bart_inference.tokenization import pad
 
 FUNCTIONS = {"SIGMOID": "sigmoid", "SOFTMAX": "softmax", "NONE": "none"}
+DEFAULT_TEMPLATE = "This example is {}."  # of a hypothesis, as in transformers
 
 
 class Classifier(Pipeline):
-    """What both tasks share: rows of tokens to logits."""
+    """What both tasks share: the classification head's logits."""
 
     def logits(self, rows: Sequence[Encoded], batch_size: int | None) -> list[np.ndarray]:
-        """(C,) for each row."""
+        """The logits (C,) of each row."""
         prepared = self.model.prepared
 
         def run(batch: list[int]) -> list[np.ndarray]:
@@ -34,27 +35,28 @@ class Classifier(Pipeline):
 class TextClassificationPipeline(Classifier):
     """For each text the likeliest label; with top_k (None: all) a list of labels, the likeliest first.
 
-    Keywords: top_k, function_to_apply ("softmax", "sigmoid", "none"), return_all_scores (as top_k=None, in the order of
-    the labels), and the tokenizer's (truncation, max_length, padding, add_special_tokens).
+    Keywords: top_k, function_to_apply ("softmax", "sigmoid", "none"), return_all_scores (True is like top_k=None, but
+    in the order of the labels' ids), and arguments of the tokenizer: truncation, max_length, padding,
+    add_special_tokens.
     """
 
     def settings(
         self, return_all_scores: bool | None = None, function_to_apply: Any = None, top_k: Any = "", **tokenizer: Any
     ) -> dict[str, Any]:
-        """top_k's default is no number and not None: both mean something."""
-        given: dict[str, Any] = {}
+        """top_k is "" if the caller does not state it, as in transformers: None means all labels."""
+        settings: dict[str, Any] = {}
         if isinstance(top_k, int) or top_k is None:
-            given |= {"top_k": top_k, "sorted": True}
+            settings |= {"top_k": top_k, "sorted": True}
         elif return_all_scores is not None:
             logger.warning("return_all_scores is deprecated: top_k=None gives all labels, top_k=1 the likeliest")
-            given["top_k"] = None if return_all_scores else 1
+            settings["top_k"] = None if return_all_scores else 1
         if isinstance(function_to_apply, str):
             function_to_apply = FUNCTIONS[function_to_apply.upper()]
-        if function_to_apply is not None:
-            given["function"] = getattr(function_to_apply, "value", function_to_apply)
+        if function_to_apply is not None:  # transformers' enumeration has the name as its value
+            settings["function"] = getattr(function_to_apply, "value", function_to_apply)
         if tokenizer:
-            given["tokenizer"] = tokenizer
-        return given
+            settings["tokenizer"] = tokenizer
+        return settings
 
     def __call__(self, inputs: Any, **keywords: Any) -> Any:
         result = self.call(inputs, **keywords)
@@ -64,11 +66,11 @@ class TextClassificationPipeline(Classifier):
         options = {**self._defaults.get("tokenizer", {}), **settings.get("tokenizer", {})}
         rows = [self.encode(item, options) for item in inputs]
         for i, row in enumerate(rows, settings["first"]):
-            self.check_length(row.ids, f"inputs[{i}]", "truncation=True cuts it")
+            self.check_length(row.ids, f"inputs[{i}]", "truncation=True truncates it")
         return [self.labels(logits, settings) for logits in self.logits(rows, settings["batch_size"])]
 
     def encode(self, item: Any, options: dict[str, Any]) -> Encoded:
-        """A text, {"text": …, "text_pair": …}, or the older [[text, pair]]."""
+        """The row of a text, of {"text": …, "text_pair": …}, or of [[text, pair]], an older form of it."""
         if isinstance(item, dict):
             return self.tokenizer.row(**item, **options)
         if isinstance(item, list):
@@ -78,25 +80,31 @@ class TextClassificationPipeline(Classifier):
         return self.tokenizer.row(only_text(item), **options)
 
     def labels(self, logits: np.ndarray, settings: dict[str, Any]) -> Any:
+        """The result for one text from its logits (C,)."""
         names = self.model.config.id2label
         scores = apply(settings.get("function") or self.default_function(), logits)
-        top_k = settings.get("top_k", 1)
-        if top_k == 1 and not settings.get("sorted"):
+        top_k, in_order = settings.get("top_k", 1), settings.get("sorted", False)
+        if top_k == 1 and not in_order:
             best = int(scores.argmax())
             return {"label": names[best], "score": float(scores[best])}
-        order = np.argsort(-scores, kind="stable")[:top_k] if settings.get("sorted") else np.arange(len(scores))
-        return [{"label": names[i], "score": float(scores[i])} for i in order.tolist()]
+        if in_order:
+            classes = np.argsort(-scores, kind="stable")[:top_k]
+        else:
+            classes = np.arange(len(scores))
+        return [{"label": names[i], "score": float(scores[i])} for i in classes.tolist()]
 
     def default_function(self) -> str:
+        """The function that the checkpoint's problem_type asks for."""
         config = self.model.config
         if config.problem_type == "regression":
             return "none"
-        several = config.problem_type == "multi_label_classification" or config.num_labels == 1
-        return "sigmoid" if several else "softmax"
+        if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+            return "sigmoid"
+        return "softmax"
 
 
 def apply(function: Any, logits: np.ndarray) -> np.ndarray:
-    """ValueError for a function that is none of the three."""
+    """Scores from logits; ValueError for an unknown function."""
     if function == "softmax":
         return softmax(logits)
     if function == "sigmoid":
@@ -109,31 +117,34 @@ def apply(function: Any, logits: np.ndarray) -> np.ndarray:
 class ZeroShotClassificationPipeline(Classifier):
     """For each text {"sequence", "labels", "scores"}, the likeliest label first.
 
-    Keywords: candidate_labels (a list, or one text cut at commas), hypothesis_template, multi_label.
+    Keywords: candidate_labels (a list, or one text that is split at commas), hypothesis_template, multi_label.
     """
 
     def __init__(self, *args: Any, **defaults: Any):
         super().__init__(*args, **defaults)
-        entailment = [i for label, i in self.model.config.label2id.items() if label.lower().startswith("entail")]
-        self.entailment_id = entailment[0] if entailment else -1
-        if not entailment:
+        self.entailment_id = -1
+        for label, i in self.model.config.label2id.items():
+            if label.lower().startswith("entail"):
+                self.entailment_id = i
+                break
+        else:
             logger.warning("none of the checkpoint's labels is an entailment: the last one is taken for it")
 
     def settings(self, **keywords: Any) -> dict[str, Any]:
-        """Names that are not known have no effect, as in transformers."""
-        given: dict[str, Any] = {}
+        """Unknown names have no effect, as in transformers."""
+        settings: dict[str, Any] = {}
         for name in ("hypothesis_template", "multi_label"):
             if name in keywords:
-                given[name] = keywords[name]
+                settings[name] = keywords[name]
         if keywords.get("multi_class") is not None:
             logger.warning("multi_class is the former name of multi_label")
-            given["multi_label"] = keywords["multi_class"]
+            settings["multi_label"] = keywords["multi_class"]
         if "candidate_labels" in keywords:
             labels = keywords["candidate_labels"]
             if isinstance(labels, str):
                 labels = [label.strip() for label in labels.split(",") if label.strip()]
-            given["labels"] = labels
-        return given
+            settings["labels"] = labels
+        return settings
 
     def __call__(self, sequences: Any, *args: Any, **keywords: Any) -> Any:
         if args:
@@ -144,6 +155,7 @@ class ZeroShotClassificationPipeline(Classifier):
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
         labels = settings.get("labels")
+        template = settings.get("hypothesis_template", DEFAULT_TEMPLATE)
         texts: list[str] = []
         rows: list[Encoded] = []
         for i, item in enumerate(inputs, settings["first"]):
@@ -151,19 +163,21 @@ class ZeroShotClassificationPipeline(Classifier):
                 raise TypeError(f"zero-shot classification needs texts and candidate_labels, got {item!r}, {labels!r}")
             if len(labels) == 0 or len(item) == 0:
                 raise ValueError("You must include at least one label and at least one sequence.")
-            texts.append(item if isinstance(item, str) else item[0])
-            rows.extend(self.pairs(texts[-1], i, labels, settings.get("hypothesis_template", "This example is {}.")))
-        logits = self.logits(rows, settings["batch_size"])
+            text = item if isinstance(item, str) else item[0]
+            texts.append(text)
+            rows.extend(self.pairs(text, i, labels, template))
+        logits = iter(self.logits(rows, settings["batch_size"]))
         results = []
-        for i, text in enumerate(texts):
-            scores = self.scores(np.stack(logits[i * len(labels) : (i + 1) * len(labels)]), settings)  # type: ignore[arg-type]
-            order = scores.argsort()[::-1]
-            ranked = [labels[label] for label in order]  # type: ignore[index]
-            results.append({"sequence": text, "labels": ranked, "scores": scores[order].tolist()})
+        for text in texts:
+            scores = self.scores(np.stack([next(logits) for _ in labels or ()]), settings)
+            results.append({"sequence": text, **rank(labels or (), scores)})
         return results
 
     def pairs(self, text: str, i: int, labels: Sequence[Any], template: str) -> Iterator[Encoded]:
-        """The text beside each label's hypothesis; of a pair too long the text is cut."""
+        """A row of the text and each label's hypothesis. If a row is too long, the text is truncated.
+
+        i: the index of the text, for the message.
+        """
         if template.format(labels[0]) == template:
             raise ValueError(f"hypothesis_template must have a {{}} for the label, got {template!r}")
         for label in labels:
@@ -178,8 +192,14 @@ class ZeroShotClassificationPipeline(Classifier):
             yield row
 
     def scores(self, logits: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
-        """Logits (n,C) of a text's n labels -> (n,)."""
+        """The scores (n,) of a text's n labels, from the logits (n,C) of their hypotheses."""
         if settings.get("multi_label") or len(logits) == 1:
             contradiction = -1 if self.entailment_id == 0 else 0
             return softmax(logits[:, [contradiction, self.entailment_id]])[:, 1]
         return softmax(logits[:, self.entailment_id])
+
+
+def rank(labels: Sequence[Any], scores: np.ndarray) -> dict[str, list[Any]]:
+    """The labels and their scores, the likeliest first."""
+    order = scores.argsort()[::-1]
+    return {"labels": [labels[i] for i in order], "scores": scores[order].tolist()}

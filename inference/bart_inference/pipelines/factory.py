@@ -37,17 +37,13 @@ TASKS: dict[str, type[Pipeline]] = {
     "fill-mask": FillMaskPipeline,
     "feature-extraction": FeatureExtractionPipeline,
 }
-ACCEPTED_MODEL_KWARGS = {
-    "attn_implementation",
-    "low_cpu_mem_usage",
-    "use_safetensors",
-    "use_cache",
-}  # results are equal
+# Keywords that change how transformers loads or computes, and not the results.
+ACCEPTED_MODEL_KWARGS = {"attn_implementation", "low_cpu_mem_usage", "use_safetensors", "use_cache"}
 AUTO = "auto"
 
 
 class CheckpointNotFoundError(CheckpointError, OSError):
-    """No such folder and no such hub id. transformers answers with an OSError, our functions with a CheckpointError."""
+    """No such folder or hub id: a CheckpointError as in this package, an OSError as in transformers."""
 
 
 def pipeline(
@@ -74,62 +70,65 @@ def pipeline(
 
     task: one of TASKS, or translation_xx_to_yy.
     model: a folder, a hub id, or a loaded model; without one, summarization uses the embedded checkpoint.
-    tokenizer: by default the model's; a folder, a hub id, (either, {its keywords}), a `tokenizers.Tokenizer`, or a fast
-    tokenizer of transformers.
-    dtype (formerly torch_dtype): "float32", "bfloat16", torch's or numpy's of these names; "auto" is float32.
-    revision, token: of the hub. use_fast and trust_remote_code have no effect: one tokenizer, and no code that is run.
-    Other keywords are defaults of the calls.
+    tokenizer: by default the model's; else a folder, a hub id, a pair of one of them and a dict of keywords, a
+    `tokenizers.Tokenizer`, or a fast tokenizer of transformers.
+    dtype (torch_dtype before transformers 4.56): "float32", "bfloat16", or a dtype of torch or numpy with such a name;
+    "auto" is float32.
+    revision, token: for the hub. use_fast and trust_remote_code have no effect: tokenizers are always fast, and code in
+    a checkpoint is never run. Other keywords are defaults for the calls.
 
-    KeyError for an unknown task; RuntimeError without a task; OSError (CheckpointNotFoundError) for a folder or hub id
-    that is not there; CheckpointError for one that is no BART checkpoint or lacks the head; ValueError that names the
-    argument for one that cannot have its effect here.
+    KeyError for an unknown task; RuntimeError without a task; CheckpointNotFoundError, which is an OSError, for a
+    folder or hub id that does not exist; CheckpointError for one that is not a BART checkpoint or lacks the head;
+    ValueError for an argument that cannot have its effect here, with its name.
     """
     if task is None:
         raise RuntimeError("task must be given: it cannot be told from a model" if model else "task must be given")
     if model is None and (tokenizer is not None or feature_extractor is not None):
         raise RuntimeError("model must be given where a tokenizer is")
-    kind = pipeline_class or class_of(task)
-    if not (isinstance(kind, type) and issubclass(kind, Pipeline)):
-        raise ValueError(f"pipeline_class must be a subclass of {Pipeline.__module__}.Pipeline, got {kind!r}")
+    task_class = pipeline_class or class_of(task)
+    if not (isinstance(task_class, type) and issubclass(task_class, Pipeline)):
+        raise ValueError(f"pipeline_class must be a subclass of {Pipeline.__module__}.Pipeline, got {task_class!r}")
     check_framework(framework)
     for name, value in (("image_processor", image_processor), ("processor", processor)):
         if value is not None:
             raise ValueError(f"{name} must be None: BART reads text alone")
     if feature_extractor is not None:
         raise ValueError("feature_extractor must be None: BART reads text alone")
-    dtype = asked_dtype(dtype, kwargs.pop("torch_dtype", None), dict(model_kwargs or {}))
+    dtype = stated_dtype(dtype, kwargs.pop("torch_dtype", None), dict(model_kwargs or {}))
     token = kwargs.pop("use_auth_token", None) if token is None else token
     check_device_map(device_map, jax.default_backend())
-    place = check_device(device, jax.default_backend())
+    checked_device = check_device(device, jax.default_backend())
     if config is not None and str(config) not in (str(model), str(tokenizer)):
         raise ValueError(f"config must be None or the model's own, got {config!r}: edit the folder's config.json")
-    loaded, found = load_model(task, model, dtype, revision, token)
+    loaded, folder = load_model(task, model, dtype, revision, token)
     if task == "translation":
         task = specific_translation(loaded)
-    return kind(loaded, load_tokenizer(tokenizer, loaded, found, revision, token), task, place, **kwargs)
+    loaded_tokenizer = load_tokenizer(tokenizer, loaded, folder, revision, token)
+    return task_class(loaded, loaded_tokenizer, task, checked_device, **kwargs)
 
 
 def class_of(task: str) -> type[Pipeline]:
-    """KeyError for an unknown task, or for a translation_… of another form."""
+    """The pipeline of a task; KeyError for an unknown task."""
     if task in TASKS:
         return TASKS[task]
     if task.startswith("translation"):
-        if len(parts := task.split("_")) == 4 and parts[0] == "translation" and parts[2] == "to":
+        parts = task.split("_")
+        if len(parts) == 4 and parts[0] == "translation" and parts[2] == "to":
             return TranslationPipeline
         raise KeyError(f"Invalid translation task {task}, use 'translation_XX_to_YY' format")
     raise KeyError(f"Unknown task {task}, available tasks are {[*TASKS, 'translation_XX_to_YY']}")
 
 
-def asked_dtype(dtype: Any, torch_dtype: Any, model_kwargs: dict[str, Any]) -> Any:
-    """The dtype that was asked for in any of its three places; ValueError for model_kwargs that have no effect here."""
+def stated_dtype(dtype: Any, torch_dtype: Any, model_kwargs: dict[str, Any]) -> Any:
+    """The dtype from dtype, torch_dtype or model_kwargs; ValueError for model_kwargs that have no effect here."""
     if torch_dtype is not None:
         logger.warning("`torch_dtype` is deprecated! Use `dtype` instead!")
         dtype = torch_dtype if dtype == AUTO else dtype
-    inner = [model_kwargs.pop(name) for name in ("torch_dtype", "dtype") if name in model_kwargs]
-    if inner:
-        if dtype not in (None, AUTO):
-            raise ValueError("dtype is given twice, by itself and in model_kwargs")
-        dtype = inner[-1]
+    for name in ("torch_dtype", "dtype"):
+        if name in model_kwargs:
+            if dtype not in (None, AUTO):
+                raise ValueError("dtype is given twice, by itself and in model_kwargs")
+            dtype = model_kwargs.pop(name)
     if unknown := sorted(set(model_kwargs) - ACCEPTED_MODEL_KWARGS):
         raise ValueError(f"model_kwargs[{unknown[0]!r}] has no effect here: leave it out")
     return dtype
@@ -138,7 +137,7 @@ def asked_dtype(dtype: Any, torch_dtype: Any, model_kwargs: dict[str, Any]) -> A
 def load_model(
     task: str, model: Any, dtype: Any, revision: str | None, token: str | bool | None
 ) -> tuple[PipelineModel, Path | None]:
-    """The model, and the folder it came from if it came from one."""
+    """The model, and its folder unless `model` is loaded already."""
     name = check_dtype(dtype)
     if isinstance(model, PipelineModel):
         loaded, folder = model, None
@@ -162,7 +161,7 @@ def load_model(
             "save_pretrained and give the folder"
         )
     if dtype not in (None, AUTO) and loaded.dtype != name:
-        raise ValueError(f"dtype {name!r} is not the given model's, which is {loaded.dtype!r}: load it so")
+        raise ValueError(f"dtype {name!r} is not that of the loaded model, {loaded.dtype!r}: load it with this dtype")
     return loaded, folder
 
 
@@ -180,7 +179,7 @@ def existing_folder(name: str | Path, revision: str | None, token: str | bool | 
 def load_tokenizer(
     tokenizer: Any, model: PipelineModel, folder: Path | None, revision: str | None, token: str | bool | None
 ) -> PipelineTokenizer:
-    """The tokenizer that was asked for, else the model's."""
+    """The pipeline's tokenizer; without `tokenizer` the model's. folder: the model's, if it is known."""
     overrides: dict[str, Any] = {}
     if isinstance(tokenizer, tuple):
         tokenizer, overrides = tokenizer[0], dict(tokenizer[1])
@@ -201,7 +200,7 @@ def load_tokenizer(
 
 
 def specific_translation(model: PipelineModel) -> str:
-    """The first translation task that the checkpoint has parameters for, as transformers chooses."""
+    """The first translation task in the checkpoint's task_specific_params, which transformers takes too."""
     for name in model.config.task_specific_params or {}:
         if name.startswith("translation"):
             logger.warning('"translation" task was used, instead of "translation_XX_to_YY", defaulting to "%s"', name)

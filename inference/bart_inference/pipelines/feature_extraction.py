@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from bart_inference.pipelines.base import Pipeline, in_batches
+from bart_inference.pipelines.base import Pipeline, in_batches, stated
 from bart_inference.pipelines.tokenizer import Encoded, PipelineTokenizer
 from bart_inference.tasks.features import features
 from bart_inference.tokenization import pad
 
 
 class FeatureExtractionPipeline(Pipeline):
-    """For each text the decoder's hidden states, [1][tokens][D]: nested lists, arrays with return_tensors=True.
+    """For each text the decoder's hidden states, [1][tokens][width]: nested lists, arrays with return_tensors=True.
 
-    Keywords: truncation, tokenize_kwargs (more of the tokenizer's), return_tensors.
+    Keywords: truncation, tokenize_kwargs (other arguments of the tokenizer), return_tensors.
     """
 
     def settings(
@@ -28,16 +28,28 @@ class FeatureExtractionPipeline(Pipeline):
             if "truncation" in tokenizer:
                 raise ValueError("truncation is given twice, by itself and in tokenize_kwargs")
             tokenizer["truncation"] = truncation
-        given: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
-        return given if return_tensors is None else {**given, "return_tensors": return_tensors}
+        return stated(tokenizer=tokenizer or None, return_tensors=return_tensors)
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
         options = {**self._defaults.get("tokenizer", {}), **settings.get("tokenizer", {})}
-        encoded = [self.encode(item, options) for item in inputs]
-        items = pad_batches(encoded, settings["batch_size"] or 1, self.tokenizer)
-        rows = [row for item in items for row in item]
-        for row in rows:
-            self.check_length(row.ids, "a text", "truncation=True cuts it")
+        items = [self.encode(item, options) for item in inputs]
+        items = pad_batches(items, settings["batch_size"] or 1, self.tokenizer)
+        rows: list[Encoded] = []
+        for i, item in enumerate(items, settings["first"]):
+            for row in item:
+                self.check_length(row.ids, f"inputs[{i}]", "truncation=True truncates it")
+            rows.extend(item)
+        hidden = self.hidden_states(rows, settings["batch_size"])
+        results = []
+        first = 0
+        for item in items:
+            array = np.stack(hidden[first : first + len(item)])
+            results.append(array if settings.get("return_tensors") else array.tolist())
+            first += len(item)
+        return results
+
+    def hidden_states(self, rows: Sequence[Encoded], batch_size: int | None) -> list[np.ndarray]:
+        """The decoder's hidden states (tokens,width) of each row."""
         prepared = self.model.prepared
 
         def run(batch: list[int]) -> list[np.ndarray]:
@@ -46,30 +58,26 @@ class FeatureExtractionPipeline(Pipeline):
             hidden = features(prepared, ids, mask).last_hidden_state
             return [hidden[row, : len(rows[i].ids)] for row, i in enumerate(batch)]
 
-        hidden = in_batches([len(row.ids) for row in rows], settings["batch_size"], run)
-        results, first = [], 0
-        for item in items:
-            array = np.stack(hidden[first : first + len(item)])
-            results.append(array if settings.get("return_tensors") else array.tolist())
-            first += len(item)
-        return results
+        return in_batches([len(row.ids) for row in rows], batch_size, run)
 
     def encode(self, item: Any, options: dict[str, Any]) -> list[Encoded]:
-        """Rows of one length of a text, or of a list of texts. ValueError for anything else."""
+        """The row of a text, or the rows of an inner list of texts, which must have one length."""
         texts = list(item) if isinstance(item, (list, tuple)) else [item]
         rows = [self.tokenizer.row(text, **options) for text in texts]
-        if len({len(row.ids) for row in rows}) > 1:
-            raise ValueError("an inner list must hold texts of one length in tokens, or be given as a plain list")
+        lengths = [len(row.ids) for row in rows]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"the texts of an inner list must have one length, got {lengths} tokens: use a plain list")
         return rows
 
 
 def pad_batches(
     items: Sequence[Sequence[Encoded]], batch_size: int, tokenizer: PipelineTokenizer
 ) -> list[list[Encoded]]:
-    """Rows as long as the longest of their batch_size inputs, which is what transformers returns."""
-    padded = []
+    """Rows padded to the longest one among each batch_size inputs: transformers returns the padding's states too."""
+    padded: list[list[Encoded]] = []
     for first in range(0, len(items), batch_size):
         batch = items[first : first + batch_size]
-        width = max(len(row.ids) for item in batch for row in item)
-        padded += [[row.padded(width, tokenizer.pad_token_id) for row in item] for item in batch]
+        length = max(len(row.ids) for item in batch for row in item)
+        for item in batch:
+            padded.append([row.padded(length, tokenizer.pad_token_id) for row in item])
     return padded

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bart_inference.pipelines.base import Pipeline, PipelineException, in_batches, logger, only_text
+from bart_inference.pipelines.base import Pipeline, PipelineException, in_batches, logger, only_text, stated
 from bart_inference.pipelines.tokenizer import Encoded
 from bart_inference.tasks.common import in_buckets, softmax
-from bart_inference.tasks.fill_mask import run_blanks
+from bart_inference.tasks.fill_mask import mask_positions, run_at_positions
 from bart_inference.tokenization import pad
 
 
@@ -22,22 +22,25 @@ class FillMaskPipeline(Pipeline):
     """
 
     def settings(self, top_k: int | None = None, targets: Any = None, tokenizer_kwargs: Any = None) -> dict[str, Any]:
-        given: dict[str, Any] = {"top_k": top_k, "tokenizer": tokenizer_kwargs}
+        target_ids = None
         if targets is not None:
-            given["targets"] = self.target_ids([targets] if isinstance(targets, str) else targets)
+            target_ids = self.target_ids([targets] if isinstance(targets, str) else targets)
         if self.tokenizer.mask_token_id is None:
             raise PipelineException("fill-mask", self.model.base_model_prefix, "the tokenizer has no mask token")
-        return {name: value for name, value in given.items() if value is not None}
+        return stated(top_k=top_k, tokenizer=tokenizer_kwargs, targets=target_ids)
 
     def target_ids(self, targets: Sequence[str]) -> list[int]:
+        """Token ids of the targets, ascending. Of a target that is not in the vocabulary it is its first token's."""
         ids = set()
         for target in targets:
             token = self.tokenizer.backend_tokenizer.token_to_id(target)
             if token is None:
-                tokens = self.tokenizer.encode(target, add_special_tokens=False)[:1]
-                token = tokens[0] if tokens else None
-                [instead] = self.tokenizer.convert_ids_to_tokens(tokens) if tokens else ["nothing"]
-                logger.warning("the target %r is not in the vocabulary: %s is taken instead", target, instead)
+                tokens = self.tokenizer.encode(target, add_special_tokens=False)
+                replacement = "nothing"
+                if tokens:
+                    token = tokens[0]
+                    replacement = self.tokenizer.convert_ids_to_tokens(token)
+                logger.warning("the target %r is not in the vocabulary: %s is taken instead", target, replacement)
             if token is not None:
                 ids.add(token)
         if not ids:
@@ -49,27 +52,39 @@ class FillMaskPipeline(Pipeline):
         return results[0] if isinstance(inputs, list) and len(inputs) == 1 else results
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
-        prepared, mask_id = self.model.prepared, self.tokenizer.mask_token_id
         rows = [self.encode(item, settings.get("tokenizer", {})) for item in inputs]
-        blanks = [[i for i, token in enumerate(row.ids) if token == mask_id] for row in rows]
-        for i, (row, at) in enumerate(zip(rows, blanks, strict=True), settings["first"]):
-            if not at:
-                reason = f"No mask_token ({self.tokenizer.mask_token}) found on the input: inputs[{i}]"
+        positions = [mask_positions(row.ids, self.tokenizer.mask_token_id) for row in rows]
+        for i, row in enumerate(rows):
+            name = f"inputs[{settings['first'] + i}]"
+            if not positions[i]:
+                reason = f"No mask_token ({self.tokenizer.mask_token}) found on the input: {name}"
                 raise PipelineException("fill-mask", self.model.base_model_prefix, reason)
-            self.check_length(row.ids, f"inputs[{i}]", 'tokenizer_kwargs={"truncation": True} cuts it')
+            self.check_length(row.ids, name, 'tokenizer_kwargs={"truncation": True} truncates it')
+        probabilities = self.probabilities(rows, positions, settings["batch_size"])
+        results = []
+        for row, row_positions, row_probabilities in zip(rows, positions, probabilities, strict=True):
+            is_only_mask = len(row_positions) == 1
+            candidates = [
+                self.fill(row.ids, position, scores, is_only_mask, settings)
+                for position, scores in zip(row_positions, row_probabilities, strict=True)
+            ]
+            results.append(candidates[0] if is_only_mask else candidates)
+        return results
+
+    def probabilities(
+        self, rows: Sequence[Encoded], positions: Sequence[list[int]], batch_size: int | None
+    ) -> list[np.ndarray]:
+        """For each row the probabilities of the vocabulary's tokens at its positions (n,V)."""
+        prepared = self.model.prepared
 
         def run(batch: list[int]) -> list[np.ndarray]:
             ids, _ = pad([rows[i].ids for i in batch], prepared.config.pad_token_id)
             mask, _ = pad([rows[i].mask for i in batch], 0)
-            [logits] = in_buckets(run_blanks, prepared, ids, mask.astype(bool), pad([blanks[i] for i in batch], 0)[0])
-            return [softmax(logits[row, : len(blanks[i])]) for row, i in enumerate(batch)]
+            at, _ = pad([positions[i] for i in batch], 0)
+            [logits] = in_buckets(run_at_positions, prepared, ids, mask.astype(bool), at)
+            return [softmax(logits[row, : len(positions[i])]) for row, i in enumerate(batch)]
 
-        probabilities = in_batches([len(row.ids) for row in rows], settings["batch_size"], run)
-        results = []
-        for row, at, scores in zip(rows, blanks, probabilities, strict=True):
-            filled = [self.fill(row.ids, place, s, len(at) == 1, settings) for place, s in zip(at, scores, strict=True)]
-            results.append(filled[0] if len(at) == 1 else filled)
-        return results
+        return in_batches([len(row.ids) for row in rows], batch_size, run)
 
     def encode(self, item: Any, options: dict[str, Any]) -> Encoded:
         if isinstance(item, list) and len(item) == 1:
@@ -77,23 +92,24 @@ class FillMaskPipeline(Pipeline):
         return self.tokenizer.row(only_text(item), **options)
 
     def fill(
-        self, ids: Sequence[int], place: int, scores: np.ndarray, alone: bool, settings: dict[str, Any]
+        self, ids: Sequence[int], position: int, probabilities: np.ndarray, is_only_mask: bool, settings: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        """The likeliest tokens of one blank; scores are the vocabulary's (V,)."""
+        """The likeliest tokens for one mask. probabilities: of the vocabulary's tokens (V,)."""
         targets, top_k = settings.get("targets"), settings.get("top_k", 5)
-        candidates = np.arange(len(scores)) if targets is None else np.array(targets)
-        if targets is None and top_k > len(scores):
-            raise RuntimeError(f"top_k={top_k} is more than the vocabulary's {len(scores)} tokens")  # torch's class
-        best = candidates[np.argsort(-scores[candidates], kind="stable")[:top_k]].tolist()
+        candidates = np.arange(len(probabilities)) if targets is None else np.array(targets)
+        if targets is None and top_k > len(probabilities):
+            raise RuntimeError(f"top_k={top_k} is more than the vocabulary's {len(probabilities)} tokens")  # as torch
+        order = np.argsort(-probabilities[candidates], kind="stable")
         results = []
-        for token in best:
-            tokens = [t for t in [*ids[:place], token, *ids[place + 1 :]] if t != self.tokenizer.pad_token_id]
+        for token in candidates[order[:top_k]].tolist():
+            sequence = [*ids[:position], token, *ids[position + 1 :]]
+            sequence = [id_ for id_ in sequence if id_ != self.tokenizer.pad_token_id]
             results.append(
                 {
-                    "score": float(scores[token]),
+                    "score": float(probabilities[token]),
                     "token": token,
                     "token_str": self.tokenizer.decode([token]),
-                    "sequence": self.tokenizer.decode(tokens, skip_special_tokens=alone),
+                    "sequence": self.tokenizer.decode(sequence, skip_special_tokens=is_only_mask),
                 }
             )
         return results

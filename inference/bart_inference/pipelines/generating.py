@@ -1,24 +1,25 @@
-"""summarization, text2text-generation and translation: texts in, generated texts out."""
+"""summarization, text2text-generation and translation: each text is answered with generated texts."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bart_inference.generation.generate import generate
 from bart_inference.pipelines import options as merging
-from bart_inference.pipelines.base import Pipeline, PositionTableError, in_batches, logger
+from bart_inference.pipelines.base import Pipeline, PositionTableError, in_batches, logger, stated
 from bart_inference.tokenization import pad
 
 
 class Text2TextGenerationPipeline(Pipeline):
-    """For each text a list with a dict for each of its num_return_sequences answers; a list of texts gives a flat list.
+    """For each text a list of num_return_sequences dicts with an answer each.
 
-    Keywords: truncation, return_tensors (token ids, numpy int64, instead of text), clean_up_tokenization_spaces,
-    stop_sequence, generation_config, and generation options under transformers' names.
+    For a list of texts with one answer each, the result is one flat list of dicts. Keywords: truncation, return_tensors
+    (numpy int64 token ids instead of text), clean_up_tokenization_spaces, stop_sequence, generation_config, and
+    generation options under transformers' names.
     """
 
     return_name = "generated"
@@ -45,20 +46,20 @@ class Text2TextGenerationPipeline(Pipeline):
         stop_sequence: str | None = None,
         **generation: Any,
     ) -> dict[str, Any]:
-        """return_text has no effect, as in transformers; return_type is its enumeration (0 is tensors, 1 is text)."""
-        given: dict[str, Any] = {"truncation": truncation, "clean_up": clean_up_tokenization_spaces}
+        """return_text has no effect, as in transformers. return_type: of its enumeration, 0 for tensors, 1 for text."""
         if return_type is not None:
-            given["return_tensors"] = getattr(return_type, "value", return_type) == 0
-        elif return_tensors is not None:
-            given["return_tensors"] = bool(return_tensors)
+            return_tensors = getattr(return_type, "value", return_type) == 0
         if stop_sequence is not None:
             ids = self.tokenizer.encode(stop_sequence, add_special_tokens=False)
             if len(ids) > 1:
                 logger.warning("stop_sequence %r is %d tokens: the first alone stops", stop_sequence, len(ids))
             generation["eos_token_id"] = ids[0]
-        if generation:
-            given["generation"] = generation
-        return {name: value for name, value in given.items() if value is not None}
+        return stated(
+            truncation=truncation,
+            clean_up=clean_up_tokenization_spaces,
+            return_tensors=return_tensors,
+            generation=generation or None,
+        )
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         if not args and "inputs" in keywords:
@@ -67,8 +68,8 @@ class Text2TextGenerationPipeline(Pipeline):
             raise TypeError(f"{type(self).__name__} needs a text, or a list of texts, as its first argument")
         results = super().__call__(*args, **keywords)
         texts = args[0]
-        flat = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-        if flat and all(len(result) == 1 for result in results):
+        is_list_of_texts = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if is_list_of_texts and all(len(result) == 1 for result in results):
             return [result[0] for result in results]
         return results
 
@@ -79,23 +80,29 @@ class Text2TextGenerationPipeline(Pipeline):
         options = self.options(settings.get("generation", {}))
         rows = [self.encode(item, i, settings) for i, item in enumerate(inputs, settings["first"])]
         self.warn([len(row) for row in rows], options)
+        answers = self.generate(rows, options, settings["batch_size"])
+        if settings.get("return_tensors"):
+            return self.as_arrays(answers, settings["batch_size"] or 1)
+        clean_up = settings.get("clean_up", False)
+        return [[self.record(ids, clean_up) for ids in row] for row in answers]
+
+    def generate(
+        self, rows: Sequence[list[int]], options: Mapping[str, Any], batch_size: int | None
+    ) -> list[list[np.ndarray]]:
+        """For each row of token ids the token ids of its answers, without padding."""
+        prepared = self.model.prepared._replace(generation={})  # the options have the checkpoint's defaults already
 
         def run(batch: list[int]) -> list[list[np.ndarray]]:
-            ids, mask = pad([rows[i] for i in batch], prepared.config.pad_token_id)
-            generated = generate(prepared, ids, mask, **options)
+            input_ids, attention_mask = pad([rows[i] for i in batch], prepared.config.pad_token_id)
+            generated = generate(prepared, input_ids, attention_mask, **options)
             sequences = [ids[:n] for ids, n in zip(generated.sequences, generated.lengths, strict=True)]
-            each = len(sequences) // len(batch)
-            return [sequences[first : first + each] for first in range(0, len(sequences), each)]
+            per_row = len(sequences) // len(batch)
+            return [sequences[first : first + per_row] for first in range(0, len(sequences), per_row)]
 
-        prepared = self.model.prepared._replace(generation={})  # options holds all that its files say
-        sequences = in_batches([len(row) for row in rows], settings["batch_size"], run)
-        if settings.get("return_tensors"):
-            return self.as_arrays(sequences, settings["batch_size"] or 1)
-        clean_up = settings.get("clean_up", False)
-        return [[self.record(ids, clean_up) for ids in row] for row in sequences]
+        return in_batches([len(row) for row in rows], batch_size, run)
 
     def options(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """All generation options of a call."""
+        """All generation options of a call, from all of their sources. ValueError for lengths beyond the model's."""
         call = dict(call)
         config = call.pop("generation_config", None)
         if config is None:
@@ -107,66 +114,65 @@ class Text2TextGenerationPipeline(Pipeline):
         table = self.model.prepared.config.max_position_embeddings
         if is_default and options.get("max_new_tokens") == merging.DEFAULT_NEW_TOKENS:
             options["max_new_tokens"] = self.default_new_tokens
-        for name, start in (("max_new_tokens", 1), ("max_length", 0)):
-            longest = options.get(name)
-            if isinstance(longest, int) and longest + start > table:
-                raise PositionTableError(f"{name}={longest} goes beyond the model's {table} positions")
-            if longest is not None:
+        for name, start_tokens in (("max_new_tokens", 1), ("max_length", 0)):
+            length = options.get(name)
+            if isinstance(length, int) and length + start_tokens > table:
+                raise PositionTableError(f"{name}={length} goes beyond the model's {table} positions")
+            if length is not None:
                 break
         if options.get("do_sample") and "seed" not in options:
-            options["seed"] = random.getrandbits(32)  # random.seed, which transformers.set_seed calls, repeats a sample
+            # From Python's generator, so that random.seed, which transformers.set_seed calls, repeats the samples.
+            options["seed"] = random.getrandbits(32)
         return options
 
     def encode(self, item: Any, i: int, settings: Mapping[str, Any]) -> list[int]:
-        """Token ids of a text behind the prefix. Of an inner list the first text is answered, as in transformers."""
+        """Token ids of the prefix and a text; of an inner list its first text, as in transformers. i: for messages."""
         texts = item if isinstance(item, list) else [item]
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"texts[{i}] must be a text or a list of texts, got {type(text).__name__}: {text!r}")
         if not texts or not texts[0].strip():
             raise ValueError(f"texts[{i}] is empty: there is nothing to {self.verb}")
-        truncation = settings.get("truncation")
-        table = self.model.prepared.config.max_position_embeddings
-        limit = min(self.tokenizer.model_max_length, table)
-        ids = self.tokenizer.encode((self.prefix or "") + texts[0], truncation=truncation, max_length=limit)
-        self.check_length(ids, f"texts[{i}]", "truncation=True cuts it")
+        limit = min(self.tokenizer.model_max_length, self.model.prepared.config.max_position_embeddings)
+        text = (self.prefix or "") + texts[0]
+        ids = self.tokenizer.encode(text, truncation=settings.get("truncation"), max_length=limit)
+        self.check_length(ids, f"texts[{i}]", "truncation=True truncates it")
         return ids
 
     def warn(self, lengths: list[int], options: Mapping[str, Any]) -> None:
-        """Log, once a call, what about the lengths is likely a mistake."""
+        """Log a warning if the lengths of texts or answers are likely a mistake. lengths: of the texts, in tokens."""
 
     def record(self, ids: np.ndarray, clean_up: bool) -> dict[str, Any]:
+        """The result for one answer."""
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up)
         return {f"{self.return_name}_text": text}
 
-    def as_arrays(self, sequences: list[list[np.ndarray]], batch_size: int) -> list[list[dict[str, Any]]]:
-        """Rows padded to the longest of their batch of batch_size inputs, which is what transformers returns."""
-        results = []
-        for first in range(0, len(sequences), batch_size):
-            batch = sequences[first : first + batch_size]
-            width = max(len(ids) for row in batch for ids in row)
+    def as_arrays(self, answers: list[list[np.ndarray]], batch_size: int) -> list[list[dict[str, Any]]]:
+        """The results as token ids, padded to the longest answer among each batch_size inputs, as in transformers."""
+        pad_id = self.model.prepared.config.pad_token_id
+        results: list[list[dict[str, Any]]] = []
+        for first in range(0, len(answers), batch_size):
+            batch = answers[first : first + batch_size]
+            length = max(len(ids) for row in batch for ids in row)
             for row in batch:
-                padded = [np.pad(ids, (0, width - len(ids)), constant_values=self.padding) for ids in row]
+                padded = [np.pad(ids, (0, length - len(ids)), constant_values=pad_id) for ids in row]
                 results.append([{f"{self.return_name}_token_ids": ids.astype(np.int64)} for ids in padded])
         return results
 
     @property
     def default_new_tokens(self) -> int:
-        """transformers' default length, or what the position table leaves."""
+        """transformers' default of new tokens, or as many as the position table has room for behind the start token."""
         return min(merging.DEFAULT_NEW_TOKENS, self.model.prepared.config.max_position_embeddings - 1)
 
     def is_default_length(self, options: Mapping[str, Any]) -> bool:
         """Whether nobody set the length of the answers."""
         return self.generation_config.length_is_default and options.get("max_new_tokens") == self.default_new_tokens
 
-    @property
-    def padding(self) -> int:
-        return self.model.prepared.config.pad_token_id
 
-
-def longest_output(options: Mapping[str, Any]) -> int:
-    """The most tokens an answer can have, the start token included."""
-    if (new_tokens := options.get("max_new_tokens")) is not None:
+def output_limit(options: Mapping[str, Any]) -> int:
+    """The largest number of tokens that an answer can have, the start token included."""
+    new_tokens = options.get("max_new_tokens")
+    if new_tokens is not None:
         return int(new_tokens) + 1
     return int(options.get("max_length") or 21)
 
@@ -178,15 +184,15 @@ class SummarizationPipeline(Text2TextGenerationPipeline):
     verb = "summarize"
 
     def warn(self, lengths: list[int], options: Mapping[str, Any]) -> None:
-        longest, shortest = longest_output(options), options.get("min_length") or 0
-        if longest < shortest:
-            logger.warning("Your min_length=%d must be inferior than your max_length=%d.", shortest, longest)
-        short = [length for length in lengths if length < longest]
+        max_length, min_length = output_limit(options), options.get("min_length") or 0
+        if max_length < min_length:
+            logger.warning("Your min_length=%d must be inferior than your max_length=%d.", min_length, max_length)
+        short = [length for length in lengths if length < max_length]
         if short and not self.is_default_length(options):
             logger.warning(
                 "Your max_length is set to %d, but your input_length is only %d. A summary is usually shorter than its "
                 "text: you might consider decreasing max_length manually, e.g. summarizer('...', max_length=%d)",
-                longest, short[0], short[0] // 2,
+                max_length, short[0], short[0] // 2,
             )  # fmt: skip
 
 
@@ -197,14 +203,16 @@ class TranslationPipeline(Text2TextGenerationPipeline):
     verb = "translate"
 
     def settings(self, *args: Any, **keywords: Any) -> dict[str, Any]:
-        return super().settings(**{n: v for n, v in keywords.items() if n not in ("src_lang", "tgt_lang")})
+        keywords.pop("src_lang", None)
+        keywords.pop("tgt_lang", None)
+        return super().settings(**keywords)
 
     def warn(self, lengths: list[int], options: Mapping[str, Any]) -> None:
-        longest = longest_output(options)
-        long = [length for length in lengths if length > 0.9 * longest]
+        max_length = output_limit(options)
+        long = [length for length in lengths if length > 0.9 * max_length]
         if long:
             logger.warning(
                 "Your input_length: %d is bigger than 0.9 * max_length: %d. You might consider increasing your "
                 "max_length manually, e.g. translator('...', max_length=400)",
-                long[0], longest,
+                long[0], max_length,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `pipe.model` is: a prepared checkpoint, with its config under the names that scripts read."""
+"""The class of `pipe.model`: a prepared checkpoint, and its config under the names that scripts read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from bart_inference.model.layout import Prepared, prepare
 from bart_inference.pipelines.arguments import Device, check_device
 from bart_inference.pipelines.options import GLOBAL_DEFAULTS
 
+DEFAULT_LABELS = ("LABEL_0", "LABEL_1", "LABEL_2")  # transformers' default for BART
+
 
 class ModelConfig:
-    """config.json as attributes, with the defaults that transformers has for BART."""
+    """config.json's fields as attributes, with the defaults that transformers has for BART."""
 
     prefix: str | None = None
     task_specific_params: Mapping[str, Any] | None = None
@@ -26,25 +28,22 @@ class ModelConfig:
         self._architecture = model.config
         self.__dict__.update(model.config_json)
         self.name_or_path = name
-        by_id = model.config_json.get("id2label") or dict(enumerate(model.labels or default_labels(3)))
-        self.id2label = {int(i): str(label) for i, label in by_id.items()}
-        by_label = model.config_json.get("label2id") or {label: i for i, label in self.id2label.items()}
-        self.label2id = {str(label): int(i) for label, i in by_label.items()}
+        labels = model.labels or DEFAULT_LABELS
+        id2label = model.config_json.get("id2label") or dict(enumerate(labels))
+        self.id2label = {int(i): str(label) for i, label in id2label.items()}
+        label2id = model.config_json.get("label2id") or {label: i for i, label in self.id2label.items()}
+        self.label2id = {str(label): int(i) for label, i in label2id.items()}
         self.num_labels = len(self.id2label)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in GLOBAL_DEFAULTS and not hasattr(self._architecture, name):
-            return GLOBAL_DEFAULTS[name]  # older code reads max_length and its like from the config
+            return GLOBAL_DEFAULTS[name]  # scripts for older versions read generation options from the config
         return getattr(self._architecture, name)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-
-def default_labels(count: int) -> tuple[str, ...]:
-    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 class PipelineModel:
@@ -63,6 +62,6 @@ class PipelineModel:
         return check_device(None, jax.default_backend())
 
     def num_parameters(self) -> int:
-        """As the checkpoint counts them: copies that the device's layout makes are left out."""
+        """The number of the checkpoint's parameters. `head` is left out: it is a copy of the embeddings."""
         weights = {name: leaf for name, leaf in self.prepared.weights.items() if name != "head"}
         return sum(leaf.size for leaf in jax.tree.leaves(weights))

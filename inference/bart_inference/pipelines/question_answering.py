@@ -1,18 +1,19 @@
-"""question-answering: where in a context the answer stands."""
+"""question-answering: where in a context the answer to a question is. Shapes: S positions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding
 
-from bart_inference.pipelines.base import Pipeline, in_batches, is_lazy, logger
+from bart_inference.pipelines.base import Pipeline, in_batches, is_lazy, logger, stated
+from bart_inference.tasks.common import softmax
 from bart_inference.tasks.question_answering import question_answering
 from bart_inference.tokenization import pad
 
-EXCLUDED = -10_000.0  # logit of a token that cannot be in the answer, as in transformers
+EXCLUDED = -10_000.0  # the logit of tokens that cannot be in an answer, as in transformers
 
 
 class Example(NamedTuple):
@@ -21,15 +22,23 @@ class Example(NamedTuple):
 
 
 class Window(NamedTuple):
-    """As much of a context as the model reads at once, behind the question."""
+    """The tokens of a question and of a part of its context, which the model reads at once."""
 
-    example: int  # whose
+    example: int  # the index of the question and context
     encoding: Encoding
-    in_context: np.ndarray  # (S,) bool: tokens that may be in the answer; the start token, too, which means "none"
+    in_context: np.ndarray  # (S,) bool: tokens of the context, and the start token, which stands for "no answer"
+
+
+class ScoredWindow(NamedTuple):
+    """A window, and the logits (S,) of its tokens to begin and to end the answer."""
+
+    window: Window
+    start_logits: np.ndarray
+    end_logits: np.ndarray
 
 
 class Span(NamedTuple):
-    """Tokens of a window, both ends included."""
+    """Tokens of a window, from start to end, both included."""
 
     start: int
     end: int
@@ -40,8 +49,8 @@ class QuestionAnsweringPipeline(Pipeline):
     """For each question {"score", "start", "end", "answer"}; with top_k above 1 a list of them.
 
     Called as pipe(question=…, context=…), each a text or a list; also with a dict or a list of dicts. Keywords: top_k,
-    doc_stride, max_seq_len, max_answer_len, handle_impossible_answer, align_to_words. A context longer than max_seq_len
-    beside its question is read in windows that share doc_stride tokens.
+    doc_stride, max_seq_len, max_answer_len, handle_impossible_answer, align_to_words. If question and context have more
+    than max_seq_len tokens, the context is read in windows that overlap by doc_stride tokens.
     """
 
     def settings(
@@ -57,18 +66,21 @@ class QuestionAnsweringPipeline(Pipeline):
         align_to_words: bool | None = None,
         **inputs: Any,
     ) -> dict[str, Any]:
-        """padding and max_question_len have no effect, nor have names that are not known, as in transformers."""
+        """padding, max_question_len and unknown names have no effect, as in transformers."""
         if topk is not None and top_k is None:
             logger.warning("topk is the former name of top_k")
             top_k = topk
         for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        given = {
-            "top_k": top_k, "doc_stride": doc_stride, "max_answer_len": max_answer_len, "max_seq_len": max_seq_len,
-            "handle_impossible_answer": handle_impossible_answer, "align_to_words": align_to_words,
-        }  # fmt: skip
-        return {name: value for name, value in given.items() if value is not None}
+        return stated(
+            top_k=top_k,
+            doc_stride=doc_stride,
+            max_answer_len=max_answer_len,
+            max_seq_len=max_seq_len,
+            handle_impossible_answer=handle_impossible_answer,
+            align_to_words=align_to_words,
+        )
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         if args:
@@ -76,39 +88,46 @@ class QuestionAnsweringPipeline(Pipeline):
         inputs = find_inputs(args, keywords)
         if is_lazy(inputs):
             return self.call(inputs, **keywords)
-        examples = [as_examples(item) for item in ([inputs] if isinstance(inputs, dict | Example) else inputs)]
+        items = [inputs] if isinstance(inputs, dict | Example) else inputs
+        examples = [as_examples(item) for item in items]
         return self.call(examples[0] if len(examples) == 1 else examples, **keywords)
 
     @staticmethod
     def create_sample(question: Any, context: Any) -> Example | list[Example]:
-        """An example, or several where both are lists, for a call with examples."""
+        """An example for a call, or several if question and context are lists."""
         return as_examples({"question": question, "context": context})
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
-        examples = [
-            item if isinstance(item, Example) else Example(item["question"], item["context"]) for item in inputs
-        ]
-        windows = [w for i, example in enumerate(examples) for w in self.windows(i, example, settings)]
+        examples: list[Example] = []
+        windows: list[Window] = []
+        for i, item in enumerate(inputs):
+            example = item if isinstance(item, Example) else Example(item["question"], item["context"])
+            examples.append(example)
+            windows.extend(self.windows(i, example, settings))
+        scored: list[list[ScoredWindow]] = [[] for _ in examples]
+        for window, (start, end) in zip(windows, self.logits(windows, settings["batch_size"]), strict=True):
+            scored[window.example].append(ScoredWindow(window, start, end))
+        return [best_answers(example.context, its, settings) for example, its in zip(examples, scored, strict=True)]
+
+    def logits(self, windows: Sequence[Window], batch_size: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each window the logits (S,) of its tokens to begin, and to end, the answer."""
         prepared = self.model.prepared
 
         def run(batch: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
             rows = [windows[i].encoding.ids for i in batch]
-            spans = question_answering(prepared, *pad(rows, prepared.config.pad_token_id))
-            lengths = [len(row) for row in rows]
-            return [(spans.start_logits[i, :n], spans.end_logits[i, :n]) for i, n in enumerate(lengths)]
+            input_ids, attention_mask = pad(rows, prepared.config.pad_token_id)
+            spans = question_answering(prepared, input_ids, attention_mask)
+            return [(spans.start_logits[i, : len(row)], spans.end_logits[i, : len(row)]) for i, row in enumerate(rows)]
 
-        logits = in_batches([len(window.encoding.ids) for window in windows], settings["batch_size"], run)
-        read: list[list[tuple[Window, np.ndarray, np.ndarray]]] = [[] for _ in examples]
-        for window, (start, end) in zip(windows, logits, strict=True):
-            read[window.example].append((window, start, end))
-        return [best_answers(example.context, its, settings) for example, its in zip(examples, read, strict=True)]
+        return in_batches([len(window.encoding.ids) for window in windows], batch_size, run)
 
     def windows(self, i: int, example: Example, settings: dict[str, Any]) -> Iterator[Window]:
-        longest = settings.get("max_seq_len", min(self.tokenizer.model_max_length, 384))
-        stride = settings.get("doc_stride", min(longest // 2, 128))
-        if stride > longest:
-            raise ValueError(f"doc_stride ({stride}) is larger than max_seq_len ({longest})")
-        encoding = self.tokenizer.encoding(*example, truncation="only_second", max_length=longest, stride=stride)
+        """The windows of one example. i: its index."""
+        max_length = settings.get("max_seq_len", min(self.tokenizer.model_max_length, 384))
+        stride = settings.get("doc_stride", min(max_length // 2, 128))
+        if stride > max_length:
+            raise ValueError(f"doc_stride ({stride}) is larger than max_seq_len ({max_length})")
+        encoding = self.tokenizer.encoding(*example, truncation="only_second", max_length=max_length, stride=stride)
         for part in (encoding, *encoding.overflowing):
             self.check_length(part.ids, f"context {i} with its question", "give a smaller max_seq_len")
             in_context = np.array([sequence == 1 for sequence in part.sequence_ids])
@@ -117,7 +136,7 @@ class QuestionAnsweringPipeline(Pipeline):
 
 
 def find_inputs(args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """The examples of a call in any of the forms that transformers takes, before each is checked."""
+    """The examples of a call, in any of the forms that transformers takes. as_examples checks each of them."""
     if args:
         if len(args) == 2 and all(type(value) is str for value in args):
             return {"question": args[0], "context": args[1]}
@@ -135,7 +154,7 @@ def find_inputs(args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
 
 
 def pair_up(question: Any, context: Any) -> list[dict[str, Any]]:
-    """Each question with its context: as many of both, or one context for all questions."""
+    """Each question with its context: two lists of one length, or one context for all questions."""
     if isinstance(question, list) and isinstance(context, list):
         if len(question) != len(context):
             raise ValueError(f"there are {len(question)} questions and {len(context)} contexts")
@@ -150,7 +169,7 @@ def pair_up(question: Any, context: Any) -> list[dict[str, Any]]:
 
 
 def as_examples(item: Any) -> Example | list[Example]:
-    """A checked example; several where a dict holds lists."""
+    """An example, checked; several if the dict holds lists."""
     if isinstance(item, Example):
         return item
     if not isinstance(item, dict):
@@ -160,70 +179,74 @@ def as_examples(item: Any) -> Example | list[Example]:
             raise KeyError(f"an example needs a {name}: {item!r}")
         if item[name] is None or item[name] == "":
             raise ValueError(f"{name} cannot be empty, got {item[name]!r}")
-    if more := sorted(set(item) - {"question", "context"}):
-        raise TypeError(f"an example has a question and a context, and no {more[0]}")
+    if unknown := sorted(set(item) - {"question", "context"}):
+        raise TypeError(f"an example has a question and a context, and no {unknown[0]}")
     if isinstance(item["question"], list):
         return [Example(q, c) for q, c in zip(item["question"], item["context"], strict=False)]
     return Example(item["question"], item["context"])
 
 
 def best_answers(
-    context: str, read: list[tuple[Window, np.ndarray, np.ndarray]], settings: dict[str, Any]
+    context: str, windows: Sequence[ScoredWindow], settings: dict[str, Any]
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """The best answers over all windows; those of the same text (case aside) add their scores."""
+    """The top_k answers over all windows, the likeliest first; a single one without a list.
+
+    Answers whose texts are equal in lower case are one answer, and their scores are added.
+    """
     top_k, align = settings.get("top_k", 1), settings.get("align_to_words", True)
-    count = 2 * top_k + 10 if align else top_k  # whole words make some candidates equal
-    answers: list[dict[str, Any]] = []
-    impossible = 1_000_000.0
-    for window, start_logits, end_logits in read:
-        start, end = (probabilities(logits, window.in_context) for logits in (start_logits, end_logits))
-        impossible = min(impossible, float(start[0] * end[0]))
+    max_tokens = settings.get("max_answer_len", 15)
+    count = 2 * top_k + 10 if align else top_k  # several spans can become equal when they are widened to whole words
+    answers: dict[str, dict[str, Any]] = {}  # by their text in lower case
+    no_answer = 1_000_000.0
+    for window, start_logits, end_logits in windows:
+        start = softmax(np.where(window.in_context, start_logits, np.float32(EXCLUDED)))
+        end = softmax(np.where(window.in_context, end_logits, np.float32(EXCLUDED)))
+        no_answer = min(no_answer, float(start[0] * end[0]))
         start[0] = end[0] = 0.0
-        for span in best_spans(start, end, window.in_context, count, settings.get("max_answer_len", 15)):
+        for span in best_spans(start, end, window.in_context, count, max_tokens):
             first, last = characters(window.encoding, span, align)
             text = context[first:last]
-            same = [answer for answer in answers if answer["answer"].lower() == text.lower()]
-            if same:
-                same[0]["score"] += span.score
+            if text.lower() in answers:
+                answers[text.lower()]["score"] += span.score
             else:
-                answers.append({"score": span.score, "start": first, "end": last, "answer": text})
+                answers[text.lower()] = {"score": span.score, "start": first, "end": last, "answer": text}
+    ranked = list(answers.values())
     if settings.get("handle_impossible_answer"):
-        answers.append({"score": impossible, "start": 0, "end": 0, "answer": ""})
-    answers = sorted(answers, key=lambda answer: -answer["score"])[:top_k]
-    return answers[0] if len(answers) == 1 else answers
+        ranked.append({"score": no_answer, "start": 0, "end": 0, "answer": ""})
+    ranked.sort(key=lambda answer: -answer["score"])
+    return ranked[0] if len(ranked[:top_k]) == 1 else ranked[:top_k]
 
 
-def probabilities(logits: np.ndarray, in_context: np.ndarray) -> np.ndarray:
-    logits = np.where(in_context, logits, np.float32(EXCLUDED))
-    e = np.exp(logits - logits.max())
-    return np.asarray(e / e.sum())
+def best_spans(
+    start: np.ndarray, end: np.ndarray, in_context: np.ndarray, count: int, max_tokens: int
+) -> Iterator[Span]:
+    """The likeliest spans of at most max_tokens tokens that begin and end in the context.
 
-
-def best_spans(start: np.ndarray, end: np.ndarray, in_context: np.ndarray, count: int, longest: int) -> Iterator[Span]:
-    """The likeliest spans of at most `longest` tokens that begin and end in the context, from probabilities (S,).
-
-    At most count candidates are looked at, before those outside the context are left out.
+    start, end: probabilities (S,). count: the number of likeliest spans, of which those outside the context are left
+    out.
     """
-    products = np.tril(np.triu(np.outer(start, end)), longest - 1)
-    flat = -products.ravel()
+    products = np.tril(np.triu(np.outer(start, end)), max_tokens - 1)
+    costs = -products.ravel()
     if count == 1:
-        best = np.array([flat.argmin()])
-    elif count >= len(flat):
-        best = flat.argsort()
+        best = np.array([costs.argmin()])
+    elif count >= len(costs):
+        best = costs.argsort()
     else:
-        best = flat.argpartition(count)[:count]
-        best = best[flat[best].argsort()]
+        best = costs.argpartition(count)[:count]
+        best = best[costs[best].argsort()]
     for first, last in zip(*np.unravel_index(best, products.shape), strict=True):
         if in_context[first] and in_context[last]:
             yield Span(int(first), int(last), float(products[first, last]))
 
 
 def characters(encoding: Encoding, span: Span, align: bool) -> tuple[int, int]:
-    """Where a span stands in the context, widened to whole words if `align` and the tokens belong to words."""
-    if align:
-        words = encoding.token_to_word(span.start), encoding.token_to_word(span.end)
-        if None not in words:
-            first, last = (encoding.word_to_chars(word, 1) for word in words)  # type: ignore[arg-type]
-            if first is not None and last is not None:
-                return first[0], last[1]
+    """The span's first character in the context, and the one behind its last.
+
+    align: widen the span to whole words, if its tokens belong to words.
+    """
+    first_word, last_word = encoding.token_to_word(span.start), encoding.token_to_word(span.end)
+    if align and first_word is not None and last_word is not None:
+        first, last = encoding.word_to_chars(first_word, 1), encoding.word_to_chars(last_word, 1)
+        if first is not None and last is not None:
+            return first[0], last[1]
     return encoding.offsets[span.start][0], encoding.offsets[span.end][1]

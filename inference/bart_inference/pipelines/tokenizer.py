@@ -1,4 +1,4 @@
-"""What `pipe.tokenizer` is: the tokenizers library under the names that scripts know from transformers."""
+"""The class of `pipe.tokenizer`: the tokenizers library behind the methods of transformers' tokenizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from bart_inference.tokenization import encode
 from bart_inference.tokenizer_files import load_tokenizer, read_fields
 
-UNLIMITED = int(1e30)  # transformers' model_max_length where a tokenizer's files name none
+UNLIMITED = int(1e30)  # transformers' model_max_length if the tokenizer's files have none
 STRATEGIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
 SPECIAL_TOKENS = {
     "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
@@ -22,21 +22,22 @@ SPECIAL_TOKENS = {
 
 
 class Encoded(NamedTuple):
-    """One row for the model."""
+    """The token ids of a row, and their mask."""
 
     ids: list[int]
     mask: list[int]  # 1 for tokens, 0 for padding
 
     def padded(self, length: int, pad_id: int) -> Encoded:
-        more = length - len(self.ids)
-        return Encoded(self.ids + [pad_id] * more, self.mask + [0] * more)
+        """The row with padding behind it, up to that length."""
+        padding = length - len(self.ids)
+        return Encoded(self.ids + [pad_id] * padding, self.mask + [0] * padding)
 
 
 class PipelineTokenizer:
     """Text to tokens and back, with transformers' arguments.
 
-    Special tokens are attributes, each also with `_id` behind its name (mask_token, mask_token_id); a token that the
-    vocabulary lacks has the id None.
+    Special tokens and their ids are attributes, such as mask_token and mask_token_id. The id is None if the vocabulary
+    lacks the token.
     """
 
     is_fast = True
@@ -50,16 +51,16 @@ class PipelineTokenizer:
         clean_up_tokenization_spaces: bool = False,
         special_tokens: dict[str, str] | None = None,
     ):
-        """model_max_length: where `truncation=True` cuts, in tokens; None: nowhere."""
+        """model_max_length: in tokens, where `truncation=True` truncates; None: nowhere."""
         self.backend_tokenizer = backend
         self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.special_tokens_map = SPECIAL_TOKENS | (special_tokens or {})
-        self._cutting: Tokenizer | None = None  # a copy whose truncation is set anew for each text
+        self._truncating: Tokenizer | None = None  # a copy, whose truncation each call sets anew
         self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
-        """bos_token, bos_token_id and their like."""
+        """A special token or its id, such as bos_token and bos_token_id."""
         tokens: dict[str, str] = self.__dict__.get("special_tokens_map", {})
         if name in tokens:
             return tokens[name]
@@ -87,21 +88,22 @@ class PipelineTokenizer:
         max_length: int | None = None,
         stride: int = 0,
     ) -> Encoding:
-        """The library's own encoding of a text or a pair, cut as transformers cuts it.
+        """The tokens of a text or a pair, truncated as by transformers, in the library's class.
 
-        truncation: True or a strategy; max_length: in tokens, special ones included, by default model_max_length.
-        ValueError for an unknown strategy or a stride not below what the special tokens leave; the library's Exception
-        where the part that is to be cut is too short for it.
+        truncation: True or the name of a strategy. max_length: in tokens, special ones included; by default
+        model_max_length. stride: the number of tokens that a window shares with the one before.
+        ValueError for an unknown strategy, or for a stride as large as a window; the library's Exception if the text
+        that the strategy truncates has too few tokens.
         """
         strategy = truncation_strategy(truncation)
         limit = self.model_max_length if max_length is None else max_length
         if strategy is None or limit >= UNLIMITED:
             return encode(self.backend_tokenizer, text, pair, add_special_tokens)
         with self._lock:
-            if self._cutting is None:
-                self._cutting = Tokenizer.from_str(self.backend_tokenizer.to_str())
-            self._cutting.enable_truncation(limit, stride=stride, strategy=strategy)
-            return encode(self._cutting, text, pair, add_special_tokens)
+            if self._truncating is None:
+                self._truncating = Tokenizer.from_str(self.backend_tokenizer.to_str())
+            self._truncating.enable_truncation(limit, stride=stride, strategy=strategy)
+            return encode(self._truncating, text, pair, add_special_tokens)
 
     def row(
         self,
@@ -111,7 +113,7 @@ class PipelineTokenizer:
         pad_to_multiple_of: int | None = None,
         **options: Any,
     ) -> Encoded:
-        """One row for the model; options are those of `encoding`. ValueError for what is no text."""
+        """The row of a text or a pair. options: those of `encoding`. ValueError for other types."""
         for name, value in (("text", text), ("text_pair", text_pair)):
             if value is None and name == "text":
                 raise ValueError("text must be given: it is None")
@@ -131,20 +133,25 @@ class PipelineTokenizer:
     ) -> dict[str, Any]:
         """{"input_ids": …, "attention_mask": …}: lists for a text, lists of lists for a list.
 
-        return_tensors "np" gives arrays (B,S), rows of a list then need padding=True. Other options are those of `row`.
+        return_tensors="np" gives arrays (B,S); the rows of a list then need padding=True. options: those of `row`.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        pairs = [text_pair] if isinstance(text, str) else list(text_pair or [None] * len(texts))
-        rows = [self.row(one, pair, **options) for one, pair in zip(texts, pairs, strict=True)]
-        if options.get("padding"):
-            longest = max((len(row.ids) for row in rows), default=0)
-            rows = [row.padded(longest, self.pad_token_id) for row in rows]
-        columns: dict[str, Any] = {"input_ids": [row.ids for row in rows], "attention_mask": [row.mask for row in rows]}
-        if return_tensors is None:
-            return {name: rows[0] for name, rows in columns.items()} if isinstance(text, str) else columns
-        if return_tensors != "np":
+        if return_tensors not in (None, "np"):
             raise ValueError(f"return_tensors must be 'np' or None, got {return_tensors!r}")
-        return {name: np.array(rows) for name, rows in columns.items()}
+        if isinstance(text, str):
+            rows = [self.row(text, text_pair, **options)]
+        else:
+            texts = list(text)
+            pairs = list(text_pair or [None] * len(texts))
+            rows = [self.row(one, pair, **options) for one, pair in zip(texts, pairs, strict=True)]
+        if options.get("padding"):
+            length = max((len(row.ids) for row in rows), default=0)
+            rows = [row.padded(length, self.pad_token_id) for row in rows]
+        ids, masks = [row.ids for row in rows], [row.mask for row in rows]
+        if return_tensors == "np":
+            return {"input_ids": np.array(ids), "attention_mask": np.array(masks)}
+        if isinstance(text, str):
+            return {"input_ids": ids[0], "attention_mask": masks[0]}
+        return {"input_ids": ids, "attention_mask": masks}
 
     def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
         return self.row(text, text_pair, **options).ids
@@ -154,13 +161,13 @@ class PipelineTokenizer:
         return tokens
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
-        """A token for an id, a list for a list; None for an id beyond the vocabulary."""
+        """A token for an id, a list of tokens for a list; None for an id that is not in the vocabulary."""
         if isinstance(ids, (int, np.integer)):
             return self.backend_tokenizer.id_to_token(int(ids))
         return [self.backend_tokenizer.id_to_token(int(i)) for i in ids]
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """An id for a token, a list for a list; the unknown token's for one that the vocabulary lacks."""
+        """An id for a token, a list of ids for a list; the unknown token's id for one that is not in the vocabulary."""
         if isinstance(tokens, str):
             token_id = self.backend_tokenizer.token_to_id(tokens)
             return self.unk_token_id if token_id is None else token_id
@@ -169,7 +176,7 @@ class PipelineTokenizer:
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
-        """The text of one row of ids, which is not stripped."""
+        """The text of one row of ids, with white space at its ends."""
         ids = [int(i) for i in np.atleast_1d(np.asarray(token_ids))]
         text = self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
@@ -181,7 +188,7 @@ class PipelineTokenizer:
 
 
 def truncation_strategy(truncation: Any) -> str | None:
-    """The library's name of a strategy, None for none."""
+    """The library's name of a strategy; None for no truncation."""
     if truncation is None or truncation is False:
         return None
     name = "longest_first" if truncation is True else strategy_name(truncation)
@@ -191,12 +198,12 @@ def truncation_strategy(truncation: Any) -> str | None:
 
 
 def strategy_name(value: Any) -> Any:
-    """A strategy's name: transformers has an enumeration of them, whose members have it as their value."""
+    """The name of a strategy, which is the value of a member of transformers' enumeration."""
     return getattr(value, "value", value)
 
 
 def clean_up(text: str) -> str:
-    """Without the spaces that word-based tokenizers leave before punctuation and contractions, as transformers 4."""
+    """The text without spaces before punctuation and contractions (transformers 4, clean_up_tokenization)."""
     for mark in (".", "?", "!", ","):
         text = text.replace(f" {mark}", mark)
     text = text.replace(" ' ", "'")
@@ -206,20 +213,23 @@ def clean_up(text: str) -> str:
 
 
 def from_folder(folder: Path, **overrides: Any) -> PipelineTokenizer:
-    """The tokenizer of a folder, with what its tokenizer_config.json says; OSError if the folder has none."""
+    """The tokenizer of a folder; OSError if it has none. overrides: of fields of tokenizer_config.json."""
     backend = load_tokenizer(folder)
     if backend is None:
         raise OSError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
     fields = read_fields(folder, "special_tokens_map.json") | read_fields(folder, "tokenizer_config.json") | overrides
-    special = {name: fields[name] for name in SPECIAL_TOKENS if fields.get(name)}
-    special = {name: token["content"] if isinstance(token, dict) else token for name, token in special.items()}
+    special: dict[str, str] = {}
+    for name in SPECIAL_TOKENS:
+        token = fields.get(name)
+        if token:
+            special[name] = token["content"] if isinstance(token, dict) else token
     limit = fields.get("model_max_length")
     clean = bool(fields.get("clean_up_tokenization_spaces", False))
     return PipelineTokenizer(backend, None if limit is None else int(limit), clean, special)
 
 
 def from_object(tokenizer: Any) -> PipelineTokenizer:
-    """From one of ours, a `tokenizers.Tokenizer`, or transformers' fast tokenizer; ValueError for anything else."""
+    """From a PipelineTokenizer, a `tokenizers.Tokenizer` or transformers' fast tokenizer; ValueError for others."""
     if isinstance(tokenizer, PipelineTokenizer):
         return tokenizer
     if isinstance(tokenizer, Tokenizer):
@@ -230,7 +240,7 @@ def from_object(tokenizer: Any) -> PipelineTokenizer:
             "tokenizer must be a folder, a hub id, a tokenizers.Tokenizer or a fast tokenizer of transformers, got "
             f"{type(tokenizer).__name__}: save it with save_pretrained and give the folder"
         )
-    copy = Tokenizer.from_str(backend.to_str())  # transformers leaves its padding and truncation set
+    copy = Tokenizer.from_str(backend.to_str())  # transformers can have left padding and truncation switched on
     copy.no_padding()
     copy.no_truncation()
     special = {name: str(getattr(tokenizer, name)) for name in SPECIAL_TOKENS if getattr(tokenizer, name, None)}

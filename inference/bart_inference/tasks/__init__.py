@@ -1,1 +1,1 @@
-"""What users do with a checkpoint: one module for each task."""
+"""One module for each task that users give a checkpoint."""

@@ -1,4 +1,4 @@
-"""classify: logits of a checkpoint's own classes. C is classes."""
+"""classify: logits of the classes of a checkpoint. Shapes: B rows, S positions, C classes."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from bart_oneliner import Array, Config, Params
 def classify(model: Model | Prepared, input_ids: Any, attention_mask: Any = None) -> np.ndarray:
     """BartForSequenceClassification: ids and mask (B,S) -> logits (B,C), in the order of the model's `labels`.
 
-    Each row is judged by the decoder's state at its own last end-of-sequence token, so rows may hold different numbers
-    of them (transformers refuses such a batch; its answer for the row alone is the same). ValueError for a row without.
+    The head reads the decoder's state at a row's last end-of-sequence token. Rows may hold different numbers of such
+    tokens: transformers refuses that batch, and answers as here for each row alone. ValueError for a row with none.
     """
     prepared = with_head(model, "classification_head")
     ids, mask = check_source(input_ids, attention_mask, prepared.config)
-    ends = ids == prepared.config.eos_token_id
-    if not ends.any(1).all():
-        row, end = int(ends.any(1).argmin()), prepared.config.eos_token_id
-        raise ValueError(f"input_ids[{row}] has no end-of-sequence token {end}")
-    last = np.where(ends, np.arange(ids.shape[1]), 0).max(1, keepdims=True)
+    eos = prepared.config.eos_token_id
+    is_eos = ids == eos
+    has_eos = is_eos.any(1)
+    if not has_eos.all():
+        raise ValueError(f"input_ids[{int(has_eos.argmin())}] has no end-of-sequence token {eos}")
+    last = np.where(is_eos, np.arange(ids.shape[1]), 0).max(1, keepdims=True)
     return in_buckets(run_classifier, prepared, ids, mask, last)[0]
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def run_classifier(weights: Params, config: Config, ids: Array, mask: Array, last: Array) -> tuple[Array]:
-    """Logits (B,C) from the states at the positions last (B,n), of which the first counts."""
+    """Logits (B,C) from the states at the positions in the first column of last (B,n); the others are padding."""
     sentence = at_positions(reread(weights, config, ids, mask), last)[:, 0]
     head = weights["classification_head"]
-    return (linear(jnp.tanh(linear(sentence, **head["dense"])), **head["out_proj"]),)
+    hidden = jnp.tanh(linear(sentence, **head["dense"]))
+    return (linear(hidden, **head["out_proj"]),)

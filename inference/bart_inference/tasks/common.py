@@ -1,9 +1,11 @@
-"""What the tasks share: programs run over batches in shape buckets, and the states that the heads look at.
+"""What the tasks share: batches in shape buckets, and the hidden states that the heads read.
 
-Letters as in bart_oneliner. Functions on ids return what transformers' class of the same purpose returns, functions on
-texts what its pipeline returns. All take a Model or a Prepared one (which saves the conversion on every call), run in
-the shape buckets of `generate`, and raise ValueError, naming the argument, for an empty batch, ids outside the
-vocabulary or more positions than the model has, and CheckpointError where the checkpoint lacks the head.
+Task functions on token ids return what transformers' model class for the task returns; those on texts return what its
+pipeline returns. All take a Model or, which saves a conversion at every call, a Prepared one. They raise ValueError,
+naming the argument, for an empty batch, ids outside the vocabulary or more positions than the model has, and
+CheckpointError if the checkpoint lacks the head.
+
+Shapes: B rows, S source positions, T target positions, D the model's width, V the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,47 +28,66 @@ from bart_oneliner import Array, Config, Params, shift_right
 
 
 def with_head(model: Model | Prepared, name: str) -> Prepared:
+    """The prepared model; CheckpointError if it has no head of that name."""
     prepared = prepare(model)
     if name not in prepared.weights:
         raise CheckpointError(f"the checkpoint has no {name!r}: it was not trained for this task")
     return prepared
 
 
-def in_buckets(f: Callable[..., Any], prepared: Prepared, *arrays: np.ndarray) -> list[np.ndarray]:
-    """f(weights, config, …) on arrays (B,S) padded to the buckets' shapes -> its float arrays (B,…) for our rows."""
-    limit, pieces, mesh = prepared.config.max_position_embeddings, [], mesh_of(prepared.weights)
+def in_buckets(program: Callable[..., Any], prepared: Prepared, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Run program(weights, config, *arrays) on arrays (B,S), padded to the shapes of the buckets.
+
+    More rows than one program takes are run in several parts. Returns the program's outputs (B,…), without the rows of
+    the padding, in float32 at least; their other axes are still padded.
+    """
+    mesh = mesh_of(prepared.weights)
     devices = device_count(mesh)
-    most = largest_batch(devices)
-    for first in range(0, len(arrays[0]), most):
-        piece = [a[first : first + most] for a in arrays]
-        n = len(piece[0])
-        more = [(batch_bucket(n, devices) - n, source_bucket(a.shape[1], limit) - a.shape[1]) for a in piece]
-        padded = [np.pad(a, ((0, rows), (0, columns))) for a, (rows, columns) in zip(piece, more, strict=True)]
-        outputs = jit_on_rows(mesh, f)(prepared.weights, prepared.config, *padded)
-        pieces.append([np.asarray(x, np.promote_types(x.dtype, np.float32))[:n] for x in outputs])
-    return [np.concatenate(column) for column in zip(*pieces, strict=True)]
+    limit = prepared.config.max_position_embeddings
+    rows_at_once = largest_batch(devices)
+    run = jit_on_rows(mesh, program)
+    parts: list[list[np.ndarray]] = []
+    for first in range(0, len(arrays[0]), rows_at_once):
+        part = [array[first : first + rows_at_once] for array in arrays]
+        rows = len(part[0])
+        padded = [pad_to(array, batch_bucket(rows, devices), source_bucket(array.shape[1], limit)) for array in part]
+        outputs = run(prepared.weights, prepared.config, *padded)
+        parts.append([np.asarray(x, np.promote_types(x.dtype, np.float32))[:rows] for x in outputs])
+    return [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+
+def pad_to(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A matrix with zeros below and on the right, up to that many rows and columns."""
+    return np.pad(array, ((0, rows - array.shape[0]), (0, columns - array.shape[1])))
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def hidden_states(
     weights: Params, config: Config, ids: Array, mask: Array, target: Array, target_mask: Array
 ) -> tuple[Array, Array]:
-    """The decoder's and the encoder's last hidden states."""
+    """The last hidden states (B,T,D) of the decoder and (B,S,D) of the encoder.
+
+    ids, mask: the source (B,S); target, target_mask: what the decoder reads (B,T).
+    """
     encoded = transformer.encode(weights, config, ids, jnp.arange(ids.shape[1]), mask)
     cross = transformer.project_cross_kv(weights, config, encoded)
     return transformer.decode_target(weights, config, target, target_mask, cross, mask), encoded
 
 
 def reread(weights: Params, config: Config, ids: Array, mask: Array) -> Array:
-    """The decoder's hidden states (B,S,D) over the source, with the source as its input: what the heads look at."""
+    """The decoder's hidden states (B,S,D) when it reads the source too, shifted right.
+
+    The heads read these states (Lewis et al. 2020, section 3: the input is fed into encoder and decoder).
+    """
     return hidden_states(weights, config, ids, mask, shift_right(ids, config), jnp.ones_like(mask))[0]
 
 
-def at_positions(hidden: Array, at: Array) -> Array:
-    """hidden (B,S,D) at positions (B,n) -> (B,n,D)."""
-    return jnp.take_along_axis(hidden, at[..., None], 1)
+def at_positions(hidden: Array, positions: Array) -> Array:
+    """Of hidden states (B,S,D) those at the positions (B,n): (B,n,D)."""
+    return jnp.take_along_axis(hidden, positions[..., None], 1)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    """Softmax over the last axis."""
+    exponentials = np.exp(x - x.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""features: the hidden states of both sides."""
+"""features: the hidden states of encoder and decoder. Shapes: B rows, S and T positions, D the model's width."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ def features(
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
 ) -> Features:
-    """The hidden states of BartModel: ids and masks (B,S), (B,S), (B,T), (B,T) -> (B,T,D) and (B,S,D).
+    """The hidden states of BartModel. Source ids and mask are (B,S), the decoder's (B,T); a missing mask is all ones.
 
-    Without decoder_input_ids the decoder reads the source, shifted right; a missing mask is all ones.
+    Without decoder_input_ids the decoder reads the source, shifted right.
     """
     prepared = prepare(model)
     ids, mask = check_source(input_ids, attention_mask, prepared.config)
-    target = (
-        np.asarray(shift_right(jnp.asarray(ids), prepared.config)) if decoder_input_ids is None else decoder_input_ids
-    )
-    target, target_mask = check_source(target, decoder_attention_mask, prepared.config, "decoder_")
+    if decoder_input_ids is None:
+        decoder_input_ids = np.asarray(shift_right(jnp.asarray(ids), prepared.config))
+    target, target_mask = check_source(decoder_input_ids, decoder_attention_mask, prepared.config, "decoder_")
     if len(target) != len(ids):
         raise ValueError(f"decoder_input_ids has {len(target)} rows, input_ids {len(ids)}")
     decoded, encoded = in_buckets(hidden_states, prepared, ids, mask, target, target_mask)

@@ -1,13 +1,14 @@
-"""fill_mask: tokens for the blanks of a text."""
+"""fill_mask: the likeliest tokens for each mask of a text."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, overload
 
 import jax
 import numpy as np
+from tokenizers import Tokenizer
 
 from bart_inference.checkpoint import Model
 from bart_inference.inputs import check_source, check_texts, require_tokenizer
@@ -21,12 +22,12 @@ MASK = "<mask>"
 
 
 class Filled(NamedTuple):
-    """One way to fill a blank."""
+    """A token for a mask."""
 
-    score: float  # its probability
+    score: float  # the token's probability
     token: int
     token_str: str
-    sequence: str  # the text with this blank filled
+    sequence: str  # the text with the token in place of the mask
 
 
 @overload
@@ -38,38 +39,49 @@ def fill_mask(
 ) -> list[list[Filled]] | list[list[list[Filled]]]:
     """The fill-mask pipeline: for each <mask> of a text (of each text in a list) the top_k tokens, the likeliest first.
 
-    Every blank is filled by itself, the others stay in `sequence`. ValueError for a text without a <mask>, or one too
-    long for the model.
+    Each mask is filled for itself: `sequence` keeps the other masks of the text. ValueError for a text without a
+    <mask>, or one too long for the model.
     """
     prepared, texts = prepare(model), check_texts(text)
-    tokenizer = require_tokenizer(prepared)
-    mask_id, V = tokenizer.token_to_id(MASK), prepared.config.vocab_size
-    if not isinstance(top_k, int) or not 1 <= top_k <= V:
-        raise ValueError(f"top_k must be between 1 and the vocabulary's size {V}, got {top_k!r}")
+    config, tokenizer = prepared.config, require_tokenizer(prepared)
+    mask_id = tokenizer.token_to_id(MASK)
+    if not isinstance(top_k, int) or not 1 <= top_k <= config.vocab_size:
+        raise ValueError(f"top_k must be between 1 and the vocabulary's size {config.vocab_size}, got {top_k!r}")
     rows = [encode_text(tokenizer, one) for one in texts]
-    blanks = [[i for i, token in enumerate(row) if token == mask_id] for row in rows]
-    for i, at in enumerate(blanks):
-        if not at:
+    positions = [mask_positions(row, mask_id) for row in rows]
+    for i, row_positions in enumerate(positions):
+        if not row_positions:
             raise ValueError(f"texts[{i}] has no {MASK}")
-    ids, mask = check_source(*pad(rows, prepared.config.pad_token_id), prepared.config)
-    [logits] = in_buckets(run_blanks, prepared, ids, mask, pad(blanks, 0)[0])
+    input_ids, attention_mask = check_source(*pad(rows, config.pad_token_id), config)
+    padded_positions, _ = pad(positions, 0)
+    [logits] = in_buckets(run_at_positions, prepared, input_ids, attention_mask, padded_positions)
+    answers = []
+    for row, row_positions, row_logits in zip(rows, positions, logits, strict=True):
+        candidates = softmax(row_logits[: len(row_positions)])
+        answers.append([fill(tokenizer, row, i, p, top_k) for i, p in zip(row_positions, candidates, strict=True)])
+    return answers[0] if isinstance(text, str) else answers
 
-    def fill(row: list[int], at: Sequence[int], logits: np.ndarray) -> Iterator[list[Filled]]:
-        for position, scores in zip(at, softmax(logits), strict=False):  # behind a row's own blanks there is padding
-            best = np.argsort(-scores, kind="stable")[:top_k].tolist()
-            texts = ([*row[:position], token, *row[position + 1 :]] for token in best)
-            yield [
-                Filled(float(scores[token]), token, tokenizer.decode([token], skip_special_tokens=False), sequence)
-                for token, sequence in zip(
-                    best, (tokenizer.decode(ids, skip_special_tokens=len(at) == 1) for ids in texts), strict=True
-                )
-            ]
 
-    filled = [list(fill(row, at, scores)) for row, at, scores in zip(rows, blanks, logits, strict=True)]
-    return filled[0] if isinstance(text, str) else filled
+def mask_positions(ids: Sequence[int], mask_id: int | None) -> list[int]:
+    """Where in a row the mask token stands."""
+    return [i for i, token in enumerate(ids) if token == mask_id]
+
+
+def fill(tokenizer: Tokenizer, ids: list[int], position: int, probabilities: np.ndarray, top_k: int) -> list[Filled]:
+    """The top_k tokens for one mask of a text, the likeliest first. probabilities: of the vocabulary's tokens (V,).
+
+    If the text has other masks, `sequence` keeps them and the other special tokens.
+    """
+    is_only_mask = ids.count(ids[position]) == 1
+    answers = []
+    for token in np.argsort(-probabilities, kind="stable")[:top_k].tolist():
+        text = tokenizer.decode([*ids[:position], token, *ids[position + 1 :]], skip_special_tokens=is_only_mask)
+        token_text = tokenizer.decode([token], skip_special_tokens=False)
+        answers.append(Filled(float(probabilities[token]), token, token_text, text))
+    return answers
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def run_blanks(weights: Params, config: Config, ids: Array, mask: Array, at: Array) -> tuple[Array]:
-    """Logits (B,n,V) at the positions at (B,n)."""
-    return (transformer.lm_head(weights, at_positions(reread(weights, config, ids, mask), at)),)
+def run_at_positions(weights: Params, config: Config, ids: Array, mask: Array, positions: Array) -> tuple[Array]:
+    """Logits (B,n,V) at the positions (B,n)."""
+    return (transformer.lm_head(weights, at_positions(reread(weights, config, ids, mask), positions)),)

@@ -1,4 +1,4 @@
-"""question_answering: where in a text its answer begins and ends."""
+"""question_answering: where in a text the answer begins and ends. Shapes: B rows, S positions."""
 
 from __future__ import annotations
 
@@ -33,4 +33,5 @@ def question_answering(model: Model | Prepared, input_ids: Any, attention_mask: 
 
 @functools.partial(jax.jit, static_argnames="config")
 def run_spans(weights: Params, config: Config, ids: Array, mask: Array) -> tuple[Array]:
+    """Logits (B,S,2): of each position to be the first, and the last, of the answer."""
     return (linear(reread(weights, config, ids, mask), **weights["qa_outputs"]),)

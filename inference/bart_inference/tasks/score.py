@@ -1,6 +1,6 @@
-"""The log-probability that the model gives to each token of a target that is already there.
+"""score: the log-probability that a model gives to each token of a target text.
 
-Letters as in bart_oneliner: B rows, S source positions, T target positions, D the model's width, V the vocabulary.
+Shapes: B rows, S source positions, T target positions, D the model's width, V the vocabulary.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bart_inference.tasks.common import hidden_states, in_buckets
 from bart_oneliner import Array, Config, Params, shift_right
 
 IGNORED = -100  # a label that is not scored, as in torch.nn.CrossEntropyLoss
-# Target positions whose logits exist at once. 512 rows of BART's 50,265 logits take 98 MiB; all positions of a batch of
-# 64 targets with 1,024 tokens would take 12 GiB.
+# Target positions whose logits are in memory at once. 512 rows of BART's 50,265 logits take 98 MiB; the logits of all
+# positions of a batch of 64 targets with 1,024 tokens would take 12 GiB.
 POSITIONS = 512
 
 
@@ -43,13 +43,14 @@ def score(model: Model | Prepared, input_ids: Any, attention_mask: Any, labels: 
 
 
 def check_labels(labels: Any, rows: int, config: Config) -> np.ndarray:
-    """Labels as int32 (B,T), or a ValueError that says what is wrong with them."""
+    """Labels as int32 (B,T); ValueError says what is wrong with them."""
     targets = as_array("labels", labels)
     if targets.ndim != 2 or targets.size == 0:
         raise ValueError(f"labels must be (batch, length) and not empty, got shape {targets.shape}")
     if len(targets) != rows:
         raise ValueError(f"labels has {len(targets)} rows, input_ids {rows}")
-    if targets.shape[1] > (limit := config.max_position_embeddings):
+    limit = config.max_position_embeddings
+    if targets.shape[1] > limit:
         raise ValueError(f"labels has {targets.shape[1]} positions, the position table {limit}")
     check_ids("labels", np.where(targets == IGNORED, 0, targets), config)
     return targets.astype(np.int32)
@@ -61,12 +62,12 @@ def run_score(weights: Params, config: Config, ids: Array, mask: Array, labels: 
     targets = shift_right(labels, config)
     hidden, _ = hidden_states(weights, config, ids, mask, targets, jnp.ones(targets.shape, bool))
 
-    def log_prob(piece: tuple[Array, Array]) -> Array:
-        states, tokens = piece  # (n,D), (n,)
+    def log_prob(block: tuple[Array, Array]) -> Array:
+        states, tokens = block  # (n,D), (n,)
         logits = transformer.lm_head(weights, states[None])[0].astype(jnp.float32)
         return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], 1)[:, 0]
 
-    n = math.gcd(labels.size, POSITIONS)
-    pieces = (hidden.reshape(-1, n, hidden.shape[-1]), jnp.maximum(labels, 0).reshape(-1, n))
-    log_probs = jax.lax.map(log_prob, pieces).reshape(labels.shape)
+    n = math.gcd(labels.size, POSITIONS)  # positions in a block; the blocks have to be equal
+    blocks = (hidden.reshape(-1, n, hidden.shape[-1]), jnp.maximum(labels, 0).reshape(-1, n))
+    log_probs = jax.lax.map(log_prob, blocks).reshape(labels.shape)
     return (jnp.where(labels == IGNORED, 0.0, log_probs),)

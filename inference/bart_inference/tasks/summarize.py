@@ -19,16 +19,20 @@ def summarize(model: Model | Prepared, text: Sequence[str], **options: Any) -> l
 def summarize(model: Model | Prepared, text: str | Sequence[str], **options: Any) -> str | list[str]:
     """One summary for a text, or a list for a list, with the checkpoint's generation defaults.
 
-    options: those of generate, but for num_return_sequences. A text with more tokens than the position table is cut
-    there, its end token kept, with a UserWarning that says where. ValueError for an empty list or a text without words.
+    options: those of generate, except num_return_sequences. A text with more tokens than the position table is
+    truncated with a UserWarning that names both numbers. ValueError for an empty list or a blank text.
     """
     texts = [text] if isinstance(text, str) else list(text)
-    if (n := options.get("num_return_sequences")) not in (None, 1):
-        raise ValueError(f"num_return_sequences must be 1 in summarize, got {n}: use generate")
+    count = options.get("num_return_sequences")
+    if count not in (None, 1):
+        raise ValueError(f"num_return_sequences must be 1 in summarize, got {count}: use generate")
     if not texts:
         raise ValueError("texts is empty: there is nothing to summarize")
     tokenizer = require_tokenizer(model)
     rows = [encode_within(model, one, f"texts[{i}]") for i, one in enumerate(texts)]
-    generated = generate(model, *pad(rows, model.config.pad_token_id), **options)
-    summaries = [decode_text(tokenizer, ids[:n]) for ids, n in zip(generated.sequences, generated.lengths, strict=True)]
+    input_ids, attention_mask = pad(rows, model.config.pad_token_id)
+    generated = generate(model, input_ids, attention_mask, **options)
+    summaries = []
+    for ids, length in zip(generated.sequences, generated.lengths, strict=True):
+        summaries.append(decode_text(tokenizer, ids[:length]))
     return summaries[0] if isinstance(text, str) else summaries

@@ -1,4 +1,4 @@
-"""zero_shot: which of some labels a text is about, by a checkpoint that was trained on entailment."""
+"""zero_shot: which of the candidate labels a text is about, by a checkpoint trained on entailment."""
 
 from __future__ import annotations
 
@@ -41,26 +41,29 @@ def zero_shot(
 ) -> Ranking | list[Ranking]:  # fmt: skip
     """The zero-shot-classification pipeline on an NLI checkpoint: one Ranking for a text, a list for a list.
 
-    Every pair of text and hypothesis is a row of one batch. Scores add up to one over the labels, or with multi_label
-    (and for a single label) are each label's own probability of entailment against contradiction. Labels may be one
-    string, separated by commas. A text too long for the model is cut with a warning, its hypothesis never.
+    Each pair of a text and a hypothesis is a row of the batch. The scores of a text's labels add up to one. With
+    multi_label, or for a single label, a score is the probability of entailment, against contradiction alone. Labels
+    may be one string, separated by commas. A text too long for the model is truncated with a warning, a hypothesis
+    never is.
     CheckpointError if none of the checkpoint's labels begins with "entail".
     """
     texts = check_texts(text)
-    labels = candidate_labels.split(",") if isinstance(candidate_labels, str) else list(candidate_labels)
-    labels = [label.strip() for label in labels] if isinstance(candidate_labels, str) else labels
+    if isinstance(candidate_labels, str):
+        labels = [label.strip() for label in candidate_labels.split(",")]
+    else:
+        labels = list(candidate_labels)
     if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
         raise ValueError(f"candidate_labels must be one text or more, none of them empty, got {candidate_labels!r}")
     if hypothesis_template.format(labels[0]) == hypothesis_template:
         raise ValueError(f"hypothesis_template must have a {{}} for the label, got {hypothesis_template!r}")
     prepared = with_head(model, "classification_head")
     entailment = entailment_id(prepared.labels)
-    pairs = [
-        encode_pair(prepared, one, hypothesis_template.format(label), f"texts[{i}]")
-        for i, one in enumerate(texts)
-        for label in labels
-    ]
-    logits = classify(prepared, *pad(pairs, prepared.config.pad_token_id)).reshape(len(texts), len(labels), -1)
+    pairs = []
+    for i, one in enumerate(texts):
+        for label in labels:
+            pairs.append(encode_pair(prepared, one, hypothesis_template.format(label), f"texts[{i}]"))
+    input_ids, attention_mask = pad(pairs, prepared.config.pad_token_id)
+    logits = classify(prepared, input_ids, attention_mask).reshape(len(texts), len(labels), -1)
     if multi_label or len(labels) == 1:
         contradiction = -1 if entailment == 0 else 0
         scores = softmax(logits[..., [contradiction, entailment]])[..., 1]
@@ -74,7 +77,7 @@ def zero_shot(
 
 
 def entailment_id(labels: Sequence[str]) -> int:
-    """The class that says "entailment": as the pipeline, the first label that begins so."""
+    """The id of the first label that begins with "entail", which transformers' pipeline takes for entailment."""
     for i, label in enumerate(labels):
         if label.lower().startswith("entail"):
             return i
@@ -84,7 +87,10 @@ def entailment_id(labels: Sequence[str]) -> int:
 
 
 def encode_pair(prepared: Prepared, premise: str, hypothesis: str, name: str) -> list[int]:
-    """<s> premise </s></s> hypothesis </s>, the premise cut with a warning where both do not fit."""
+    """Ids of <s> premise </s></s> hypothesis </s>; if they do not fit, the premise is truncated with a warning.
+
+    name: of the premise, for the messages. ValueError if the hypothesis leaves no room for the premise.
+    """
     tokenizer, limit = require_tokenizer(prepared), prepared.config.max_position_embeddings
     try:
         window = TextEncoder(tokenizer, limit).truncated(premise, hypothesis)
