@@ -61,7 +61,8 @@ class Model:
         """
         if self.dtype is None:
             return self.tensors
-        return jax.tree.map(self._read, self.tensors, is_leaf=lambda node: isinstance(node, list))
+        params: Params = jax.tree.map(self._read, self.tensors, is_leaf=lambda node: isinstance(node, list))
+        return params
 
     def _read(self, leaf: np.ndarray | list[np.ndarray]) -> jax.Array:
         """A copy of a view, or of the views of all layers: an array must not change with its file."""

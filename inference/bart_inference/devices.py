@@ -32,7 +32,8 @@ def place(array: np.ndarray) -> jax.Array:
     """A copy of a host's array on every device of this process."""
     mesh = data_mesh()
     sharding = NamedSharding(mesh, PartitionSpec()) if mesh.size > 1 else None
-    return jax.device_put(in_huge_pages(array), sharding)
+    placed: jax.Array = jax.device_put(in_huge_pages(array), sharding)
+    return placed
 
 
 def in_huge_pages(array: np.ndarray) -> np.ndarray:

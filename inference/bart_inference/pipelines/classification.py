@@ -108,7 +108,7 @@ def apply(function: Any, logits: np.ndarray) -> np.ndarray:
     if function == "softmax":
         return softmax(logits)
     if function == "sigmoid":
-        return 1 / (1 + np.exp(-logits))
+        return np.asarray(1 / (1 + np.exp(-logits)))
     if function == "none":
         return logits
     raise ValueError(f"function_to_apply must be 'softmax', 'sigmoid' or 'none', got {function!r}")

@@ -79,7 +79,9 @@ def reread(weights: Params, config: Config, ids: Array, mask: Array) -> Array:
 
     The heads read these states (Lewis et al. 2020, section 3: the input is fed into encoder and decoder).
     """
-    return hidden_states(weights, config, ids, mask, shift_right(ids, config), jnp.ones_like(mask))[0]
+    decoded: Array
+    decoded, _ = hidden_states(weights, config, ids, mask, shift_right(ids, config), jnp.ones_like(mask))
+    return decoded
 
 
 def at_positions(hidden: Array, positions: Array) -> Array:
@@ -90,4 +92,5 @@ def at_positions(hidden: Array, positions: Array) -> Array:
 def softmax(x: np.ndarray) -> np.ndarray:
     """Softmax over the last axis."""
     exponentials = np.exp(x - x.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+    probabilities: np.ndarray = exponentials / exponentials.sum(-1, keepdims=True)
+    return probabilities
