@@ -1,7 +1,7 @@
 // Summarizes standard input: node summarize.mjs [HOST:PORT] [--stream] < text
 //
-// The contract is read from protos/ when it runs; nothing is generated. Calls that the server refuses for lack of room
-// are tried again within the deadline.
+// The proto file is read from protos/ at run time: no code is generated. Calls that the server refuses because it is
+// overloaded are retried until the deadline.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import grpc from "@grpc/grpc-js";

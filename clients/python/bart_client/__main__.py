@@ -1,6 +1,6 @@
-"""`bart-client`, or `python -m bart_client`: summaries, labels and models from the command line.
+"""`bart-client`, or `python -m bart_client`: summaries, labels, scores and models from the command line.
 
-Exit status: 0 all answered, 1 some items failed, 2 wrong usage, 3 no server could be reached, 130 interrupted.
+Exit status: 0 all items were answered, 1 some failed, 2 wrong usage, 3 no server could be reached, 130 interrupted.
 """
 
 import argparse
@@ -23,18 +23,18 @@ FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 class Item(NamedTuple):
-    """One text of the input. name: its file, line number or "id", for messages. target: what `score` is asked about."""
+    """A text to work on."""
 
-    name: str
+    name: str  # of the file, the number of the line, or the id of the record
     text: str
-    target: str | list[int] | None = None
+    target: str | list[int] | None = None  # of a record, for `score`
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser()
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        sys.exit(asyncio.run(run(given)))
+        sys.exit(asyncio.run(run(args)))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (OSError, ValueError, TypeError) as error:
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--target", default=os.environ.get("BART_TARGET", "localhost:50051"), help="HOST:PORT [$BART_TARGET]"
     )
-    parser.add_argument("--model", default="", help="name of the model; the server's first if not given")
+    parser.add_argument("--model", default="", help="name of the model (default: the server's first)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for each item, retries included")
     parser.add_argument("--tls", action="store_true", help="use TLS, trusting the system's authorities")
     parser.add_argument("--ca", help="PEM file of the authorities to trust")
@@ -60,21 +60,30 @@ def make_parser() -> argparse.ArgumentParser:
     summarize.add_argument("--long-input", choices=["error", "truncate", "chunk"], default="error")
     summarize.add_argument("--beams", type=int, dest="num_beams", help="beam width")
     summarize.add_argument(
-        "-o", "--option", action="append", default=[], metavar="NAME=JSON", help="any other option of generation"
+        "-o",
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="any generation option (repeatable)",
     )
-    summarize.add_argument("--stream", action="store_true", help="print each text as it is made, one after the other")
+    summarize.add_argument("--stream", action="store_true", help="print each summary while it is generated")
 
-    classify = commands.add_parser("classify", help="score labels by a natural language inference model")
+    classify = commands.add_parser("classify", help="score labels with a model for natural language inference")
     add_input(classify)
     classify.add_argument("--label", action="append", required=True, help="a label; give it several times")
-    classify.add_argument("--template", default="", help='holds one "{}"; "This example is {}." if not given')
-    classify.add_argument("--multi-label", action="store_true", help="judge each label by itself")
+    classify.add_argument(
+        "--template",
+        default="",
+        help='the hypothesis, with "{}" for a label',
+    )
+    classify.add_argument("--multi-label", action="store_true", help="score each label independently of the others")
 
     score = commands.add_parser(
-        "score", help="how likely a target is, given a text: its log-probability", allow_abbrev=False
+        "score", help="log-probability of a target text, given a source text", allow_abbrev=False
     )
     add_input(score)
-    score.add_argument("--target-text", help='the target; with --jsonl, of records without a "target" of their own')
+    score.add_argument("--target-text", help='the target; with --jsonl, for records without "target"')
     score.add_argument("--long-input", choices=["error", "truncate"], default="error")
 
     commands.add_parser("models", help="list the models and their limits as JSON")
@@ -84,48 +93,48 @@ def make_parser() -> argparse.ArgumentParser:
 def add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", default=["-"], help="one text each; - is standard input")
     parser.add_argument("--lines", action="store_true", help="each line is a text")
-    parser.add_argument("--jsonl", action="store_true", help='each line is an object with "text", and perhaps "id"')
+    parser.add_argument("--jsonl", action="store_true", help='each line is an object with "text" and optionally "id"')
     parser.add_argument("--json", action="store_true", help="print JSON lines with scores, counts and times")
     parser.add_argument("--concurrency", type=int, default=8, help="texts sent at a time")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
-async def run(given: argparse.Namespace) -> int:
-    async with connect(given) as client:
+async def run(args: argparse.Namespace) -> int:
+    async with connect(args) as client:
         try:
-            if given.command == "models":
+            if args.command == "models":
                 for model in await client.models():
                     print(json.dumps(json_format.MessageToDict(model, preserving_proto_field_name=True)))
                 return 0
-            if given.command == "summarize" and given.stream:
-                return await stream(client, given)
-            return await work(client, given)
+            if args.command == "summarize" and args.stream:
+                return await stream(client, args)
+            return await work(client, args)
         except BartError as error:
             print(f"bart-client: {error}", file=sys.stderr)
             return UNREACHABLE if error.code is grpc.StatusCode.UNAVAILABLE else FAILED
 
 
-def connect(given: argparse.Namespace) -> AsyncClient:
+def connect(args: argparse.Namespace) -> AsyncClient:
     security = None
-    if given.tls or given.ca or given.cert:
-        security = Security(given.ca, given.cert, given.key)
+    if args.tls or args.ca or args.cert:
+        security = Security(args.ca, args.cert, args.key)
     token = os.environ.get("BART_TOKEN")
-    if given.token_file:
-        token = pathlib.Path(given.token_file).read_text().strip()
-    return AsyncClient(given.target, security=security, token=token, timeout=given.timeout, model=given.model)
+    if args.token_file:
+        token = pathlib.Path(args.token_file).read_text().strip()
+    return AsyncClient(args.target, security=security, token=token, timeout=args.timeout, model=args.model)
 
 
-def items(given: argparse.Namespace) -> Iterator[Item]:
-    """The texts of the input files, each read only when it is needed."""
-    for name in given.files:
+def read_items(args: argparse.Namespace) -> Iterator[Item]:
+    """What to work on. Files are read as far as needed. ValueError for a line that is not such an object."""
+    for name in args.files:
         with open(0 if name == "-" else name, encoding="utf-8", closefd=name != "-") as file:
-            if not (given.lines or given.jsonl):
+            if not (args.lines or args.jsonl):
                 yield Item(name, file.read())
                 continue
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
-                if given.jsonl:
+                if args.jsonl:
                     record = json.loads(line)
                     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                         raise ValueError(f'{name}:{number}: not an object with "text"')
@@ -134,59 +143,46 @@ def items(given: argparse.Namespace) -> Iterator[Item]:
                     yield Item(str(number), line.rstrip("\n"))
 
 
-def options(given: argparse.Namespace) -> dict[str, Any]:
-    found = {} if given.num_beams is None else {"num_beams": given.num_beams}
-    for entry in given.option:
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of generation that the flags name."""
+    values: dict[str, Any] = {}
+    if args.num_beams is not None:
+        values["num_beams"] = args.num_beams
+    for entry in args.option:
         name, separator, value = entry.partition("=")
         if not separator:
             raise ValueError(f"--option {entry!r} is not NAME=JSON")
-        found[name] = json.loads(value)
-    return found
+        values[name] = json.loads(value)
+    return values
 
 
-async def stream(client: AsyncClient, given: argparse.Namespace) -> int:
-    for item in items(given):
-        async for piece in client.stream(item.text, long_input=given.long_input, **options(given)):
-            print(piece, end="", flush=True)
+async def stream(client: AsyncClient, args: argparse.Namespace) -> int:
+    """Summarize one item after the other, and print each part of a summary as it comes."""
+    for item in read_items(args):
+        async for part in client.stream(item.text, long_input=args.long_input, **options(args)):
+            print(part, end="", flush=True)
         print()
     return 0
 
 
-async def work(client: AsyncClient, given: argparse.Namespace) -> int:
-    """Sends all items, several at a time, and prints the answers in the order of the input; returns the exit status."""
-    if given.command == "summarize":
-        chosen = options(given)
-
-        async def answer(item: Item) -> Any:
-            return await client.summarize(item.text, long_input=given.long_input, **chosen)
-    elif given.command == "score":
-
-        async def answer(item: Item) -> Any:
-            target = given.target_text if item.target is None else item.target
-            return await client.score(item.text, check_target(item.name, target), long_input=given.long_input)
-    else:
-
-        async def answer(item: Item) -> Any:
-            return await client.classify(
-                item.text, given.label, hypothesis_template=given.template, multi_label=given.multi_label
-            )
-
-    progress = Progress(not given.quiet and sys.stderr.isatty())
+async def work(client: AsyncClient, args: argparse.Namespace) -> int:
+    """Answer every item, several at once, and print the answers in the order of the items."""
+    progress = Progress(not args.quiet and sys.stderr.isatty())
     unreachable = False
-    async for item, outcome in in_order(items(given), answer, given.concurrency):
+    async for item, outcome in in_order(read_items(args), answerer(client, args), args.concurrency):
         failed = isinstance(outcome, BartError)
         progress.step(failed)
         if isinstance(outcome, BartError):
             unreachable |= outcome.code is grpc.StatusCode.UNAVAILABLE
             progress.print(f"bart-client: {item.name}: {outcome}", file=sys.stderr)
-            if given.json or given.jsonl:
+            if args.json or args.jsonl:
                 error = {"code": outcome.code.name, "message": outcome.message}
                 progress.print(json.dumps({"id": item.name, "error": error}))
-        elif given.json or given.jsonl:
+        elif args.json or args.jsonl:
             progress.print(json.dumps({"id": item.name, **dataclasses.asdict(outcome)}, ensure_ascii=False))
-        elif given.command == "summarize":
+        elif args.command == "summarize":
             progress.print(outcome.text)
-        elif given.command == "score":
+        elif args.command == "score":
             progress.print(f"{outcome.log_prob:.4f}")
         else:
             progress.print("\t".join(f"{label.label}={label.score:.4f}" for label in outcome.labels))
@@ -196,34 +192,54 @@ async def work(client: AsyncClient, given: argparse.Namespace) -> int:
     return UNREACHABLE if unreachable and progress.failed == progress.done else FAILED
 
 
+def answerer(client: AsyncClient, args: argparse.Namespace) -> Callable[[Item], Coroutine[Any, Any, Any]]:
+    """The call that answers one item, as the command and its flags ask."""
+    if args.command == "summarize":
+        generation_options = options(args)
+
+        async def answer(item: Item) -> Any:
+            return await client.summarize(item.text, long_input=args.long_input, **generation_options)
+    elif args.command == "score":
+
+        async def answer(item: Item) -> Any:
+            target = args.target_text if item.target is None else item.target
+            return await client.score(item.text, check_target(item.name, target), long_input=args.long_input)
+    else:
+
+        async def answer(item: Item) -> Any:
+            return await client.classify(
+                item.text, args.label, hypothesis_template=args.template, multi_label=args.multi_label
+            )
+
+    return answer
+
+
 def check_target(name: str, target: Any) -> str | list[int]:
-    """The target of one text; ValueError unless it is a text or token ids."""
+    """The target of the item of that name; ValueError unless it is a text or token ids."""
     if isinstance(target, str) or (isinstance(target, list) and all(isinstance(token, int) for token in target)):
         return target
     raise ValueError(f'{name}: the target is {target!r}; give --target-text, or a text or token ids as "target"')
 
 
 async def in_order(
-    source: Iterator[Item], answer: Callable[[Item], Coroutine[Any, Any, Any]], concurrency: int
+    items: Iterator[Item], answer: Callable[[Item], Coroutine[Any, Any, Any]], concurrency: int
 ) -> AsyncIterator[tuple[Item, Any]]:
-    """Yields (item, answer or BartError) in the order of `source`.
-
-    At most `concurrency` answers are awaited at a time, and no more items are read than that.
-    """
-    flying: collections.deque[tuple[Item, asyncio.Task[Any]]] = collections.deque()
+    """Each item with its answer or BartError, in the order of the items. At most `concurrency` are read ahead."""
+    in_flight: collections.deque[tuple[Item, asyncio.Task[Any]]] = collections.deque()
     try:
-        for item in source:
-            flying.append((item, asyncio.create_task(answer(item))))
-            if len(flying) >= max(1, concurrency):
-                yield await landed(*flying.popleft())
-        while flying:
-            yield await landed(*flying.popleft())
+        for item in items:
+            in_flight.append((item, asyncio.create_task(answer(item))))
+            if len(in_flight) >= max(1, concurrency):
+                yield await outcome_of(*in_flight.popleft())
+        while in_flight:
+            yield await outcome_of(*in_flight.popleft())
     finally:
-        for _, task in flying:
+        for _, task in in_flight:
             task.cancel()
 
 
-async def landed(item: Item, task: asyncio.Task[Any]) -> tuple[Item, Any]:
+async def outcome_of(item: Item, task: asyncio.Task[Any]) -> tuple[Item, Any]:
+    """An item, and the answer of its task or the BartError that the task raised."""
     try:
         return item, await task
     except BartError as error:
@@ -231,7 +247,7 @@ async def landed(item: Item, task: asyncio.Task[Any]) -> tuple[Item, Any]:
 
 
 class Progress:
-    """Counts the items that are done and that failed, and shows both on a terminal's standard error if `shown`."""
+    """The numbers of answered and failed items, on a line of standard error that is rewritten if it is a terminal."""
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown

@@ -1,4 +1,4 @@
-"""The asyncio client: the same methods as Client's, to be awaited."""
+"""The asyncio client, with the methods of Client as coroutines."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ from bart_proto.v1 import bart_pb2_grpc
 
 from bart_client import channel, errors, requests, results
 from bart_client.channel import Security
-from bart_client.client import batch, common, read_generated, read_summary
+from bart_client.client import common, read_batch, read_generated, read_summary
 from bart_client.errors import BartError
 from bart_client.results import Generated, Labels, Scored, Summary
 
@@ -60,11 +60,10 @@ class AsyncClient:
         max_message_bytes: int = 16 << 20,
     ) -> None:
         options = channel.options(security, max_message_bytes, retries)
-        self._channel = (
-            grpc.aio.secure_channel(target, security.credentials(), options)
-            if security
-            else grpc.aio.insecure_channel(target, options)
-        )
+        if security:
+            self._channel = grpc.aio.secure_channel(target, security.credentials(), options)
+        else:
+            self._channel = grpc.aio.insecure_channel(target, options)
         self._keywords: dict[str, Any] = {"timeout": timeout, "metadata": channel.metadata(token)}
         self._model = model
         self._summarization = bart_pb2_grpc.SummarizationServiceStub(self._channel)
@@ -91,7 +90,7 @@ class AsyncClient:
     ) -> list[Summary | BartError]:
         """One call for many texts with the same options; a text that fails has its error in place of a summary."""
         request = pb.BatchSummarizeRequest(**common(self._model, long_input, options), texts=texts)
-        return batch(await self._call(self._summarization.BatchSummarize, request))
+        return read_batch(await self._call(self._summarization.BatchSummarize, request))
 
     async def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
         """The best sequences for a source: a text, or token ids with the special tokens.

@@ -52,8 +52,8 @@ class Security:
 
 def options(security: Security | None, max_message_bytes: int, retries: bool) -> list[tuple[str, Any]]:
     """The options of a gRPC channel. retries: whether a call that the server refuses for the moment is tried again."""
-    config = SERVICE_CONFIG if retries else {key: SERVICE_CONFIG[key] for key in ("loadBalancingConfig",)}
-    found: list[tuple[str, Any]] = [
+    config = SERVICE_CONFIG if retries else {"loadBalancingConfig": SERVICE_CONFIG["loadBalancingConfig"]}
+    channel_options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(config)),
         ("grpc.enable_retries", int(retries)),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -61,8 +61,8 @@ def options(security: Security | None, max_message_bytes: int, retries: bool) ->
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
     if security and security.name:
-        found.append(("grpc.ssl_target_name_override", security.name))
-    return found
+        channel_options.append(("grpc.ssl_target_name_override", security.name))
+    return channel_options
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:

@@ -62,11 +62,10 @@ class Client:
         max_message_bytes: int = 16 << 20,
     ) -> None:
         options = channel.options(security, max_message_bytes, retries)
-        self._channel = (
-            grpc.secure_channel(target, security.credentials(), options)
-            if security
-            else grpc.insecure_channel(target, options)
-        )
+        if security:
+            self._channel = grpc.secure_channel(target, security.credentials(), options)
+        else:
+            self._channel = grpc.insecure_channel(target, options)
         self._keywords: dict[str, Any] = {"timeout": timeout, "metadata": channel.metadata(token)}
         self._model = model
         self._summarization = bart_pb2_grpc.SummarizationServiceStub(self._channel)
@@ -93,7 +92,7 @@ class Client:
     ) -> list[Summary | BartError]:
         """One call for many texts with the same options; a text that fails has its error in place of a summary."""
         request = pb.BatchSummarizeRequest(**self._common(long_input, options), texts=texts)
-        return batch(self._call(self._summarization.BatchSummarize, request))
+        return read_batch(self._call(self._summarization.BatchSummarize, request))
 
     def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
         """The best sequences for a source: a text, or token ids with the special tokens.
@@ -186,21 +185,26 @@ def common(model: str, long_input: str, options: dict[str, Any]) -> dict[str, An
 
 
 def read_summary(message: pb.StreamSummarizeResponse) -> tuple[str, Summary | None]:
+    """A message of a stream as the next part of the text, or "" and the whole summary at the end."""
     if message.WhichOneof("event") == "summary":
         return "", results.summary(message.summary)
     return message.delta.text, None
 
 
 def read_generated(message: pb.StreamGenerateResponse) -> tuple[str, Generated | None]:
+    """A message of a stream as the next part of the text, or "" and the whole result at the end."""
     if message.WhichOneof("event") == "result":
         return "", results.generated(message.result)
     return message.delta.text, None
 
 
-def batch(message: pb.BatchSummarizeResponse) -> list[Summary | BartError]:
-    def one(item: pb.BatchSummarizeItem) -> Summary | BartError:
+def read_batch(message: pb.BatchSummarizeResponse) -> list[Summary | BartError]:
+    """A summary or an error for each text of a batch."""
+    answers: list[Summary | BartError] = []
+    for item in message.items:
         if item.WhichOneof("result") == "summary":
-            return results.summary(item.summary)
-        return errors.from_status(status_pb2.Status.FromString(item.error.SerializeToString()))
-
-    return [one(item) for item in message.items]
+            answers.append(results.summary(item.summary))
+        else:
+            # The contract's ItemStatus has the fields, and so the bytes, of google.rpc.Status.
+            answers.append(errors.from_status(status_pb2.Status.FromString(item.error.SerializeToString())))
+    return answers

@@ -5,6 +5,8 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+CODES = {code.value[0]: code for code in grpc.StatusCode}  # by their numbers
+
 
 class BartError(Exception):
     """A call that failed.
@@ -32,15 +34,14 @@ class BartError(Exception):
 
 def from_status(status: status_pb2.Status, request_id: str | None = None) -> BartError:
     """The error that a google.rpc.Status describes."""
-    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     field = retry_after = None
+    bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in status.details:
-        if detail.Unpack(bad) and bad.field_violations:
-            field = bad.field_violations[0].field
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToMilliseconds() / 1000
-    return BartError(code, status.message, field, retry_after, request_id)
+        if detail.Unpack(bad_request) and bad_request.field_violations:
+            field = bad_request.field_violations[0].field
+        elif detail.Unpack(retry_info):
+            retry_after = retry_info.retry_delay.ToMilliseconds() / 1000
+    return BartError(CODES[status.code], status.message, field, retry_after, request_id)
 
 
 def from_call(error: grpc.RpcError) -> BartError:

@@ -33,23 +33,24 @@ OFF: dict[str, Any] = {
 }
 
 
-def options(given: Mapping[str, Any]) -> pb.GenerationOptions:
+def options(values: Mapping[str, Any]) -> pb.GenerationOptions:
     """The message for options under Hugging Face's names.
 
     Raises TypeError for an unknown name, and ValueError for a value that does not fit into the option's field.
     """
     message = pb.GenerationOptions()
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in message.DESCRIPTOR.fields_by_name:
             raise TypeError(f"unknown option {name!r}; known: {', '.join(sorted(message.DESCRIPTOR.fields_by_name))}")
         try:
-            put(message, name, OFF.get(name) if value is None else value)
+            set_option(message, name, OFF.get(name) if value is None else value)
         except (TypeError, ValueError, KeyError, AttributeError):
             raise ValueError(f"option {name} cannot be {value!r}") from None
     return message
 
 
-def put(message: pb.GenerationOptions, name: str, value: Any) -> None:
+def set_option(message: pb.GenerationOptions, name: str, value: Any) -> None:
+    """Set a field of the message. An empty message in place of a list says that the option is switched off."""
     field = getattr(message, name)
     if name == "early_stopping":
         message.early_stopping = EARLY_STOPPING[value]
@@ -70,16 +71,21 @@ def put(message: pb.GenerationOptions, name: str, value: Any) -> None:
 
 
 def long_input(name: str) -> pb.LongInput:
+    """The enumeration's value for "error", "truncate" or "chunk"; ValueError for another name."""
     if name not in LONG_INPUT:
         raise ValueError(f"long_input is {name!r}, it has to be one of {', '.join(LONG_INPUT)}")
     return LONG_INPUT[name]
 
 
-def source(given: str | Sequence[int]) -> dict[str, Any]:
+def source(value: str | Sequence[int]) -> dict[str, Any]:
     """The field of a request that holds its source: `text` for a string, `token_ids` for token ids."""
-    return {"text": given} if isinstance(given, str) else {"token_ids": pb.TokenIds(ids=given)}
+    if isinstance(value, str):
+        return {"text": value}
+    return {"token_ids": pb.TokenIds(ids=value)}
 
 
-def target(given: str | Sequence[int]) -> dict[str, Any]:
+def target(value: str | Sequence[int]) -> dict[str, Any]:
     """The field of a ScoreRequest that holds its target: `target_text` for a string, `labels` for token ids."""
-    return {"target_text": given} if isinstance(given, str) else {"labels": pb.Labels(ids=given)}
+    if isinstance(value, str):
+        return {"target_text": value}
+    return {"labels": pb.Labels(ids=value)}

@@ -17,7 +17,7 @@ class Usage:
 
     input_tokens: int
     output_tokens: int
-    truncated: bool
+    truncated: bool  # whether tokens of the input were left out
     queue_seconds: float
     compute_seconds: float
     model: str
@@ -36,7 +36,7 @@ class Sequence:
     text: str
     token_ids: tuple[int, ...]
     score: float
-    finish_reason: str
+    finish_reason: str  # "stop": the model ended it; "length": it reached the limit
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Window:
 class Summary:
     """text: the windows' summaries, joined by a space. windows: one, or several if a long text was split ("chunk")."""
 
-    text: str
-    windows: tuple[Window, ...]
+    text: str  # the windows' summaries, joined by spaces
+    windows: tuple[Window, ...]  # one, unless the text was split
     usage: Usage
 
 
@@ -62,11 +62,12 @@ class Summary:
 class Generated:
     """sequences: `num_return_sequences` of them, best first."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[Sequence, ...]  # the best one first
     usage: Usage
 
     @property
     def text(self) -> str:
+        """The text of the best sequence."""
         return self.sequences[0].text
 
 
@@ -74,8 +75,8 @@ class Generated:
 class Scored:
     """How likely a target is. labels: its token ids. log_probs: of each label, in nats; 0 where the label is -100."""
 
-    labels: tuple[int, ...]
-    log_probs: tuple[float, ...]
+    labels: tuple[int, ...]  # the target's tokens
+    log_probs: tuple[float, ...]  # of each token, in nats; 0 where the label is -100
     usage: Usage
 
     @property
@@ -96,7 +97,7 @@ class Label:
 class Labels:
     """The result of a classification. labels: best first."""
 
-    labels: tuple[Label, ...]
+    labels: tuple[Label, ...]  # the best one first
     usage: Usage
 
 
@@ -134,4 +135,4 @@ def scored(message: pb.ScoreResponse) -> Scored:
 
 
 def labels(message: pb.ClassifyZeroShotResponse) -> Labels:
-    return Labels(tuple(Label(found.label, found.score) for found in message.labels), usage(message.usage))
+    return Labels(tuple(Label(item.label, item.score) for item in message.labels), usage(message.usage))

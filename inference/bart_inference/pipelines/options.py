@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bart_inference.checkpoint import generation_is_of_config_json
-from bart_inference.generation.options import UNSUPPORTED, NONE_MEANS, OptionError
+from bart_inference.generation.options import NONE_MEANS, UNSUPPORTED, OptionError
 
 DEFAULT_BEAMS, DEFAULT_NEW_TOKENS = 4, 256  # transformers 4.57.6, Text2TextGenerationPipeline
 LENGTHS = ("max_length", "min_length")
