@@ -61,7 +61,7 @@ def test_an_error_names_the_field_and_the_call(client):
 
 
 def test_options_arrive_as_they_were_given():
-    given = {
+    values = {
         "max_length": 20,
         "early_stopping": True,
         "length_penalty": 0.6,
@@ -73,7 +73,7 @@ def test_options_arrive_as_they_were_given():
         "exponential_decay_length_penalty": (4, 1.2),
         "do_sample": False,
     }
-    assert wire.options(to_message(given)) == given | {"forced_eos_token_id": [2]}
+    assert wire.options(to_message(values)) == values | {"forced_eos_token_id": [2]}
 
 
 def test_none_switches_every_option_off():
@@ -84,12 +84,12 @@ def test_none_switches_every_option_off():
 
 
 @pytest.mark.parametrize(
-    ("given", "error"),
+    ("values", "error"),
     [({"beams": 4}, TypeError), ({"num_beams": "x"}, ValueError), ({"max_length": None}, ValueError)],
 )
-def test_what_cannot_be_an_option_is_an_error_before_any_call(given, error):
+def test_what_cannot_be_an_option_is_an_error_before_any_call(values, error):
     with pytest.raises(error):
-        to_message(given)
+        to_message(values)
 
 
 def test_asyncio_is_the_same_with_await(start):
@@ -102,9 +102,9 @@ def test_asyncio_is_the_same_with_await(start):
             summaries = await asyncio.gather(*map(client.summarize, texts))
             assert [summary.text for summary in summaries] == texts
             stream = client.stream("abc")
-            assert "".join([piece async for piece in stream]) == stream.result.text == "abc"
+            assert "".join([part async for part in stream]) == stream.result.text == "abc"
             stream = client.stream_generate("abc")
-            assert "".join([piece async for piece in stream]) == "abc"
+            assert "".join([part async for part in stream]) == "abc"
             assert (await client.generate("abc")).text == "abc"
             assert len((await client.classify("a", ["b"])).labels) == 1
             assert (await client.models())[0].name == "echo"

@@ -85,9 +85,9 @@ def test_logits_that_are_computed_piece_by_piece_are_the_same(monkeypatch: pytes
     whole = score(prepared, **x)
     monkeypatch.setattr(module, "POSITIONS", 8)
     module.run_score.clear_cache()
-    pieces = score(prepared, **x)
+    in_blocks = score(prepared, **x)
     module.run_score.clear_cache()
-    assert_close(pieces, whole, tolerance=1e-6)
+    assert_close(in_blocks, whole, tolerance=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def transformers_summaries(folder: Path, texts: list[str], limit: int, **options
     tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=limit)
     inputs.pop("token_type_ids", None)
-    found = BartForConditionalGeneration.from_pretrained(folder).generate(**inputs, do_sample=False, **options)
-    return [text.strip() for text in tokenizer.batch_decode(found, skip_special_tokens=True)]
+    sequences = BartForConditionalGeneration.from_pretrained(folder).generate(**inputs, do_sample=False, **options)
+    return [text.strip() for text in tokenizer.batch_decode(sequences, skip_special_tokens=True)]
 
 
 @pytest.mark.parametrize("options", [{"max_length": 24}, {"max_length": 24, "num_beams": 3, "no_repeat_ngram_size": 2}])
@@ -50,8 +50,8 @@ def test_a_long_text_is_cut_with_a_warning_and_keeps_its_end_token(folder: Path,
     count = len(encode_text(model.tokenizer, text))
     assert count > limit
     with pytest.warns(UserWarning, match=rf"texts\[1\] has {count} tokens, the model reads {limit}: the rest is cut"):
-        found = summarize(model, [TEXTS[0], text], max_length=24)
-    assert found == transformers_summaries(folder, [TEXTS[0], text], limit, max_length=24)
+        summaries = summarize(model, [TEXTS[0], text], max_length=24)
+    assert summaries == transformers_summaries(folder, [TEXTS[0], text], limit, max_length=24)
     assert truncate(encode_text(model.tokenizer, text), limit)[-1] == model.config.eos_token_id
 
 
@@ -90,8 +90,8 @@ def test_the_shipped_checkpoint_generates_as_in_transformers(options: dict[str, 
     expected = theirs.generate(
         torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long(), do_sample=False, **options
     ).numpy()
-    found = generate(model, ids, mask, **options)
-    assert np.array_equal(found.sequences, expected)
+    generated = generate(model, ids, mask, **options)
+    assert np.array_equal(generated.sequences, expected)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = [text.strip() for text in tokenizer.batch_decode(torch.tensor(expected), skip_special_tokens=True)]
     assert summarize(model, DOCUMENTS, **options) == texts
@@ -101,10 +101,10 @@ def test_the_shipped_checkpoint_generates_as_in_transformers(options: dict[str, 
 @pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4}], ids=str)
 def test_a_streamed_summary_is_the_summary_in_pieces(options: dict[str, Any]) -> None:
     model = prepare(load(embedded()))
-    pieces = list(stream(model, DOCUMENTS[0], **options))
-    assert "".join(pieces) == summarize(model, DOCUMENTS[0], **options)
-    assert len(pieces) > 1 or options["num_beams"] > 1  # beams may agree on nothing before the end
-    assert "".join(stream(model, DOCUMENTS[0], chunk=7, **options)) == "".join(pieces)
+    parts = list(stream(model, DOCUMENTS[0], **options))
+    assert "".join(parts) == summarize(model, DOCUMENTS[0], **options)
+    assert len(parts) > 1 or options["num_beams"] > 1  # beams may agree on nothing before the end
+    assert "".join(stream(model, DOCUMENTS[0], chunk=7, **options)) == "".join(parts)
 
 
 def test_the_shipped_tokenizer_gives_the_ids_of_transformers() -> None:

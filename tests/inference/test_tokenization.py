@@ -76,8 +76,8 @@ def test_pieces_of_text_are_the_whole_wherever_the_tokens_are_cut(text, cuts):
     ids = reader.whole(text).ids
     bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
     detokenizer = Detokenizer(TOKENIZER)
-    pieces = [detokenizer.push(ids[a:b]) for a, b in itertools.pairwise(bounds)]
-    assert "".join(pieces) + detokenizer.push((), last=True) == reader.decode(ids)
+    parts = [detokenizer.push(ids[a:b]) for a, b in itertools.pairwise(bounds)]
+    assert "".join(parts) + detokenizer.push((), last=True) == reader.decode(ids)
 
 
 def test_a_character_waits_for_its_last_byte():

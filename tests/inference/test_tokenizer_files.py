@@ -84,7 +84,7 @@ def test_a_saved_tokenizer_is_read_again_and_by_transformers_as_before(tmp_path:
     assert theirs.model_max_length == 512
 
 
-def more(name: str, **fields: Any) -> Callable[[Path], None]:
+def with_fields(name: str, **fields: Any) -> Callable[[Path], None]:
     """Set fields of a JSON file, which may not be there yet."""
 
     def change(folder: Path) -> None:
@@ -102,14 +102,18 @@ SIZE = len(json.loads((WRITTEN / "vocabulary" / "vocab.json").read_text()))
 REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "ids with gaps": (
         "2020-bare",
-        more("added_tokens.json", new=SIZE, newer=SIZE + 2),
+        with_fields("added_tokens.json", new=SIZE, newer=SIZE + 2),
         rf"added token 'newer' the id {SIZE + 2}, transformers' fast tokenizer {SIZE + 1}",
     ),
-    "an id of the vocabulary": ("2020-bare", more("added_tokens.json", y=7), "added token 'y' the id 7"),
-    "two ids of one token": ("2020-bare", more("added_tokens.json", **{"<mask>": SIZE}), f"'<mask>' the id {SIZE}"),
+    "an id of the vocabulary": ("2020-bare", with_fields("added_tokens.json", y=7), "added token 'y' the id 7"),
+    "two ids of one token": (
+        "2020-bare",
+        with_fields("added_tokens.json", **{"<mask>": SIZE}),
+        f"'<mask>' the id {SIZE}",
+    ),
     "a gap in added_tokens_decoder": (
         "4.57.6-slow",
-        more("tokenizer_config.json", added_tokens_decoder={str(SIZE + 9): {"content": "new"}}),
+        with_fields("tokenizer_config.json", added_tokens_decoder={str(SIZE + 9): {"content": "new"}}),
         f"added token 'new' the id {SIZE + 9}",
     ),
     "merges without the line that names the version": (
@@ -122,7 +126,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "only a vocabulary": (
         "2020-bare",
         lambda folder: (folder / "merges.txt").unlink(),
-        "of a tokenizer only vocab.json is there; where transformers reads",
+        "of a tokenizer only vocab.json is there; if transformers reads",
     ),
     "SentencePiece": (
         "2021-json",
@@ -131,28 +135,34 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "another class": (
         "2021-json",
-        more("tokenizer_config.json", tokenizer_class="BertTokenizerFast"),
+        with_fields("tokenizer_config.json", tokenizer_class="BertTokenizerFast"),
         "tokenizer_class 'BertTokenizerFast' is not supported.*PreTrainedTokenizerFast in tokenizer_config.json",
     ),
-    "another class in config.json": ("2021-json", more("config.json", tokenizer_class="T5Tokenizer"), "'T5Tokenizer'"),
+    "another class in config.json": (
+        "2021-json",
+        with_fields("config.json", tokenizer_class="T5Tokenizer"),
+        "'T5Tokenizer'",
+    ),
     "any tokenizer without its file": (
         "2020-bare",
-        more("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast"),
+        with_fields("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast"),
         "needs a tokenizer.json",
     ),
     "code": (
         "2021-json",
-        more("tokenizer_config.json", auto_map={"AutoTokenizer": ["code.Mine", None]}),
+        with_fields("tokenizer_config.json", auto_map={"AutoTokenizer": ["code.Mine", None]}),
         "Python code of its own .auto_map., which is not executed",
     ),
     "a file for each version": (
         "2021-json",
-        more("tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.json"]),
+        with_fields("tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.json"]),
         "fast_tokenizer_files",
     ),
     "a space that only transformers 5 puts": (
         "4.57.6-any",
-        more("tokenizer.json", pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}),
+        with_fields(
+            "tokenizer.json", pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+        ),
         "say add_prefix_space in tokenizer_config.json",
     ),
     "a cut file": ("2020-added", lambda f: write(f, "added_tokens.json", '{"a'), "added_tokens.json is not readable"),

@@ -38,8 +38,8 @@ def summarizer(checkpoint: Folder) -> SummarizationPipeline:
 def test_a_model_may_be_given_in_every_form(checkpoint: Folder, summarizer: Any) -> None:
     expected, folder = summarizer(A), checkpoint("cnn")
     model = load(folder)
-    for given in (model, prepare(model), summarizer.model):
-        assert pipeline("summarization", given)(A) == expected, type(given).__name__
+    for form in (model, prepare(model), summarizer.model):
+        assert pipeline("summarization", form)(A) == expected, type(form).__name__
     assert (
         pipeline(task="summarization", model=folder, tokenizer=folder, framework="pt", revision="main")(A) == expected
     )
@@ -49,9 +49,9 @@ def test_a_tokenizer_may_be_given_in_every_form(checkpoint: Folder, summarizer: 
     expected, folder = summarizer(A), checkpoint("cnn")
     theirs = BartTokenizer.from_pretrained(folder)
     theirs(A, padding="max_length", truncation=True, max_length=5)  # it leaves this set in its backend
-    for given in (folder, (folder, {"use_fast": True}), theirs, load(folder).tokenizer, summarizer.tokenizer):
-        assert pipeline("summarization", folder, tokenizer=given)(A) == expected, type(given).__name__
-    assert theirs(A)["input_ids"] == summarizer.tokenizer(A)["input_ids"], "the tokenizer given was changed"
+    for form in (folder, (folder, {"use_fast": True}), theirs, load(folder).tokenizer, summarizer.tokenizer):
+        assert pipeline("summarization", folder, tokenizer=form)(A) == expected, type(form).__name__
+    assert theirs(A)["input_ids"] == summarizer.tokenizer(A)["input_ids"], "the tokenizer of transformers was changed"
 
 
 def test_objects_of_other_libraries_are_refused_by_name(checkpoint: Folder) -> None:

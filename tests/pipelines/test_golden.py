@@ -80,5 +80,5 @@ def test_a_call_gives_what_transformers_4_57_6_gave(call: Call, checkpoint: Call
         wanted = [name for name in expected if hasattr(builtins, name) or name == "PipelineException"][:1]
         assert not wanted or wanted[0] in classes, f"{caught.value!r} is no {wanted[0]}: {theirs}"
         return
-    found = list(differences(run(call, checkpoint), theirs))
-    assert not found, f"{call.name}\n" + "\n".join(found[:5])
+    differing = list(differences(run(call, checkpoint), theirs))
+    assert not differing, f"{call.name}\n" + "\n".join(differing[:5])

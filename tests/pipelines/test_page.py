@@ -21,8 +21,8 @@ ARTICLE = "The library compiles arrays into fast programs, and the programs run 
 
 def blocks(page: str) -> list[str]:
     """The Python blocks of a page that use our pipeline."""
-    found = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
-    return [block for block in found if re.search(r"import .*\bpipeline\b", block)]
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [block for block in blocks if re.search(r"import .*\bpipeline\b", block)]
 
 
 def test_both_pages_show_our_pipeline() -> None:

@@ -62,8 +62,8 @@ def test_answers_equal_those_of_transformers_5(
     for inputs, options in calls:
         expected = theirs(inputs, **options)
         expected = expected.numpy() if isinstance(expected, torch.Tensor) else expected
-        found = list(differences(plain(ours(inputs, **options)), plain(expected)))
-        assert not found, f"{inputs} {options}: {found[:3]}"
+        differing = list(differences(plain(ours(inputs, **options)), plain(expected)))
+        assert not differing, f"{inputs} {options}: {differing[:3]}"
 
 
 def test_tensors_are_numpy_arrays(checkpoint: Callable[[str], str]) -> None:
