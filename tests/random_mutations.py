@@ -49,10 +49,10 @@ SHARES = {  # of a hundred mutants
     "server/bart_server/transport": 18,
 }
 TESTS = {  # files that are quick enough and run the folders' code in their own process
-    "inference": ["options", "sampling", "golden", "invariance", "generation_grid", "summarize"],
+    "inference": ["options", "sampling", "golden", "lookup", "invariance", "generation_grid", "summarize"],
     "server": [
-        *("admission", "scheduler", "workers", "store", "runtime"),
-        *("service", "faults", "operations", "security", "without_transport"),
+        *("admission", "fairness", "scheduler", "workers", "store", "runtime"),
+        *("service", "faults", "operations", "security", "transport", "without_transport"),
     ],
 }
 IMPORTS = [  # what the tests import beside the project
