@@ -7,12 +7,13 @@ with -s to see how many cases were exempt (support/oracle.py says when one is).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
 
 from support import oracle
-from tests.inference.cases import BEAM_OPTIONS, CHECKPOINTS, OPTIONS, alone, checkpoint, combined, compare
+from tests.inference.cases import BEAM_OPTIONS, CHECKPOINTS, OPTIONS, alone, checkpoint, combined, compare, draw
 
 
 def test_every_option_alone_equals_transformers() -> None:
@@ -22,6 +23,23 @@ def test_every_option_alone_equals_transformers() -> None:
 @pytest.mark.parametrize("name", ["uneven", "pad-is-0"])
 def test_combined_options_equal_transformers(name: str) -> None:
     print(oracle.report([compare(case) for case in combined(name, 20, beams=(1, 3))]))
+
+
+EDGES: list[dict[str, Any]] = [
+    {"exponential_decay_length_penalty": (-2, 1.1)},  # as if tokens had been generated before
+    {"exponential_decay_length_penalty": (1, 2.0)},  # a factor that is 1 more than "off", one token behind the start
+    {"encoder_repetition_penalty": 0.5},  # its reciprocal is 2
+    {"repetition_penalty": 2.0},
+    {"no_repeat_ngram_size": 1},  # no token comes twice
+    {"forced_bos_token_id": 7, "begin_suppress_tokens": list(range(10, 60))},
+    {"min_length": 12, "begin_suppress_tokens": list(range(10, 60))},
+]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_values_at_which_a_processor_is_switched_on_or_off_equal_transformers(beams: int) -> None:
+    cases = [draw("uneven", 500 + i, {"num_beams": beams, **options}, (4, 16)) for i, options in enumerate(EDGES)]
+    print(oracle.report([compare(case) for case in cases]))
 
 
 @pytest.fixture

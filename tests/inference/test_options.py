@@ -250,6 +250,13 @@ def test_the_ends_of_a_range_are_taken_and_nothing_beyond_them(name: str, low: f
             resolved({name: value})
 
 
+def test_the_largest_factor_of_the_decay_is_taken_and_nothing_beyond_it() -> None:
+    eos, name = {"eos_token_id": 2}, "exponential_decay_length_penalty"
+    assert resolved(eos | {name: (0, 1e6)}).exponential_decay_length_penalty == (0, 1e6)
+    with pytest.raises(OptionError, match=f"{name} must be a pair"):
+        resolved(eos | {name: (0, math.nextafter(1e6, math.inf))})
+
+
 def test_a_checkpoint_may_spell_out_transformers_own_defaults() -> None:
     older = {"guidance_scale": 1.0, "penalty_alpha": 0.0, "low_memory": False, "token_healing": False}
     defaults = GenerationConfig._get_default_generation_params() | older
