@@ -161,7 +161,7 @@ RENAMED = {  # ours -> Hugging Face's
     "pooler": "pooler.dense",
     "next_sentence": "cls.seq_relationship",
 }
-HEAD = {  # the same for the head, whose names differ between the two
+HEAD = {  # the same for the masked-language-model head, whose names differ between BERT and RoBERTa
     "bert": {
         "lm_head.dense": "cls.predictions.transform.dense",
         "lm_head.layer_norm": "cls.predictions.transform.LayerNorm",
@@ -178,13 +178,13 @@ def pytorch_name(config: Config, leaf: str, layer: int = 0) -> str:
     if "." in leaf:
         module, _, kind = leaf.rpartition(".")
     else:
-        module, kind = leaf, "weight"  # an embedding
+        module, kind = leaf, "weight"  # a leaf without a dot is an embedding
     renamed = RENAMED | HEAD[config.model_type]
     return f"{renamed[module]}.{kind}".format(layer)
 
 
 def naming(config: Config) -> Callable[..., str]:
-    """pytorch_name for the paths of a tree, which bart_oneliner's conversion calls."""
+    """A function that gives pytorch_name for a path of the tree; take_leaf and give call it for every leaf."""
 
     def name(path: jax.tree_util.KeyPath, layer: int = 0) -> str:
         return pytorch_name(config, leaf_name(path), layer)

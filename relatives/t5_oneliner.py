@@ -162,7 +162,7 @@ def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
 
 # ── Conversion: as BART's, with other names ───────────────────────────────────────────────────────────────────────────
 
-RENAMED = {  # in a layer: ours -> Hugging Face's, which numbers the parts of a layer; the last is the feed-forward part
+RENAMED = {  # names inside a layer: ours -> Hugging Face's, where parts have numbers; {last} is the feed-forward part
     "self_attn": "0.SelfAttention",
     "self_attn_layer_norm": "0.layer_norm",
     "encoder_attn": "1.EncDecAttention",
@@ -179,7 +179,7 @@ OBSOLETE = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.wei
 
 
 def naming(config: Config) -> Callable[..., str]:
-    """A function from the path of a leaf, and a layer, to the name in Hugging Face's state dict."""
+    """A function that gives the name in Hugging Face's state dict of a leaf, or of one layer of it."""
     first = {"fc1": "wi_0", "gate": "wi_1"} if config.gated else {"fc1": "wi"}  # the activation follows wi_0
     renamed = RENAMED | {ours: "{last}.DenseReluDense." + theirs for ours, theirs in first.items()}
 
@@ -221,7 +221,7 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
 
 
 def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
-    """Our tree to PyTorch's names and shapes."""
+    """Our tree as a state dict with PyTorch's names and shapes; the inverse of convert."""
     return dict(give(params, naming(config)))
 
 

@@ -1,4 +1,4 @@
-"""Which shapes are compiled: those of the settings; what they leave open is chosen from the checkpoint."""
+"""The shapes that are compiled: those of the settings, and where the settings give none, shapes for the checkpoint."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from bart_server.settings import SettingsError
 
 
 class Shapes(NamedTuple):
-    """See the settings of the same names. rows: of each device."""
+    """The shapes that are compiled, as in the settings of the same names. rows: counts for each device."""
 
     beams: tuple[int, ...]
     sampling_beams: tuple[int, ...]
@@ -18,10 +18,10 @@ class Shapes(NamedTuple):
 
 
 def complete(shapes: Shapes, default: int, positions: int) -> Shapes:
-    """The shapes, with every choice that was left open made.
+    """The shapes, with source and target lengths chosen for the checkpoint if the settings give none.
 
     default: tokens of the checkpoint's longest answer without options. positions: rows of its position table. Raises
-    SettingsError for a length that the position table cannot hold.
+    SettingsError for a length that the position table cannot hold, and for a target shorter than `default`.
     """
     sources = shapes.sources
     if not sources:

@@ -1,6 +1,7 @@
-"""What an engine can be asked for: one class for each task, named where a model's tasks are listed.
+"""The tasks of an engine: a class for each, whose objects are the inputs of requests.
 
-Services make these and engines read them. The scheduler knows none of them, only the two kinds of work, contract.Kind.
+The services make these objects and the engines read them. The scheduler only distinguishes the two kinds of work,
+contract.Kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +11,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Input:
-    """source: the token ids that the encoder reads, special tokens included."""
+    """The input of any task. source: the token ids that the encoder reads, special tokens included."""
 
     source: Sequence[int]
 
 
 @dataclass(frozen=True)
 class Generate(Input):
-    """Sequences that follow from the source.
+    """Generate sequences from the source.
 
-    options: under Hugging Face's names; an absent one has the checkpoint's default. stream: whether the caller wants
-    tokens before the end.
+    options: of generation, under Hugging Face's names; an option that is absent has the checkpoint's default. stream:
+    whether the caller wants tokens as soon as they are final.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -29,12 +30,12 @@ class Generate(Input):
 
 @dataclass(frozen=True)
 class Classify(Input):
-    """Whether the source, a text and a hypothesis, is an entailment."""
+    """Classify the source, a text and a hypothesis: does the text contradict or entail the hypothesis?"""
 
 
 @dataclass(frozen=True)
 class Score(Input):
-    """The log-probability of each token of a target. labels: its token ids; -100 is padding and not scored."""
+    """Compute the log-probability of each token of a target. labels: its token ids; -100 is padding and not scored."""
 
     labels: Sequence[int] = ()
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, with the extra `otel` and --trace; otherwise none."""
+"""OpenTelemetry traces of calls. They need the extra `otel` and the flag --trace."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ class Tracer:
 
     @contextlib.contextmanager
     def call(self, method: str, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[None]:
-        """A server span around one call. facts: filled while the call runs, see Call.note."""
+        """A context for one call, which a subclass traces. facts: about the call, filled in while it runs."""
         yield
 
 
@@ -49,7 +49,7 @@ class OpenTelemetry(Tracer):
 
 
 def otlp() -> Tracer:
-    """Exports to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, by OTLP over gRPC."""
+    """A tracer that sends spans, by OTLP over gRPC, to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

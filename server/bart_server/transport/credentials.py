@@ -1,4 +1,4 @@
-"""Certificates and tokens from files."""
+"""Reads TLS certificates and bearer tokens from the files that the settings name."""
 
 import logging
 import pathlib
@@ -12,16 +12,16 @@ log = logging.getLogger(__name__)
 
 
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """TLS, with client certificates if an authority for them is given; None without TLS.
+    """The server's TLS credentials; None if no certificate is set. Clients need certificates if --tls-client-ca is set.
 
-    A changed certificate is read at the next handshake; while the new files are unusable the old ones stay.
+    At each handshake changed files are read again. If they are unusable, the old certificates stay in use.
     """
     if not settings.tls_cert:
         return None
     current = certificates(settings)
     read_at = modification_times(settings)
 
-    def fetch() -> Any:  # grpc's stubs leave out that None means unchanged
+    def fetch() -> Any:  # None means unchanged, which grpc's type stubs do not say
         nonlocal read_at
         try:
             modified = modification_times(settings)
@@ -41,7 +41,10 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 def certificates(settings: Settings) -> grpc.ServerCertificateConfiguration:
-    """Raises SettingsError for a file without PEM, OSError for one that cannot be read."""
+    """The server's key, its certificates and the clients' authorities, as they are in the files now.
+
+    Raises SettingsError for a file that is not PEM, and OSError for one that cannot be read.
+    """
     key = read_pem("--tls-key", settings.tls_key)
     chain = read_pem("--tls-cert", settings.tls_cert)
     authorities = read_pem("--tls-client-ca", settings.tls_client_ca) if settings.tls_client_ca else None
@@ -56,13 +59,16 @@ def read_pem(flag: str, path: str) -> bytes:
 
 
 def modification_times(settings: Settings) -> list[int]:
-    """Of the certificate files, in nanoseconds."""
+    """When each of the certificate files was changed, in nanoseconds."""
     paths = filter(None, (settings.tls_key, settings.tls_cert, settings.tls_client_ca))
     return [pathlib.Path(path).stat().st_mtime_ns for path in paths]
 
 
 def read_tokens(settings: Settings) -> list[str] | None:
-    """The accepted bearer tokens; None if everybody may call. Blank lines and lines that begin with # are skipped."""
+    """The accepted bearer tokens; None if no token is needed. Blank lines and lines that begin with # are skipped.
+
+    Raises SettingsError for a file without a token.
+    """
     if not settings.token_file:
         return None
     tokens = []

@@ -1,7 +1,8 @@
-"""grpc.health.v1 on asyncio, over the standard service's stubs.
+"""The health service grpc.health.v1 on asyncio.
 
-grpcio-health-checking's own asyncio servicer keeps one condition a service and deletes it when any watcher leaves, so
-the others never hear of another change; it also holds it while it writes, so one slow watcher stops everybody.
+The asyncio servicer of the package grpcio-health-checking has two faults, so it is not used. It keeps one condition for
+all watchers of a service and deletes it when any of them leaves, after which the others get no more changes. And it
+holds that condition while it writes, so one slow watcher blocks the others.
 """
 
 import asyncio
@@ -18,7 +19,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the stubs have no types
-    """One status for the server (the empty name) and all of its services. NOT_SERVING at first. Of one event loop."""
+    """The health service. All services, and the server itself (the empty name), have one status, at first NOT_SERVING.
+
+    `set` must be called on the event loop that serves.
+    """
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self._services = frozenset(services) | {""}

@@ -16,7 +16,7 @@ HEAD = "classification_head"  # the weights of a checkpoint that classifies have
 
 
 class Classification:
-    """Values of a request: the logits (contradiction, entailment)."""
+    """The task Classify of one model. The values of its answers are the logits (contradiction, entailment)."""
 
     def __init__(self, model: DeviceModel, shapes: Shapes, executables: Store) -> None:
         self._model = model
@@ -61,7 +61,7 @@ class Classification:
 
 
 def make_bucket(source: int, shapes: Shapes) -> Bucket:
-    """The bucket of sources of up to this length."""
+    """The shape bucket for sources of up to `source` tokens."""
     return Bucket(Kind.ONCE, Classify, f"classify-{source}", shapes.rows, cost(source), source)
 
 

@@ -15,7 +15,7 @@ from bart_server.scheduling.tasks import Score
 
 
 class Scoring:
-    """Values of a request: one for each label, 0 where it is -100."""
+    """The task Score of one model. The values of its answers are log-probabilities, 0 where the label is -100."""
 
     def __init__(self, model: DeviceModel, shapes: Shapes, executables: Store) -> None:
         self._model = model
@@ -54,7 +54,7 @@ class Scoring:
         return values
 
     def _arrays(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> tuple[np.ndarray, ...]:
-        """Ids and mask (B,S), labels (B,T)."""
+        """The arrays of a batch: token ids and mask (B,S), and labels (B,T), padded with -100."""
         ids, mask = padded_sources([request.source for request in requests], size, bucket.source)
         labels = np.full((size, bucket.target), IGNORED, np.int32)
         for row, request in enumerate(requests):
@@ -72,6 +72,6 @@ class Scoring:
 
 
 def make_bucket(source: int, shapes: Shapes) -> Bucket:
-    """The bucket of sources of up to this length."""
+    """The shape bucket for sources of up to `source` tokens."""
     cost = source + shapes.target
     return Bucket(Kind.ONCE, Score, f"score-{source}", shapes.rows, cost, source, shapes.target)
