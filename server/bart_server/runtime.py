@@ -24,10 +24,11 @@ from tokenizers import Tokenizer
 from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.contract import Engine
 from bart_server.scheduling.errors import Unavailable
+from bart_server.scheduling.jobs import Reservation
 from bart_server.scheduling.scheduler import Scheduler
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
-from bart_server.services.methods import Response, Services
+from bart_server.services.methods import Method, Response, Services
 from bart_server.services.models import RETRY_WHILE_LOADING, Models, Served
 from bart_server.services.status import code_of
 from bart_server.services.text import Text
@@ -38,6 +39,7 @@ from bart_server.telemetry.tracing import Tracer
 log = logging.getLogger(__name__)
 JOIN_TIMEOUT = 1.0  # seconds in which each thread may end by itself
 POLL = 0.01  # seconds between checks of what is in flight
+INLINE_BYTES = 16_384  # of a message that is parsed on the event loop, in much less than a millisecond
 Load = Callable[[Settings, str], tuple[Engine, Tokenizer | None]]
 Result = TypeVar("Result")
 
@@ -74,7 +76,8 @@ class Runtime:
         self._replacing = asyncio.Lock()
         self._tracer = tracer or Tracer()
         self._pool = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="tokenizer")
-        self._services = Services(self.models, self.scheduler, self._pool, limits(settings))
+        self._limits = limits(settings)
+        self._services = Services(self.models, self.scheduler, self._pool, self._limits)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -164,6 +167,18 @@ class Runtime:
         """The answer to one message, for a transport; see `Services.call`."""
         return self._services.call(method, message, call)
 
+    def admit(self, call: Call) -> Reservation:
+        """Takes a call's first place, before a transport reads its message. Raises Unavailable or Overloaded."""
+        self.models.all()
+        call.reservation = self.scheduler.hold(call.identity)
+        return call.reservation
+
+    async def parse(self, method: Method, data: bytes) -> Message:
+        """The message of a transport that has bytes. Raises InvalidArgument for a field beyond its size."""
+        if len(data) <= INLINE_BYTES:
+            return method.parse(data, self._limits)
+        return await asyncio.to_thread(method.parse, data, self._limits)
+
     @contextlib.contextmanager
     def observe(self, method: str, call: Call, headers: Mapping[str, Any]) -> Iterator[None]:
         """Counts, logs and traces one call. A transport does everything for the call in this context.
@@ -176,6 +191,9 @@ class Runtime:
             with self._tracer.call(method, headers, call.facts):
                 yield
             code = "OK"
+        except asyncio.CancelledError:
+            code = code_of(call.cancellation())
+            raise
         except Exception as error:
             code = code_of(error)
             if code == "INTERNAL":
@@ -326,4 +344,5 @@ def limits(settings: Settings) -> Limits:
         batch_items=settings.max_batch_items,
         labels=settings.max_labels,
         label_bytes=settings.max_label_bytes,
+        options_bytes=settings.max_options_bytes,
     )

@@ -67,6 +67,8 @@ class Settings:
     max_cost: int = setting(1_000_000, "estimated padded tokens x beams of the requests in flight")
     max_message_bytes: int = setting(4 << 20, "bytes of one request message")
     max_text_bytes: int = setting(200_000, "bytes of one text in UTF-8")
+    max_options_bytes: int = setting(1 << 16, "size of a request's options, and of its token ids, as sent")
+    max_readers: int = setting(8, "request messages that are received at once; half of them from one client")
     max_windows: int = setting(32, "windows that one long text is split into")
     max_batch_items: int = setting(64, "texts of one BatchSummarize")
     max_labels: int = setting(64, "labels of one ClassifyZeroShot")
@@ -81,6 +83,7 @@ class Settings:
 
     grace: float = setting(30.0, "seconds that requests in flight get after SIGTERM")
     max_connection_age: float = setting(0.0, "seconds after which clients are asked to reconnect; 0: never")
+    message_timeout: float = setting(10.0, "seconds in which a request message has to arrive")
     keepalive: float = setting(
         30.0,
         "seconds of silence after which a connection is probed; it is closed if a third of that passes without a reply",

@@ -88,7 +88,7 @@ def test_a_connection_that_dies_frees_its_rows(start):
     call = channel.unary_unary("/bart.v1.SummarizationService/Summarize").future(
         pb.SummarizeRequest(text="x" * 60).SerializeToString(), timeout=PATIENCE
     )
-    wait_until(lambda: server.metric("bart_requests") == 1)
+    wait_until(lambda: server.metric("bart_cost") > 0)
     relay.reset()
     gate.allow()
     wait_until(server.runtime.scheduler.idle)
@@ -107,7 +107,7 @@ def test_a_half_open_connection_is_found_and_frees_its_rows(start):
         call = channel.unary_unary("/bart.v1.SummarizationService/Summarize").future(
             pb.SummarizeRequest(text="x" * 60).SerializeToString(), timeout=10 * PATIENCE
         )
-        wait_until(lambda: server.metric("bart_requests") == 1)
+        wait_until(lambda: server.metric("bart_cost") > 0)
         relay.frozen = True
         wait_until(lambda: server.metric("bart_requests") == 0)
         call.cancel()
@@ -123,7 +123,7 @@ def test_a_client_that_is_killed_frees_its_rows(start):
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as client:
         client.stdin.write("x" * 60)
         client.stdin.close()
-        wait_until(lambda: server.metric("bart_requests") == 1)
+        wait_until(lambda: server.metric("bart_cost") > 0)
         client.kill()
     gate.allow()
     wait_until(server.runtime.scheduler.idle)
@@ -272,7 +272,7 @@ def test_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs):
     server = start(FakeEngine(on_call=gate))
     summarization = stubs(server).summarization
     running = summarization.Summarize.future(pb.SummarizeRequest(text="x" * 20), timeout=PATIENCE)
-    wait_until(lambda: server.metric("bart_requests") == 1)
+    wait_until(lambda: server.metric("bart_cost") > 0)
     server.signal()
     wait_until(lambda: not server.process.health.serving)
     with pytest.raises(grpc.RpcError) as refused:

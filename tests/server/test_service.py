@@ -350,10 +350,54 @@ REFUSALS = [
     ("classification.ClassifyZeroShot", pb.ClassifyZeroShotRequest(text="a", labels=["b", " "]), "labels[1]", "blank"),
     (
         "classification.ClassifyZeroShot",
-        pb.ClassifyZeroShotRequest(text="a", labels=["b" * 50]),
+        pb.ClassifyZeroShotRequest(text="a", labels=["b" * 40]),
         "labels[0]",
-        "67 bytes, at most 40",
+        "57 bytes, at most 40",
     ),
+    (
+        "classification.ClassifyZeroShot",
+        pb.ClassifyZeroShotRequest(text="a", labels=["b", "b" * 41]),
+        "labels[1]",
+        "41 bytes, at most 40",
+    ),
+    ("generation.Generate", pb.GenerateRequest(text="a", model="m" * 1001), "model", "1001 bytes, at most 1000"),
+    (
+        "generation.Generate",
+        pb.GenerateRequest(text="a", options=pb.GenerationOptions(suppress_tokens=pb.TokenIds(ids=[5] * 70_000))),
+        "options",
+        "bytes, at most 65536",
+    ),
+    (
+        "generation.Generate",
+        pb.GenerateRequest(text="a", options=pb.GenerationOptions(suppress_tokens=pb.TokenIds(ids=[5] * 257))),
+        "options.suppress_tokens",
+        "257 entries, at most 256",
+    ),
+    (
+        "generation.Generate",
+        pb.GenerateRequest(
+            text="a", options={"bad_words_ids": pb.TokenSequences(sequences=[pb.TokenIds(ids=[5])] * 257)}
+        ),
+        "options.bad_words_ids",
+        "257 entries, at most 256",
+    ),
+    (
+        "generation.Generate",
+        pb.GenerateRequest(
+            text="a", options={"bad_words_ids": pb.TokenSequences(sequences=[pb.TokenIds(ids=[5] * 9)])}
+        ),
+        "options.bad_words_ids[0]",
+        "9 entries, at most 8",
+    ),
+    (
+        "generation.Generate",
+        pb.GenerateRequest(
+            text="a", options={"sequence_bias": pb.SequenceBiases(biases=[pb.SequenceBias(ids=[5] * 9, bias=1.0)])}
+        ),
+        "options.sequence_bias[0]",
+        "9 entries, at most 8",
+    ),
+    ("generation.Score", pb.ScoreRequest(text="a", labels=pb.Labels(ids=[3] * 70_000)), "labels", "at most 65536"),
     (
         "classification.ClassifyZeroShot",
         pb.ClassifyZeroShotRequest(text="a", labels=["b"], hypothesis_template="none"),

@@ -6,11 +6,11 @@ import random
 import grpc
 import pytest
 from bart_server.scheduling.errors import InvalidArgument, Overloaded, Unavailable
-from bart_server.services.status import status
 from bart_server.settings import Settings
 from bart_server.transport import credentials
-from bart_server.transport.grpc_server import error_trailers, options, remaining
+from bart_server.transport.grpc_server import options, remaining
 from bart_server.transport.interceptor import refusing_handler
+from bart_server.transport.refusals import refusal, trailers
 
 
 def test_grpcs_channel_arguments_follow_from_the_settings():
@@ -19,6 +19,10 @@ def test_grpcs_channel_arguments_follow_from_the_settings():
         "grpc.so_reuseport": 0,
         "grpc.max_receive_message_length": 1000,
         "grpc.max_concurrent_streams": 1024,
+        "grpc.http2.lookahead_bytes": 65_536,
+        "grpc.http2.bdp_probe": 0,
+        "grpc.server.max_pending_requests": 100_000,
+        "grpc.server.max_pending_requests_hard_limit": 100_000,
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.http2.ping_timeout_ms": 10_000,
@@ -31,14 +35,14 @@ def test_grpcs_channel_arguments_follow_from_the_settings():
 @pytest.mark.parametrize("error", [Overloaded("full", 2.5), Unavailable("loading", 2.5)])
 def test_the_pause_before_another_try_is_drawn_between_one_and_two_times_the_hint(error):
     random.seed(0)
-    pauses = [int(dict(error_trailers(error, status(error)))["grpc-retry-pushback-ms"]) for _ in range(5000)]
+    pauses = [int(dict(trailers(error, b"", "id"))["grpc-retry-pushback-ms"]) for _ in range(5000)]
     assert 2500 <= min(pauses) <= 2502 and 4998 <= max(pauses) <= 5000
     assert sum(pauses) / 5000 == pytest.approx(3750, rel=0.01)
 
 
 def test_a_caller_that_must_not_try_again_is_told_no_pause():
     error = InvalidArgument("text", "blank")
-    assert list(dict(error_trailers(error, status(error)))) == ["grpc-status-details-bin"]
+    assert list(dict(trailers(error, refusal(error).details, "id"))) == ["x-request-id", "grpc-status-details-bin"]
 
 
 @pytest.mark.parametrize(

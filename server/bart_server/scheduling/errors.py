@@ -1,5 +1,11 @@
 """Why a request is refused or fails. The service layer turns each class into one gRPC status."""
 
+MAX_QUOTED = 200  # characters of what a caller sent that an error repeats: gRPC's trailing metadata is small
+
+
+def clipped(text: str) -> str:
+    return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 1]}…"
+
 
 class RequestError(Exception):
     """A request that gets no answer. The message is for the caller: no text of theirs, no path, no stack trace."""
@@ -13,17 +19,17 @@ class InvalidArgument(RequestError):
     """
 
     def __init__(self, field: str, description: str) -> None:
-        super().__init__(f"{field}: {description}")
         self.field = field
-        self.description = description
+        self.description = clipped(description)
+        super().__init__(f"{field}: {self.description}")
 
 
 class UnknownModel(RequestError):
     """No model of that name is served."""
 
     def __init__(self, name: str, served: list[str]) -> None:
-        super().__init__(f"model {name!r} is not served; served: {', '.join(served)}")
-        self.name = name
+        self.name = clipped(name)
+        super().__init__(f"model {self.name!r} is not served; served: {clipped(', '.join(served))}")
 
 
 class WrongTask(RequestError):

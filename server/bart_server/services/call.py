@@ -8,6 +8,8 @@ from typing import Any
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
 from bart_server.scheduling.jobs import Reservation
 
+CANCELLED_EARLY = 0.1  # seconds before our deadline at which the caller, whose clock began first, cancels the call
+
 
 class Call:
     """Who calls, until when, and under which id; and what the log and the trace will say about it.
@@ -23,6 +25,7 @@ class Call:
     def __init__(self, timeout: float | None = None, identity: str = "", request_id: str = "") -> None:
         self.identity = identity
         self.reservation: Reservation | None = None
+        self.cancelled_by: RequestError | None = None  # why the call's task is cancelled, where the transport knows it
         self.request_id = request_id or uuid.uuid4().hex
         self.cancelled = False
         self.facts: dict[str, Any] = {"request_id": self.request_id}  # never texts, tokens or labels
@@ -32,6 +35,12 @@ class Call:
     def remaining(self) -> float | None:
         """Seconds until the deadline, negative after it, None without one."""
         return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def cancellation(self) -> RequestError:
+        """What ends a call whose task is cancelled."""
+        if self._deadline is not None and self._deadline <= time.monotonic() + CANCELLED_EARLY:
+            return DeadlineExceeded("the deadline passed")
+        return self.cancelled_by or Cancelled("the caller cancelled the call")
 
     def note(self, **facts: Any) -> None:
         """Adds facts for the log and the trace."""

@@ -2,9 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
+from bart_inference.generation.options import CAPACITIES, MAX_BIAS_LENGTH, MAX_BIASES
 from bart_inference.tokenization import Window
 from bart_proto.v1 import bart_pb2 as pb
 from google.protobuf import duration_pb2
@@ -26,22 +27,30 @@ def forced_token(message: pb.TokenIds) -> int | None:
     return message.ids[0] if message.ids else None
 
 
-def token_ids(message: pb.TokenIds) -> list[int] | None:
-    return list(message.ids) or None
+def token_ids(option: str) -> Callable[[pb.TokenIds], list[int] | None]:
+    def convert(message: pb.TokenIds) -> list[int] | None:
+        check_length(option, message.ids, CAPACITIES[option])
+        return list(message.ids) or None
+
+    return convert
 
 
 def bad_words(message: pb.TokenSequences) -> list[list[int]] | None:
+    check_length("bad_words_ids", message.sequences, MAX_BIASES)
     words = []
     for index, word in enumerate(message.sequences):
         check_not_empty(f"bad_words_ids[{index}]", word.ids)
+        check_length(f"bad_words_ids[{index}]", word.ids, MAX_BIAS_LENGTH)
         words.append(list(word.ids))
     return words or None
 
 
 def sequence_bias(message: pb.SequenceBiases) -> dict[tuple[int, ...], float] | None:
+    check_length("sequence_bias", message.biases, MAX_BIASES)
     biases = {}
     for index, entry in enumerate(message.biases):
         check_not_empty(f"sequence_bias[{index}]", entry.ids)
+        check_length(f"sequence_bias[{index}]", entry.ids, MAX_BIAS_LENGTH)
         check_finite(f"sequence_bias[{index}]", entry.bias)
         biases[tuple(entry.ids)] = entry.bias
     return biases or None
@@ -55,10 +64,10 @@ def exponential_decay(message: pb.ExponentialDecay) -> tuple[int, float] | None:
 CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "early_stopping": EARLY_STOPPING.get,
     "forced_bos_token_id": forced_token,
-    "forced_eos_token_id": token_ids,
-    "eos_token_id": token_ids,
-    "suppress_tokens": token_ids,
-    "begin_suppress_tokens": token_ids,
+    "forced_eos_token_id": token_ids("forced_eos_token_id"),
+    "eos_token_id": token_ids("eos_token_id"),
+    "suppress_tokens": token_ids("suppress_tokens"),
+    "begin_suppress_tokens": token_ids("begin_suppress_tokens"),
     "bad_words_ids": bad_words,
     "sequence_bias": sequence_bias,
     "exponential_decay_length_penalty": exponential_decay,
@@ -84,6 +93,11 @@ def options(message: pb.GenerationOptions) -> dict[str, Any]:
 def check_finite(option: str, value: float) -> None:
     if not math.isfinite(value):
         raise InvalidArgument(f"options.{option}", f"{value} is not finite")
+
+
+def check_length(option: str, values: Sized, limit: int) -> None:
+    if len(values) > limit:
+        raise InvalidArgument(f"options.{option}", f"{len(values)} entries, at most {limit} are allowed")
 
 
 def check_not_empty(option: str, ids: Sequence[int]) -> None:

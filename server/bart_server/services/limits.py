@@ -10,13 +10,17 @@ from bart_server.scheduling.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes are in bytes of UTF-8. windows: of one long text. batch_items: texts of one BatchSummarize."""
+    """Sizes are in bytes of UTF-8. windows: of one long text. batch_items: texts of one BatchSummarize.
+
+    options_bytes: of a request's options in the wire format, and of its token ids.
+    """
 
     text_bytes: int
     windows: int
     batch_items: int
     labels: int
     label_bytes: int
+    options_bytes: int
 
 
 def check_size(field: str, text: str, limit: int) -> None:

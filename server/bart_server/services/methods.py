@@ -17,6 +17,7 @@ from bart_server.services.classification import ClassificationService
 from bart_server.services.generation import GenerationService
 from bart_server.services.limits import Limits
 from bart_server.services.models import Models, ModelService
+from bart_server.services.sizes import check_sizes
 from bart_server.services.summarization import SummarizationService
 
 Response = Awaitable[Message] | AsyncGenerator[Message, None]
@@ -42,8 +43,9 @@ class Method:
         """The name of the service's function: StreamSummarize is stream_summarize."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.short_name).lower()
 
-    def parse(self, data: bytes) -> Message:
-        """Raises InvalidArgument for bytes that cannot be parsed as the method's message."""
+    def parse(self, data: bytes, limits: Limits) -> Message:
+        """Raises InvalidArgument for a field beyond its size, and for bytes that are no message of the method."""
+        check_sizes(self.request, data, limits)
         try:
             return self.request.FromString(data)
         except DecodeError:

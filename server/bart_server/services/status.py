@@ -20,15 +20,20 @@ CODES: dict[type[Exception], int] = {
 
 def status(error: Exception) -> status_pb2.Status:
     """The google.rpc.Status of an error. Whatever is not a RequestError is INTERNAL and tells nothing."""
-    code = CODES.get(type(error), code_pb2.INTERNAL)
+    code = code_number(error)
     text = str(error) if isinstance(error, errors.RequestError) else "internal error"
     return status_pb2.Status(code=code, message=text, details=[pack(detail) for detail in details(error)])
 
 
 def code_of(error: Exception) -> str:
     """The name of an error's google.rpc.Code, such as INVALID_ARGUMENT."""
-    name: str = code_pb2.Code.Name(CODES.get(type(error), code_pb2.INTERNAL))
+    name: str = code_pb2.Code.Name(code_number(error))
     return name
+
+
+def code_number(error: Exception) -> int:
+    """The google.rpc.Code of an error, by its class or the nearest one above that has a code."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), code_pb2.INTERNAL)
 
 
 def details(error: Exception) -> list[message.Message]:

@@ -60,7 +60,6 @@ class SummarizationService:
         async def item(session: Session, index: int, text: str) -> pb.BatchSummarizeItem:
             try:
                 field = f"texts[{index}]"
-                self._check_text(field, text)
                 windows, answers = await self._submit(
                     session, served, text, request.long_input, options, field, characters=characters
                 )
@@ -106,6 +105,7 @@ class SummarizationService:
         backend = self._backend
 
         def windows() -> list[Window]:
+            self._check_text(field, text)
             return backend.windows(served, text, policy, field)
 
         try:

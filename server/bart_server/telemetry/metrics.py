@@ -20,6 +20,7 @@ class Metrics(Observer):
         self.registry = registry = CollectorRegistry()
         self._calls = Counter("bart_calls", "Calls that ended.", ["method", "code"], registry=registry)
         self._active = Gauge("bart_calls_active", "Calls in progress.", ["method"], registry=registry)
+        self._unread = Gauge("bart_calls_unread", "Calls whose message was not read yet.", registry=registry)
         self._latency = Histogram(
             "bart_call_seconds", "From the first byte to the last.", ["method"], buckets=SECONDS, registry=registry
         )
@@ -64,6 +65,14 @@ class Metrics(Observer):
         self._active.labels(method).dec()
         self._calls.labels(method, code).inc()
         self._latency.labels(method).observe(seconds)
+
+    def call_refused(self, method: str, code: str) -> None:
+        """A call that was refused before its message was read; it is counted and not logged."""
+        self._calls.labels(method, code).inc()
+
+    def unread(self, calls: int) -> None:
+        """How many calls have a place and their message was not read yet."""
+        self._unread.set(calls)
 
     def ready(self, serving: bool) -> None:
         self._serving = serving

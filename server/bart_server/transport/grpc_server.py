@@ -1,49 +1,51 @@
-"""The gRPC server. It turns grpc.aio's calls, deadlines and metadata into arguments of `Runtime.call`, which knows no
-gRPC, and the errors that are raised there into gRPC statuses.
-"""
+"""gRPC: one of the ways into the services. Calls, deadlines, metadata and statuses of grpc.aio stop here."""
 
 import asyncio
 import contextlib
 import math
-import random
+from collections import Counter
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from bart_server.runtime import Runtime
-from bart_server.scheduling.errors import DeadlineExceeded, Overloaded, Unavailable
+from bart_server.scheduling.errors import DeadlineExceeded, Overloaded, RequestError
+from bart_server.scheduling.jobs import Reservation
 from bart_server.services.call import Call
 from bart_server.services.methods import METHODS, SERVICES, Method
-from bart_server.services.status import status
+from bart_server.services.status import code_of
 from bart_server.settings import Settings
 from bart_server.transport import credentials
 from bart_server.transport.health import Health
 from bart_server.transport.interceptor import Authentication, Interceptor
+from bart_server.transport.reading import END_OF_CALL, LOOKAHEAD, NoMessage, Readers
+from bart_server.transport.refusals import REQUEST_ID, refusal, request_id_of, trailers, unread
 
 UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
-REQUEST_ID = "x-request-id"
-CODES = {code.value[0]: code for code in grpc.StatusCode}  # by number; google.rpc.Status has the same numbers
+MAX_UNREAD_STREAMS = 100  # of one client, that wait to be read
+MAX_PENDING = 100_000
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
-    """A port on which the methods of a runtime are served. It belongs to the event loop that runs when it is made.
+    """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it.
 
-    health: the health service, which says NOT_SERVING until its owner sets it. unread_limit: seconds that a message of
-    a stream may wait for the caller to read it.
+    unread_limit: seconds that a message of a stream may wait for the caller to read on.
     """
 
     def __init__(self, settings: Settings, runtime: Runtime, unread_limit: float = UNREAD_LIMIT) -> None:
         self._unread_limit = unread_limit
         self.health = Health(SERVICES)
         self._runtime = runtime
+        self._readers = Readers(settings.max_readers, max(1, settings.max_readers // 2), settings.message_timeout)
+        self._unread_streams: Counter[str] = Counter()  # of each client, streams that wait to be read
         self._authentication = Authentication(credentials.read_tokens(settings))
-        self._server = grpc.aio.server(interceptors=[Interceptor(self._authentication)], options=options(settings))
+        interceptor = Interceptor(self._authentication, runtime)
+        self._server = grpc.aio.server(interceptors=[interceptor], options=options(settings))
         for name in SERVICES:
             handlers = {
                 method.short_name: self._handler(method) for method in METHODS.values() if method.service == name
@@ -60,59 +62,99 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Refuses new calls, and cancels those that are still in progress after `grace` seconds."""
+        """Refuses what is new, and cancels what is in progress after `grace` seconds."""
         await self._server.stop(grace)
 
     def _handler(self, method: Method) -> Any:
-        """grpc's handler of a method. It parses the bytes itself: malformed ones then get a status with details."""
+        """A handler that reads the call's message itself, as bytes, when there is room for the call.
 
-        async def handle(data: bytes, context: Context) -> Message | None:
+        On the wire a method with one request message and one with a stream of them are the same.
+        """
+
+        async def handle(_: Any, context: Context) -> Message | None:
             metadata = dict(context.invocation_metadata() or ())
-            call = Call(remaining(context), request_id=str(metadata.get(REQUEST_ID, ""))[:128])
+            call = Call(remaining(context), request_id=request_id_of(metadata))
+            try:
+                call.identity = self._authentication.identify(metadata) or client_of(context)
+                self._check_unread_streams(call.identity)
+                reservation = self._runtime.admit(call)
+            except RequestError as error:
+                self._runtime.metrics.call_refused(method.name, code_of(error))
+                refused = unread(error)
+                await context.abort(refused.code, refused.message, trailers(error, refused.details, call.request_id))
             call.note(method=method.name, peer=context.peer())
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
             try:
-                with self._runtime.observe(method.name, call, metadata):
-                    call.identity = self._authentication.identify(metadata)
-                    answer: Any = self._runtime.call(method.name, method.parse(data), call)
-                    return await (write(context, answer, self._unread_limit) if method.streams else answer)
+                with reservation, self._runtime.observe(method.name, call, metadata):
+                    message = await self._runtime.parse(method, await self._read(context, call, reservation))
+                    answer: Any = self._runtime.call(method.name, message, call)
+                    if not method.streams:
+                        return cast(Message, await answer)
+                    await self._write(context, call, reservation, answer)
+                    return None
             except Exception as error:  # CancelledError is none of these: a caller that cancelled reads no status
-                answer = status(error)
-                trailers = ((REQUEST_ID, call.request_id), *error_trailers(error, answer))
-                await context.abort(CODES[answer.code], answer.message, trailers)
+                failed = refusal(error)
+                await context.abort(failed.code, failed.message, trailers(error, failed.details, call.request_id))
 
-        wrap = grpc.unary_stream_rpc_method_handler if method.streams else grpc.unary_unary_rpc_method_handler
+        wrap = grpc.stream_stream_rpc_method_handler if method.streams else grpc.stream_unary_rpc_method_handler
         return wrap(handle, request_deserializer=None, response_serializer=method.response.SerializeToString)
 
+    async def _read(self, context: Context, call: Call, reservation: Reservation) -> bytes:
+        try:
+            self._runtime.metrics.unread(self._readers.unread + 1)
+            return await self._readers.read(context, reservation)
+        except (NoMessage, asyncio.CancelledError) as error:
+            # Whether a message is larger than the limit, only gRPC knows: it tells the caller and cancels the call.
+            call.cancelled_by = Overloaded("the message is larger than the limit", 0.0)
+            if isinstance(error, NoMessage):
+                await asyncio.sleep(END_OF_CALL)
+            raise
+        finally:
+            self._runtime.metrics.unread(self._readers.unread)
 
-async def write(context: Context, messages: AsyncGenerator[Message, None], unread_limit: float) -> None:
-    """Sends messages; DeadlineExceeded if the caller does not read one of them within `unread_limit` seconds."""
-    async with contextlib.aclosing(messages):
-        async for message in messages:
-            try:
-                async with asyncio.timeout(unread_limit):
-                    await context.write(message)
-            except TimeoutError:
-                raise DeadlineExceeded(f"the stream was not read for {unread_limit:g} s") from None
+    def _check_unread_streams(self, client: str) -> None:
+        """Raises Overloaded for a client that does not read its streams: they hold their answers in memory."""
+        held = self._unread_streams[client]
+        if held >= MAX_UNREAD_STREAMS:
+            raise Overloaded(f"{held} streams of this client wait to be read", self._unread_limit)
+
+    async def _write(
+        self, context: Context, call: Call, reservation: Reservation, messages: AsyncGenerator[Message, None]
+    ) -> None:
+        """Sends a stream. Raises DeadlineExceeded when the caller does not read on within `unread_limit` seconds, or
+        when it has not read the rest so long after the last token was computed.
+        """
+        loop = asyncio.get_running_loop()
+        end: float | None = None
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                if end is None and not reservation.count:
+                    end = loop.time() + self._unread_limit
+                limit = self._unread_limit if end is None else end - loop.time()
+                self._unread_streams[call.identity] += 1
+                try:
+                    async with asyncio.timeout(limit):
+                        await context.write(message)
+                except TimeoutError:
+                    raise DeadlineExceeded(f"the stream was not read for {self._unread_limit:g} s") from None
+                finally:
+                    self._unread_streams[call.identity] -= 1
+                    if not self._unread_streams[call.identity]:
+                        del self._unread_streams[call.identity]
+
+
+def client_of(context: Context) -> str:
+    """Who calls without a token: the subject of the client's certificate, or else its connection."""
+    names = context.peer_identities()
+    if names:
+        return b",".join(names).decode(errors="replace")
+    return str(context.peer())
 
 
 def remaining(context: Context) -> float | None:
-    """Seconds to the caller's deadline. None if there is none, for which grpc gives None or infinity."""
+    """Seconds to the caller's deadline, None without one (which grpc may call infinite)."""
     seconds = context.time_remaining()
     return seconds if seconds is not None and math.isfinite(seconds) else None
-
-
-def error_trailers(error: Exception, answer: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata of an error: the status with its details, and if a retry can help, the pause before it.
-
-    A gRPC client that retries waits exactly as long as this pause. It is drawn between one and two times `retry_after`,
-    so that callers that were refused together come back at different times.
-    """
-    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", answer.SerializeToString())]
-    if isinstance(error, Overloaded | Unavailable):
-        pause = error.retry_after * random.uniform(1.0, 2.0)
-        metadata.append(("grpc-retry-pushback-ms", str(round(pause * 1000))))
-    return tuple(metadata)
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
@@ -122,6 +164,11 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # calls at a time on a connection
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD),  # of a message that is not read yet
+        ("grpc.http2.bdp_probe", 0),  # or gRPC would raise this to megabytes
+        # Calls that wait for the event loop, which gRPC would otherwise cancel at random beyond 1,000.
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.keepalive_time_ms", milliseconds),  # pings find connections whose other end has vanished
         ("grpc.keepalive_timeout_ms", round(settings.keepalive * 1000 / 3)),
         ("grpc.http2.ping_timeout_ms", round(settings.keepalive * 1000 / 3)),  # unset it is 20 s

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import Unauthenticated
 from bart_server.services.methods import METHODS
 
@@ -36,10 +37,11 @@ class Authentication:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls of every service that is not ours, such as reflection, without a token."""
+    """Refuses calls of every service that is not ours, such as reflection, without a token; counts unknown methods."""
 
-    def __init__(self, authentication: Authentication) -> None:
+    def __init__(self, authentication: Authentication, runtime: Runtime) -> None:
         self._authentication = authentication
+        self._runtime = runtime
 
     async def intercept_service(
         self,
@@ -47,13 +49,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(HEALTH):
+        if handler is None:
+            self._runtime.metrics.call_refused("unknown", "UNIMPLEMENTED")
+            return None
+        if handler_call_details.method.startswith(HEALTH):
             return handler
         if handler_call_details.method in METHODS:  # their handlers check the token and log a refusal
             return handler
         try:
             self._authentication.identify(dict(handler_call_details.invocation_metadata))
         except Unauthenticated:
+            self._runtime.metrics.call_refused(handler_call_details.method, "UNAUTHENTICATED")
             return refusing_handler(handler)
         return handler
 

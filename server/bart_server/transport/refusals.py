@@ -1,0 +1,64 @@
+"""How errors travel over gRPC: a status code, a message, and trailing metadata with the status's details."""
+
+import random
+import string
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import grpc
+
+from bart_server.scheduling.errors import Overloaded, RequestError, Unavailable
+from bart_server.services.status import status
+
+REQUEST_ID = "x-request-id"
+MAX_REQUEST_ID = 128  # characters
+REQUEST_ID_CHARACTERS = frozenset(string.printable) - frozenset(string.whitespace) | {" "}
+CODES = {code.value[0]: code for code in grpc.StatusCode}  # google.rpc.Code has the same numbers
+MAX_BUILT = 256
+BUILT: dict[tuple[str, str, float | None], "Refusal"] = {}  # refusals by what they say
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
+class Refusal(NamedTuple):
+    """What is sent to every caller that gets the same error."""
+
+    code: grpc.StatusCode
+    message: str
+    details: bytes
+
+
+def refusal(error: Exception) -> Refusal:
+    answer = status(error)
+    return Refusal(CODES[answer.code], answer.message, answer.SerializeToString())
+
+
+def unread(error: RequestError) -> Refusal:
+    """The refusal of a call that was not read. There are few different ones, and at overload many of each."""
+    key = type(error).__name__, str(error), getattr(error, "retry_after", None)
+    if key not in BUILT:
+        if len(BUILT) >= MAX_BUILT:
+            BUILT.clear()
+        BUILT[key] = refusal(error)
+    return BUILT[key]
+
+
+def trailers(error: Exception, details: bytes, request_id: str) -> Trailers:
+    """The trailing metadata. Callers that may try again are told when.
+
+    gRPC's own retries wait exactly as long as they are told. The pause is drawn between one and two times
+    `retry_after`, so that callers that were refused together come back at different times.
+    """
+    metadata: list[tuple[str, str | bytes]] = [(REQUEST_ID, request_id), ("grpc-status-details-bin", details)]
+    if isinstance(error, Overloaded | Unavailable):
+        pause = error.retry_after * random.uniform(1.0, 2.0)
+        metadata.append(("grpc-retry-pushback-ms", str(round(pause * 1000))))
+    return tuple(metadata)
+
+
+def request_id_of(metadata: Mapping[str, Any]) -> str:
+    """The caller's request id, or a new one if it sent none that can be sent back in a header."""
+    sent = metadata.get(REQUEST_ID)
+    if isinstance(sent, str) and sent and REQUEST_ID_CHARACTERS.issuperset(sent):
+        return sent[:MAX_REQUEST_ID]
+    return uuid.uuid4().hex
