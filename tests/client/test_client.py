@@ -11,7 +11,7 @@ import pytest
 import trustme
 from bart_client import AsyncClient, BartError, Client, Security, Summary
 from bart_client.requests import options as to_message
-from bart_inference.generation.options import OFF
+from bart_inference.generation.options import NONE_MEANS
 from bart_proto.v1 import bart_pb2 as pb
 from bart_server.services import conversion as wire
 
@@ -80,7 +80,7 @@ def test_options_arrive_as_they_were_given():
 def test_none_switches_every_option_off():
     names = pb.GenerationOptions.DESCRIPTOR.fields_by_name
     without = {"max_length", "max_new_tokens", "seed", "decoder_start_token_id"}
-    off = OFF | {"min_new_tokens": 0, "exponential_decay_length_penalty": (0, 1.0)}  # without effect too
+    off = NONE_MEANS | {"min_new_tokens": 0, "exponential_decay_length_penalty": (0, 1.0)}  # without effect too
     for name in set(names) - without:
         assert wire.options(to_message({name: None})) == {name: off[name]}
 
