@@ -10,7 +10,7 @@ import torch
 from bart_oneliner import convert, loss
 from tests.twins import Twin, flat
 
-Gradient = dict[str, np.ndarray]  # by the path of our tree
+Gradient = dict[str, np.ndarray]  # by the path in our parameter tree
 
 value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnames="config")
 
@@ -21,7 +21,7 @@ def ours(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[flo
 
 
 def theirs(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[float, Gradient]:
-    """torch's own cross entropy, with its label smoothing and its ignore_index, and autograd."""
+    """By torch's cross entropy, with its label smoothing and ignore_index, and autograd."""
     a.torch.zero_grad()
     x = {name: torch.tensor(array).long() for name, array in x.items()}
     if smoothing:
@@ -35,7 +35,7 @@ def theirs(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[f
         value = a.torch(**inputs, use_cache=False).loss
     value.backward()
     gradients = {name: p.grad.numpy() for name, p in a.torch.named_parameters()}
-    a.torch.zero_grad()  # sets the tensors free, the arrays stay
+    a.torch.zero_grad()  # frees the tensors; the arrays keep their memory
     return value.item(), flat(convert(gradients, a.config))  # final_logits_bias, a buffer, becomes zero
 
 

@@ -1,8 +1,8 @@
-"""Which test catches a wrong sign, axis or offset in the model? `python -m tests.mutations [NUMBER …]`.
+"""Finds the test that catches each of some wrong signs, axes and offsets: `python -m tests.mutations [NUMBER …]`.
 
-Each mutation is one small change to bart_oneliner.py, in a temporary file that is imported in its place. The tests of
-the file that should catch it run first, those of all of tests/model after them, up to the first failure, which is
-printed. The exit status is 0 if every mutation was caught.
+A mutation is one small change to bart_oneliner.py, in a temporary file that is imported instead of it. The tests of the
+file that should catch it run first, and then those of tests/model, until one fails, whose name is printed. The exit
+status is 0 if every mutation was caught.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hypothesis  # noqa: F401  (these are imported once, here, and not once for every mutation)
+import hypothesis  # noqa: F401  (imported here once, so that the process of each mutation need not import them)
 import jax  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
@@ -30,7 +30,7 @@ class Mutation(NamedTuple):
     what: str
     old: str  # occurs once in the file
     new: str
-    suspect: str = "ladder"  # the test file that should catch it
+    suspect: str = "ladder"  # the test file of tests/model that should catch it
 
 
 MUTATIONS = [
@@ -156,14 +156,15 @@ class FirstFailure:
 
 
 def first_failure(source: str, suspect: str) -> str:
-    """The first test that fails with this bart_oneliner.py, or nothing. In a process of its own."""
+    """The first test that fails with this bart_oneliner.py, in a child process; an empty string if none does."""
     reader, writer = os.pipe()
-    if not (child := os.fork()):
+    child = os.fork()
+    if child == 0:
         failure = FirstFailure()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as output:
             (Path(folder) / "bart_oneliner.py").write_text(source, encoding="utf-8")
             sys.path.insert(0, folder)
-            importlib.import_module("bart_oneliner")  # from now on this is what the tests import under that name
+            importlib.import_module("bart_oneliner")  # the tests that import it get this module
             arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
             for files in (f"tests/model/test_{suspect}.py", "tests/model"):
                 status = failure.name or pytest.main([*arguments, files], plugins=[failure])

@@ -1,9 +1,9 @@
-"""Any checkpoint against PyTorch, as a table: `python -m tests.report [FOLDER | HUB_ID | tiny | base | large | …]`.
+"""Compares a checkpoint with PyTorch: `python -m tests.report [FOLDER | HUB_ID | tiny | base | large | …]`.
 
-Without an argument the embedded checkpoint; `tiny`, `base` and `large` are random weights in those shapes of BART, and
-`bert-base`, `roberta-base`, `t5-small` and the other SHAPES of tests/relatives/report.py in those of its relatives.
-Every row has a difference, the tolerance and ✅ or ❌; the exit status is 0 only if all rows are ✅. float64 makes
-bart-large need 17 GB of memory: `--float32` leaves out the rows that need it.
+The default is the embedded checkpoint. `tiny`, `base` and `large` are random weights in these shapes of BART;
+`bert-base`, `roberta-base`, `t5-small` and the other SHAPES of tests/relatives/report.py are random weights in shapes
+of its relatives. Every row of the table has a difference, the tolerance and ✅ or ❌. The exit status is 0 if all rows
+are ✅, and 1 otherwise. bart-large in float64 needs 17 GB of memory; `--float32` omits the rows in float64.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.report", description=__doc__.partition("\n")[0])
     shapes = ", ".join((*SHAPES, *relatives.SHAPES))
     parser.add_argument("checkpoint", nargs="?", help=f"folder, hub id, or {shapes}; the embedded one by default")
-    parser.add_argument("--float32", action="store_true", help="leave out what needs float64")
+    parser.add_argument("--float32", action="store_true", help="omit the rows in float64")
     options = parser.parse_args(arguments)
     name = options.checkpoint or embedded().name
     table: Iterator[Row]
@@ -72,9 +72,9 @@ def open_checkpoint(checkpoint: str | None) -> tuple[Twin, Model]:
         return pair, pair.model
     model = load(checkpoint)
     folder = embedded() if checkpoint is None else find_folder(checkpoint)
-    referee = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    own = {name: model.params[name] for name in param_shapes(model.config)}  # without a classification head
-    return Twin(referee, own, model.config), model
+    theirs = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    params = {name: model.params[name] for name in param_shapes(model.config)}  # without a classification head
+    return Twin(theirs, params, model.config), model
 
 
 def versions() -> str:
@@ -85,7 +85,7 @@ def versions() -> str:
 
 
 def inputs(model: Model) -> dict[str, np.ndarray]:
-    """Texts if the checkpoint has a tokenizer, random ids otherwise; padded, and with labels of −100."""
+    """A padded batch with labels of −100: of texts if the checkpoint has a tokenizer, of random ids otherwise."""
     if model.tokenizer is None:
         return batch(model.config, B=3, S=24, T=12)
     sources = [truncate(encode_text(model.tokenizer, text), model.config.max_position_embeddings) for text in TEXTS]
@@ -99,7 +99,7 @@ def inputs(model: Model) -> dict[str, np.ndarray]:
 
 
 def report(pair: Twin, model: Model, float64: bool = True) -> Iterator[Row]:
-    """The rows, one by one as they are computed."""
+    """Yields each row as soon as it is computed."""
     x = inputs(model)
     x.pop("decoder_attention_mask", None)
     shape = f"{len(x['input_ids'])} rows, source {x['input_ids'].shape[1]}, target {x['labels'].shape[1]}"
@@ -134,9 +134,9 @@ def generations(pair: Twin, model: Model, x: dict[str, np.ndarray]) -> Iterator[
 
 
 def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], float64: bool) -> Iterator[Row]:
-    """With label smoothing 0.1, which contains the plain loss; that one in float32 besides."""
-    plain, referee = gradients.ours(pair, x)[0], gradients.theirs(pair, x)[0]
-    yield Row("loss, float32", abs(plain - referee) / referee, 1e-5, f"{plain:.4f}")
+    """Loss and gradients with label smoothing 0.1, and the loss without smoothing."""
+    our_loss, their_loss = gradients.ours(pair, x)[0], gradients.theirs(pair, x)[0]
+    yield Row("loss, float32", abs(our_loss - their_loss) / their_loss, 1e-5, f"{our_loss:.4f}")
     ours, theirs = gradients.ours(pair, x, 0.1), gradients.theirs(pair, x, 0.1)
     yield Row("loss with label smoothing, float32", abs(ours[0] - theirs[0]) / theirs[0], 1e-5, f"{ours[0]:.4f}")
     whole = gradients.norm(theirs[1])
@@ -147,14 +147,14 @@ def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], float64: bool) ->
         yield Row("gradient, whole, float32", gradients.distance(theirs[1], ours[1]) / whole, 1e-4, f"norm {whole:.3g}")
         return
     # bart-large's gradient in float64 takes 3.2 GB. PyTorch's is computed before our float64 parameters exist, and the
-    # float32 gradients are freed before ours is computed, which takes the peak from 24 to 16 GB.
+    # float32 gradients are freed before ours is computed, which reduces the peak from 24 to 16 GB.
     with jax.enable_x64(True):
         pair.torch.double()
         truth, true_logits = gradients.theirs(pair, x, 0.1), torch_logits(pair, x)
         yield rows.float32_gradient(ours[1], theirs[1], truth[1])
         del ours, theirs
         wide = of(pair.torch)
-        pair.torch.float()  # the values are float32's, so nothing is lost
+        pair.torch.float()  # exact, because the weights were float32 before
         yield Row("logits, float64", relative(logits(wide, x), true_logits), 1e-12)
         yield from rows.float64("loss with label smoothing", gradients.ours(wide, x, 0.1), truth)
 

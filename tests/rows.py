@@ -1,4 +1,4 @@
-"""The rows of a report: what was compared, how far it is from PyTorch's, and whether that is near enough."""
+"""The rows of a report: what was compared, the difference from PyTorch's, and whether it is within the tolerance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        return self.difference <= self.tolerance  # not so for NaN
+        return self.difference <= self.tolerance  # false for NaN
 
     def __str__(self) -> str:
         sign = "✅" if self.holds else "❌"
@@ -30,25 +30,25 @@ class Row(NamedTuple):
 
 
 def relative(ours: Any, theirs: Any) -> float:
-    """Largest difference over the referee's largest value."""
+    """The largest difference over PyTorch's largest value."""
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-def parameters(ours: dict[str, np.ndarray], referee: torch.nn.Module) -> Row:
-    """How many tensors do not come back from our format to the bit."""
-    theirs = {name: tensor.numpy() for name, tensor in referee.state_dict().items()}
+def parameters(ours: dict[str, np.ndarray], model: torch.nn.Module) -> Row:
+    """The number of tensors that conversion to our format and back changes by a bit."""
+    theirs = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     wrong = [name for name in ours if name not in theirs or ours[name].tobytes() != theirs[name].tobytes()]
     return Row("parameters, converted and back", len(wrong), 0, ", ".join(wrong[:2]) or f"{len(ours)} tensors")
 
 
 def float32_gradient(ours: Gradient, theirs: Gradient, truth: Gradient) -> Row:
-    """Our float32 gradient's distance from PyTorch's float64 gradient, over that of PyTorch's float32 gradient."""
+    """The distance of our float32 gradient from PyTorch's float64 one, over that of PyTorch's float32 gradient."""
     ratio = gradients.distance(ours, truth) / gradients.distance(theirs, truth)
     return Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {gradients.norm(truth):.3g}")
 
 
 def float64(what: str, ours: tuple[float, Gradient], theirs: tuple[float, Gradient]) -> Iterator[Row]:
-    """A loss and its gradients in float64, in ours and PyTorch's."""
+    """A loss and its gradients in float64, ours and PyTorch's."""
     yield Row(f"{what}, float64", abs(ours[0] - theirs[0]) / theirs[0], 1e-12, f"{theirs[0]:.10f}")
     whole = gradients.norm(theirs[1])
     far = {name: float(np.linalg.norm(ours[1][name] - g)) / whole for name, g in theirs[1].items()}
@@ -56,5 +56,5 @@ def float64(what: str, ours: tuple[float, Gradient], theirs: tuple[float, Gradie
     yield Row("gradient, worst tensor of the whole norm, float64", far[worst], 1e-9, f"{len(far)} tensors, {worst}")
     biases = {name: g for name, g in (*ours[1].items(), *theirs[1].items()) if name.endswith(KEY_BIASES)}
     if biases:
-        note = "truly 0: softmax does not see them"
+        note = "truly 0: softmax does not see them"  # adding a number to all scores changes no probability
         yield Row("gradient of the key biases, float64", gradients.norm(biases) / whole, 1e-12, note)

@@ -1,11 +1,11 @@
-"""Random Hugging Face BARTs of any size, each with its twin in our format: where every comparison with PyTorch starts.
+"""Twins: random BARTs of PyTorch, each with the same weights in our format. Comparisons with PyTorch begin with one.
 
     a = twin(d_model=32, scale_embedding=True)      # BartConfig's fields, by default those of TINY
     x = batch(a.config, B=3, S=11, T=7)             # ids and masks, padded on the right, labels with -100
     logits(a, x), torch_logits(a, x)                # two numpy arrays that should be equal
 
-No weight is left where it is easy: biases, norms, the padding row and final_logits_bias are random too, and matrices
-are large enough that attention is far from uniform, so that a wrong sign, axis or offset anywhere shows in the logits.
+Biases, norms, the padding row and final_logits_bias are random too, and matrices are large enough that attention is far
+from uniform, so that a wrong sign, axis or offset anywhere changes the logits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedMod
 
 from bart_oneliner import Config, Params, convert, forward
 
-# Everything that could be confused differs: depths, head counts, widths.
+# Depths, head counts and widths are all different, so that one cannot be mistaken for another.
 TINY: dict[str, Any] = {
     "vocab_size": 99,
     "d_model": 24,
@@ -53,7 +53,7 @@ class Twin(NamedTuple):
 
     @property
     def model(self) -> Model:
-        """What bart_inference's functions take; the generation defaults are those of the torch model."""
+        """The twin as bart_inference's functions take it, with the torch model's generation options."""
         return Model(self.params, self.config, self.torch.generation_config.to_diff_dict(), None)
 
 
@@ -62,7 +62,7 @@ def randomize(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in [*model.named_parameters(), *model.named_buffers()]:
-            if not weight.is_floating_point():  # BERT's counted positions
+            if not weight.is_floating_point():  # BERT's position_ids
                 continue
             noise = torch.randn(weight.shape, generator=generator)  # drawn in float32 whatever the model's dtype
             if "norm" in name.lower() and name.endswith("weight"):
@@ -77,7 +77,7 @@ def randomize(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
 
 
 def of(model: PreTrainedModel) -> Twin:
-    """The twin of a torch model that is already there: same weights, same dtype."""
+    """The twin of a given torch model: same weights, same dtype."""
     config = Config.from_json(model.config.to_dict())
     params = convert({name: tensor.numpy() for name, tensor in model.state_dict().items()}, config)
     arrays = jax.tree.map(jnp.asarray, params)
@@ -101,7 +101,7 @@ def twin(seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any
 
 
 def batch(config: Config, B: int = 3, S: int = 11, T: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random ids below the vocabulary's end and above the special ones; the first row full, others padded at the right.
+    """Random ids without special tokens; the first row is full, the others are padded on the right.
 
     decoder_input_ids are random, start token first; labels end in -100 where decoder_attention_mask ends.
     """
@@ -129,20 +129,20 @@ FORWARD = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attentio
 
 
 def logits(twin: Twin, batch: dict[str, np.ndarray]) -> np.ndarray:
-    """Our logits for those of a batch's arrays that forward takes."""
-    return np.asarray(forward(twin.params, twin.config, **{name: batch[name] for name in FORWARD if name in batch}))
+    """Our logits for a batch, without its labels."""
+    arrays = {name: batch[name] for name in FORWARD if name in batch}
+    return np.asarray(forward(twin.params, twin.config, **arrays))
 
 
 @torch.no_grad()
 def torch_logits(twin: Twin, batch: dict[str, np.ndarray]) -> np.ndarray:
     """PyTorch's logits for the same."""
-    return twin.torch(
-        **{n: torch.tensor(batch[n]).long() for n in FORWARD if n in batch}, use_cache=False
-    ).logits.numpy()
+    tensors = {name: torch.tensor(batch[name]).long() for name in FORWARD if name in batch}
+    return twin.torch(**tensors, use_cache=False).logits.numpy()
 
 
 def record(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
-    """What every module of a model takes (of hidden states, not of masks) and gives while `run` runs it."""
+    """The inputs (hidden states, without masks) and the output of every module of a model, while `run` runs it."""
     seen = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -163,12 +163,14 @@ def record(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, tuple[li
 
 
 def assert_close(ours: Any, theirs: Any, tolerance: float = 1e-5, what: str = "", where: Any = None) -> None:
-    """Largest difference at most tolerance × the referee's largest value (or 1), over the entries `where` says."""
+    """The largest difference is at most tolerance × PyTorch's largest value (or 1), over the entries where `where`."""
     a, b = np.asarray(ours), np.asarray(theirs)
-    assert a.shape == b.shape, f"{what}: shape {a.shape}, the referee's {b.shape}"
-    difference = np.where(np.broadcast_to(True if where is None else where, a.shape), np.abs(a - b), 0)
+    assert a.shape == b.shape, f"{what}: shape {a.shape}, PyTorch's {b.shape}"
+    difference = np.abs(a - b)
+    if where is not None:
+        difference = np.where(np.broadcast_to(where, a.shape), difference, 0)
     scale = max(1.0, float(np.abs(b).max(initial=0)))
     at = np.unravel_index(np.argmax(difference), a.shape) if a.size else ()
     worst = float(difference[at]) if a.size else 0.0
     detail = f"{what}: differs by {worst:.2e} at {tuple(map(int, at))} (allowed {tolerance:.0e} of {scale:.3g})"
-    assert worst <= tolerance * scale, f"{detail}: ours {a[at]}, the referee's {b[at]}"  # NaN fails too
+    assert worst <= tolerance * scale, f"{detail}: ours {a[at]}, PyTorch's {b[at]}"  # NaN fails too

@@ -1,6 +1,6 @@
-"""The published checkpoints: the report, and published values. Generations and heads: tests/inference.
+"""Published checkpoints: the report, and published outputs. Their generations and heads are in tests/inference.
 
-`pytest -m network` where the Hugging Face hub can be reached, else skipped. Some gigabytes of downloads.
+`pytest -m network` runs these tests. They download some gigabytes, and are skipped without the Hugging Face hub.
 """
 
 import socket
@@ -36,7 +36,7 @@ def hub() -> None:
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_report_is_all_green(checkpoint: str) -> None:
-    """Parameters, logits, the one line, generations and gradients; float64 too where memory is no question."""
+    """Parameters, logits, the one line, generations and gradients; in float64 only for bart-base, because of memory."""
     assert report.main([checkpoint] if checkpoint.endswith("base") else [checkpoint, "--float32"]) == 0
 
 
@@ -69,16 +69,17 @@ def test_summary_of_bart_large_xsum() -> None:
 
 
 def test_bart_large_needs_its_forced_start() -> None:
-    """transformers issue 8782, whose numbers these are: "He go to school." in, and the first word twice out.
+    """The outputs of transformers issue 8782: from "He go to school." bart-large generates the first word twice.
 
-    bart-base writes <s> (0) after the start token (2) by itself, bart-large does not; forced to, it copies as well.
+    bart-base generates <s> (0) after the start token (2) by itself. bart-large does not, but if <s> is forced, it
+    copies the sentence too.
     """
     ids = np.array([[0, 894, 213, 7, 334, 479, 2]])
-    written = {}
+    generated = {}
     for name, forced in (("base", None), ("large", None), ("large", 0)):
         model = load(f"facebook/bart-{name}")
         [row] = np.asarray(greedy(model.params, model.config, ids, np.ones_like(ids), 20, forced_bos_token_id=forced))
-        written[name, forced] = row.tolist()
-    assert written["base", None][:8] == [2, 0, 894, 213, 7, 334, 479, 2]
-    assert written["large", None][:5] == [2, 894, 894, 213, 7]
-    assert written["large", 0][:5] == [2, 0, 894, 213, 7]
+        generated[name, forced] = row.tolist()
+    assert generated["base", None][:8] == [2, 0, 894, 213, 7, 334, 479, 2]
+    assert generated["large", None][:5] == [2, 894, 894, 213, 7]
+    assert generated["large", 0][:5] == [2, 0, 894, 213, 7]

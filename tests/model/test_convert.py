@@ -1,4 +1,4 @@
-"""Conversion loses nothing, accepts what checkpoints out there look like, and refuses everything else by name."""
+"""Conversion loses nothing, accepts the forms that checkpoints have, and refuses all others by name."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ def fields(draw: st.DrawFn) -> dict[str, int]:
 
 
 def pytorch_shapes(fields: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of PyTorch's state dict, from a model that has no memory."""
+    """Names and shapes of PyTorch's state dict, from a model on the device "meta", which has no memory."""
     with torch.device("meta"):
         model = BartForConditionalGeneration(BartConfig(**fields))
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -82,7 +82,7 @@ def test_round_trips_are_exact_in_every_dtype(fields: dict[str, int], dtype: Any
 
 
 def test_a_checkpoint_of_pytorch_survives_the_round_trip() -> None:
-    """And PyTorch loads what comes out: nothing missing but copies of the embedding, nothing unexpected."""
+    """And PyTorch loads the result: only copies of the embedding are missing, and nothing is unexpected."""
     a = twin()
     state = revert(a.params, a.config)
     original = {name: tensor.numpy() for name, tensor in a.torch.state_dict().items()}
@@ -133,7 +133,7 @@ class Recorder(Mapping[str, np.ndarray]):
 
 
 def test_a_tensor_is_read_once_and_when_its_leaf_is_taken() -> None:
-    """So a checkpoint can be converted leaf by leaf from its file, without ever being in memory as a whole."""
+    """So a checkpoint can be converted leaf by leaf from its file, and need not be in memory as a whole."""
     config = twin().config
     checkpoint = Recorder(without(state_dict(), *TIED_COPIES))
     state = open_state(checkpoint, config)
@@ -153,7 +153,7 @@ def test_a_missing_final_logits_bias_is_zero() -> None:
     assert not params["final_logits_bias"].any() and params["final_logits_bias"].shape == (a.config.vocab_size,)
 
 
-def test_a_task_head_rides_along_and_comes_back() -> None:
+def test_a_task_head_is_converted_and_comes_back() -> None:
     model = BartForSequenceClassification(BartConfig(**TINY, num_labels=5))
     randomize(model)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -193,7 +193,7 @@ REFUSED = {
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(case: str) -> None:
     break_it, message = REFUSED[case]
     config = twin().config
-    convert(state_dict(), config)  # it is the change that is refused
+    convert(state_dict(), config)  # is accepted without the change
     with pytest.raises(ValueError, match=message):
         convert(break_it(state_dict()), config)
 
@@ -215,7 +215,7 @@ def test_config_is_read_from_what_transformers_writes() -> None:
 
 
 def test_fields_of_older_files_are_ignored() -> None:
-    """What bart-large-cnn's config.json of 2020 has besides."""
+    """Other fields of bart-large-cnn's config.json of 2020."""
     older = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "num_beams": 4}
     fields = {"model_type": "bart", "static_position_embeddings": False, "extra_pos_embeddings": 2, **older}
     assert Config.from_json(fields) == Config()

@@ -1,10 +1,10 @@
 """Dropout happens in every place where PyTorch has it, at its rate, and nowhere else.
 
-Random numbers cannot be matched, distributions can: thousands of rows with the same input go through a module of
-PyTorch's in training mode and through ours, one rate switched on at a time, and every output must be distributed
-alike. A place that lacks dropout, or has it before instead of after an activation, shows in means and shapes; a mask
-that is used twice shows in correlations. A right program would fail a test here with a probability below 1e-6, and
-since all seeds are fixed it fails always or never.
+Random numbers cannot be equal, but distributions can. Thousands of rows with the same input go through a module of
+PyTorch in training mode and through our function, with one rate at a time, and every output must have the same
+distribution. If dropout is missing in a place, or comes before instead of after an activation, means and distributions
+differ; if a mask is used twice, correlations differ. A correct program fails a test here with a probability below 1e-6.
+All seeds are fixed, so it fails always or never.
 """
 
 import itertools
@@ -23,14 +23,14 @@ from tests.twins import Twin, assert_close, batch, torch_logits, twin
 
 N, T, S, RATE = 4000, 3, 4, 0.3
 RATES = ("dropout", "attention_dropout", "activation_dropout")
-# Wide steps, so that nothing is nearly symmetric, and narrow, so that thousands of rows are cheap.
+# A large gain, so that attention is far from uniform, and few features, so that thousands of rows are fast.
 SIZES = {"d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "gain": 2.0, "vocab_size": 20}
 SIZES |= {"encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "dropout": 0.0}
 
 
 @pytest.fixture(params=RATES)
 def a(request: pytest.FixtureRequest) -> Twin:
-    """A twin with one of the rates on and its torch side in training mode."""
+    """A twin with one of the rates, its torch model in training mode."""
     a = twin(**{**SIZES, request.param: RATE})
     a.torch.train()
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def test_decoder_layer(a: Twin) -> None:
 
 
 def test_encoder() -> None:
-    """Embedding and two layers, all rates on: each place and each layer has a mask of its own."""
+    """Embedding and two layers with all rates: each place and each layer has an independent mask."""
     a = twin(**{**SIZES, **dict.fromkeys(RATES, RATE)})
     ids = np.repeat(batch(a.config, B=1, S=T)["input_ids"], N, axis=0)
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def test_embeddings(side: str) -> None:
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
-    """Each entry by itself, what is kept divided by 1 − rate; binomial."""
+    """Entries are kept independently and divided by 1 − rate; their count is binomial."""
     y = np.asarray(dropout(jnp.full((200, 300), 3.0), rate, jax.random.key(1)))
     kept = y != 0
     np.testing.assert_allclose(y[kept], 3.0 / (1 - rate), rtol=1e-6)
@@ -105,7 +105,7 @@ def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
 
 
 def test_layerdrop_skips_each_layer_by_itself_and_for_the_whole_batch() -> None:
-    """Every subset of three layers comes out as often as it should, here and in PyTorch, and nothing else does."""
+    """Every subset of three layers has the expected frequency, here and in PyTorch, and no other outcome occurs."""
     rate = 0.3
     a = twin(encoder_layers=3, encoder_layerdrop=rate, dropout=0.0)
     x = batch(a.config, B=2, S=5)
@@ -178,7 +178,7 @@ def test_the_key_decides() -> None:
 
 
 def test_the_loss_in_training_is_pytorchs_in_distribution() -> None:
-    """The key reaches the loss, and both sides of the model."""
+    """The loss uses the key, for encoder and decoder."""
     a = twin(**{**SIZES, "dropout": 0.2})
     x = batch(a.config)
     keys = jax.random.split(jax.random.key(0), 200)

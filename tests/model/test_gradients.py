@@ -1,8 +1,8 @@
 """The loss and the gradient of every parameter equal PyTorch's.
 
-The referee is float64 in both frameworks, where every tensor's gradient agrees to 1e-9 of the whole gradient's norm
-(the worst seen is 3e-14). In float32 both frameworks round, and neither is the truth: ours is no farther from the
-float64 gradient than twice PyTorch's own distance (seen: 0.1 to 1.1 times).
+In float64 every tensor's gradient agrees with PyTorch's to 1e-9 of the whole gradient's norm (the worst seen is 3e-14).
+In float32 both frameworks round, and neither is exact: our gradient is at most twice as far from the float64 gradient
+as PyTorch's (seen: 0.1 to 1.1 times).
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def test_loss_and_gradients_in_float64(x64: None, config: str, smoothing: float)
 
 
 def test_gradients_as_steep_as_those_of_bart_large(x64: None) -> None:
-    """Norms above 100 in every tensor that has a gradient at all."""
+    """The norms of all gradients that are not truly zero are above 100."""
     model = twin(dtype="float64").torch
     with torch.no_grad():
         model.model.shared.weight *= 100
@@ -54,10 +54,10 @@ def test_gradients_as_steep_as_those_of_bart_large(x64: None) -> None:
                 parameter *= 20
     a = of(model)
     x = batch(a.config, B=4)
-    referee = theirs(a, x)
-    small = {name: float(np.linalg.norm(g)) for name, g in referee[1].items() if np.linalg.norm(g) <= 100}
+    reference = theirs(a, x)
+    small = {name: float(np.linalg.norm(g)) for name, g in reference[1].items() if np.linalg.norm(g) <= 100}
     assert small.keys() == {"final_logits_bias", *KEY_BIASES}, f"not steep: {small}"
-    assert_equal(ours(a, x), referee)
+    assert_equal(ours(a, x), reference)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +71,15 @@ def exact() -> tuple[Twin, dict[str, np.ndarray], Gradient, Gradient]:
 
 
 def test_final_logits_bias_has_no_gradient(exact: Any) -> None:
-    """It is a buffer in PyTorch. Not small: zero."""
+    """It is a buffer in PyTorch; the gradient is exactly zero."""
     _, _, gradient, _ = exact
     assert not gradient["final_logits_bias"].any()
 
 
 def test_key_biases_have_no_gradient(exact: Any) -> None:
-    """What a key bias adds to a query's scores is the same for every key, and softmax does not see it.
+    """A key bias adds the same number to all scores of a query, which does not change their softmax.
 
-    So its gradient is zero but for rounding, in PyTorch as here, and comparing the two by their ratio compares noise.
+    So its gradient is zero except for rounding, in PyTorch too, and the ratio of the two gradients would be noise.
     """
     _, _, *gradients = exact
     for gradient in gradients:
@@ -90,7 +90,7 @@ def test_key_biases_have_no_gradient(exact: Any) -> None:
 
 
 def test_a_key_bias_does_not_change_the_logits(x64: None) -> None:
-    """The same without gradients: another bias, the same output."""
+    """Another bias gives the same output."""
     a = twin(dtype="float64")
     x = batch(a.config)
     before = logits(a, x)
@@ -100,7 +100,7 @@ def test_a_key_bias_does_not_change_the_logits(x64: None) -> None:
 
 
 def test_lookups_give_the_padding_row_nothing(x64: None, exact: Any) -> None:
-    """torch's padding_idx, though padding is looked up and attended to; the tied head does give the row something."""
+    """Lookups of padding send no gradient back (torch's padding_idx); the tied head sends one to the same row."""
     a, x, gradient, _ = exact
     mask = np.ones_like(x["attention_mask"])
 
@@ -110,9 +110,9 @@ def test_lookups_give_the_padding_row_nothing(x64: None, exact: Any) -> None:
     shared = jax.grad(through_lookups)(a.params)["shared"]
     encoder = a.torch.get_encoder()
     states = encoder(torch.tensor(x["input_ids"]).long(), attention_mask=torch.tensor(mask)).last_hidden_state
-    (referee,) = torch.autograd.grad((states**3).sum(), a.torch.model.shared.weight)
+    (reference,) = torch.autograd.grad((states**3).sum(), a.torch.model.shared.weight)
     assert not shared[a.config.pad_token_id].any(), "the padding row has a gradient from lookups"
-    assert_close(shared, referee.numpy(), 1e-12, "gradient of the embedding through the encoder")
+    assert_close(shared, reference.numpy(), 1e-12, "gradient of the embedding through the encoder")
     assert gradient["shared"][a.config.pad_token_id].any(), "the padding row has no gradient from the head"
 
 
@@ -125,7 +125,7 @@ def test_unused_positions_have_no_gradient(exact: Any) -> None:
 
 
 def test_a_batch_without_any_label_has_no_finite_loss() -> None:
-    """0 / 0, as in torch: nothing is made up."""
+    """The mean of nothing is NaN, as in torch."""
     a = twin()
     x = batch(a.config)
     x["labels"][:] = -100
@@ -141,7 +141,7 @@ def compare_in_float32(a: Twin, x: dict[str, np.ndarray], smoothing: float, trut
 
 
 def test_gradients_in_float32() -> None:
-    """Over many batches together: in a single tiny one the ratio is a matter of luck."""
+    """The mean over several batches, because the ratio of a single tiny batch varies much."""
     distances = []
     for seed in range(4):
         fields = {"seed": seed, "d_model": 96, "encoder_ffn_dim": 200}

@@ -1,4 +1,4 @@
-"""greedy, the specification of generation, writes what PyTorch's greedy search writes."""
+"""greedy, the specification of generation, generates the tokens of PyTorch's greedy search."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def torch_greedy(a: Twin, x: dict[str, np.ndarray], **options: Any) -> np.ndarra
 
 
 def ends_early() -> Twin:
-    """A twin whose answers change from token to token, as positions weigh much, and end at different lengths."""
+    """A twin with large position embeddings, so that successive tokens differ and rows end at different lengths."""
     model = twin(decoder_layers=1).torch
     with torch.no_grad():
         model.model.decoder.embed_positions.weight *= 3
@@ -44,8 +44,7 @@ def test_tokens_are_pytorchs(forced: dict[str, int]) -> None:
         assert len(np.unique(theirs)) > 4, f"all tokens are alike: {np.unique(theirs)}"
 
 
-def test_the_cached_step_writes_the_same() -> None:
-    """The optimization equals the specification."""
+def test_cached_generation_gives_the_same_tokens() -> None:
     a = ends_early()
     x = batch(a.config, B=8, S=12)
     specification = np.asarray(greedy(a.params, a.config, x["input_ids"], x["attention_mask"], max_length=14))

@@ -1,7 +1,7 @@
 """Fresh parameters are drawn from PyTorch's distribution.
 
-Two samples can differ by chance. Each statistical test below would fail a right program with a probability of 1e-6 or
-less (its thresholds say so), and since all seeds are fixed, it fails always or never.
+Two samples can differ by chance. Each statistical test below fails for a correct program with a probability of at most
+1e-6. All seeds are fixed, so it fails always or never.
 """
 
 import jax
@@ -43,7 +43,7 @@ def test_zeros_and_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_distribution(name: str) -> None:
-    """On both samples, so that the referee itself is held to what the README says it does."""
+    """Of both samples: PyTorch's must have the distribution that init describes, too."""
     for who, sample in (("ours", OURS[name]), ("PyTorch's", THEIRS[name])):
         if name == "shared":
             assert not sample[CONFIG.pad_token_id].any(), f"{who} padding row is not zero"
@@ -52,13 +52,13 @@ def test_distribution(name: str) -> None:
 
 
 def test_no_two_tensors_are_correlated() -> None:
-    """Nor two layers or heads of one tensor: every key is used once."""
-    pieces = {
-        f"{name}[{i}]": part.ravel()[:1152]
-        for name in DRAWN
-        for i, part in enumerate(OURS[name] if "layers" in name else [OURS[name][4:]])
-    }
-    assert_uncorrelated(pieces)
+    """Nor two layers of one tensor: every key is used once."""
+    samples = {}
+    for name in DRAWN:
+        layers = OURS[name] if "layers" in name else [OURS[name][4:]]
+        for i, layer in enumerate(layers):
+            samples[f"{name}[{i}]"] = layer.ravel()[:1152]
+    assert_uncorrelated(samples)
 
 
 def test_another_key_gives_other_parameters_and_the_same_key_the_same() -> None:
@@ -73,6 +73,6 @@ def test_fresh_models_have_pytorchs_loss() -> None:
     x = batch(CONFIG, B=4, S=20, T=16)
     arrays = x["input_ids"], x["attention_mask"], x["labels"]
     ours = [float(loss(init(CONFIG, jax.random.key(seed)), CONFIG, *arrays)) for seed in range(12)]
-    referee = [float(loss(theirs(seed), CONFIG, *arrays)) for seed in range(12)]
-    assert stats.ttest_ind(ours, referee, equal_var=False).pvalue > FALSE_ALARM, (np.mean(ours), np.mean(referee))
+    reference = [float(loss(theirs(seed), CONFIG, *arrays)) for seed in range(12)]
+    assert stats.ttest_ind(ours, reference, equal_var=False).pvalue > FALSE_ALARM, (np.mean(ours), np.mean(reference))
     assert np.log(CONFIG.vocab_size) < np.mean(ours) < np.log(CONFIG.vocab_size) + 0.3, "not the loss of a fresh model"

@@ -1,4 +1,4 @@
-"""What must not influence a result does not: the future, the neighbors in a batch, padding, dummy rows."""
+"""A result does not depend on later tokens, other rows of the batch, padding, or dummy rows."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def a() -> Twin:
 
 
 def sensitivity(a: Twin, T: int = 8) -> np.ndarray:
-    """(T,T): how far the decoder's output at position t depends on its input at position s.
+    """(T,T): the largest gradient of the decoder's output at position t by its input at position s.
 
     The input at position s is row s + 2 of the position table, which is added to the token's embedding.
     """
@@ -39,7 +39,7 @@ def sensitivity(a: Twin, T: int = 8) -> np.ndarray:
 
 
 def test_no_output_depends_on_a_later_input(a: Twin) -> None:
-    """The gradient is zero, not small; and every output does depend on its own input and all earlier ones."""
+    """The gradient is exactly zero; and every output does depend on its own input and all earlier ones."""
     s = sensitivity(a)
     later = np.triu(np.ones_like(s, bool), 1)
     assert not s[later].any(), f"output, input: {np.argwhere(s * later)}"
@@ -47,7 +47,7 @@ def test_no_output_depends_on_a_later_input(a: Twin) -> None:
 
 
 def test_layer_norm_over_the_positions_would_leak_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mistake that the test above is there for: a mean over the time axis tells of later positions."""
+    """The mistake that the test above finds: a mean over positions contains later ones."""
 
     def over_time(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
         return (x - x.mean(-2, keepdims=True)) / jnp.sqrt(x.var(-2, keepdims=True) + 1e-5) * weight + bias
@@ -58,7 +58,7 @@ def test_layer_norm_over_the_positions_would_leak_the_future(monkeypatch: pytest
 
 
 def test_tokens_after_a_position_do_not_change_its_logits(a: Twin) -> None:
-    """To the bit, as greedy search relies on."""
+    """Not by a bit; greedy search relies on it."""
     x = batch(a.config)
     before = logits(a, x)
     x["decoder_input_ids"][:, 4:] = 50
@@ -68,7 +68,7 @@ def test_tokens_after_a_position_do_not_change_its_logits(a: Twin) -> None:
 
 
 def test_neighbors_do_not_change_a_row_by_a_bit(a: Twin) -> None:
-    """In the same compiled shape, whatever the other rows hold, a row of nothing but padding among them."""
+    """In the same compiled shape, whatever the other rows contain; one of them is all padding."""
     x, y = batch(a.config, B=4, seed=1), batch(a.config, B=4, seed=2)
     y["attention_mask"][3] = 0
     for name in x:
@@ -81,7 +81,7 @@ def test_neighbors_do_not_change_a_row_by_a_bit(a: Twin) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_what_a_mask_hides_does_not_matter(a: Twin, seed: int, data: st.DataObject) -> None:
-    """Any mask, holes and all: other tokens under it leave every bit as it was."""
+    """For any mask, with holes too, other tokens under it change no bit."""
     x = batch(a.config, B=2, S=9, T=6, seed=seed)
     mask = data.draw(st.lists(st.booleans(), min_size=18, max_size=18).map(lambda bits: np.reshape(bits, (2, 9))))
     mask[:, data.draw(st.integers(0, 8))] = True
@@ -89,7 +89,7 @@ def test_what_a_mask_hides_does_not_matter(a: Twin, seed: int, data: st.DataObje
     other = {**x, "input_ids": np.where(mask, x["input_ids"], (x["input_ids"] + 7) % a.config.vocab_size)}
     np.testing.assert_array_equal(logits(a, x), logits(a, other))
     shown = {**x, "input_ids": np.where(mask, (x["input_ids"] + 7) % a.config.vocab_size, x["input_ids"])}
-    assert (logits(a, x) != logits(a, shown)).any(), "nor does what it shows"
+    assert (logits(a, x) != logits(a, shown)).any(), "tokens that the mask shows do not matter either"
 
 
 def test_hidden_decoder_inputs_do_not_matter(a: Twin) -> None:
@@ -101,14 +101,14 @@ def test_hidden_decoder_inputs_do_not_matter(a: Twin) -> None:
 
 
 def test_padding_that_we_add_changes_logits_by_rounding_only(a: Twin) -> None:
-    """Source and target padded to a longer bucket, and rows added to the batch."""
+    """With source and target padded to greater lengths, and rows added to the batch."""
     x = batch(a.config, B=3, S=11, T=7)
     wide = {name: np.pad(array, ((0, 2), (0, 5))) for name, array in x.items()}
     assert_close(logits(a, wide)[:3, :7], logits(a, x), 2e-6, "padded")
 
 
 def test_a_dummy_row_is_finite_and_has_finite_gradients(a: Twin) -> None:
-    """Every position hidden: attention is uniform, as in PyTorch's eager attention. A NaN would spread in training."""
+    """With every position hidden, attention is uniform, as in eager PyTorch. A NaN would spread in training."""
     eager = twin(attn_implementation="eager")
     x = batch(eager.config)
     x["attention_mask"][1] = 0
@@ -123,9 +123,9 @@ def test_a_dummy_row_is_finite_and_has_finite_gradients(a: Twin) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "no_repeat_ngram_size": 2}], ids=["greedy", "beams"])
 def test_batch_bucket_and_padding_change_no_token(a: Twin, options: dict[str, Any]) -> None:
-    """A row alone, in its own length, against the same row among others, padded to the longest, and padded further.
+    """A row gives the same tokens alone without padding, among others, and among others with further padding.
 
-    Scores are sums of log-probabilities: 1e-5.
+    Scores, which are sums of log-probabilities, agree to 1e-5.
     """
     model = prepare(a.model)
     x = batch(a.config, B=3, S=19, seed=3)
@@ -145,7 +145,7 @@ def test_batch_bucket_and_padding_change_no_token(a: Twin, options: dict[str, An
 
 
 def test_forward_is_pure(a: Twin) -> None:
-    """Same arguments, same bits, and nothing changed."""
+    """Equal arguments give equal bits, and are not changed."""
     x = batch(a.config)
     before = jax.tree.map(np.array, a.params)
     np.testing.assert_array_equal(logits(a, x), logits(a, x))

@@ -1,15 +1,7 @@
-"""Each part of the model equals its Hugging Face twin, given the inputs that the twin had in a whole forward pass.
-
-Every module of PyTorch's model records what goes in and what comes out; the same input through our function with the
-same weights must give the same output. So a rung that fails names the part that is wrong, and errors cannot cancel.
-
-Tolerances are relative to the largest output (see assert_close). 2e-6 is 16 spacings of float32; the largest difference
-seen over all of this file is 6.3e-7 in one part, and 1.3e-6 through a whole model, where 5e-6 are allowed.
-"""
+"""Each part of BART equals PyTorch's module, given the module's inputs: see tests/ladder.py."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +25,8 @@ from bart_oneliner import (
     merge_heads,
     split_heads,
 )
-from tests.twins import FORWARD, Twin, assert_close, batch, logits, record, torch_logits, twin
-
-PART, WHOLE = 2e-6, 5e-6
+from tests.ladder import MASKS, WHOLE, Case, assert_rung, masked
+from tests.twins import FORWARD, assert_close, batch, logits, record, torch_logits, twin
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "tiny": {},
@@ -67,21 +58,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "activation_function": "tanh",
     },
 }
-# How a mask padded on the right becomes another one. The decoder's stays as it is where it says None: padded on the
-# left, its first positions might look nowhere, which test_isolation looks at.
-MASKS: dict[str, tuple[Callable[[np.ndarray], np.ndarray] | None, ...]] = {
-    "padded right": (None, None),
-    "padded left": (lambda mask: mask[:, ::-1], None),
-    "unpadded": (np.ones_like, np.ones_like),
-    "holes": (lambda mask: np.random.default_rng(5).integers(0, 2, mask.shape) | (np.arange(mask.shape[1]) == 0),) * 2,
-}
-# Every configuration with padding, and every mask with the tiny one.
-GRID = [(config, "padded right") for config in CONFIGS] + [("tiny", mask) for mask in list(MASKS)[1:]]
+# Every configuration with padding on the right, and every mask with the tiny one.
+GRID = [(config, "padded right") for config in CONFIGS] + [("tiny", mask) for mask in MASKS[1:]]
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def rungs(params: Params, config: Config, x: dict[str, jax.Array], seen: dict[str, list[jax.Array]]) -> dict[str, Any]:
-    """The same parts from our functions, under PyTorch's names for them, each from the inputs that PyTorch's had."""
+    """The outputs of our functions, by the names of PyTorch's modules, each for the inputs that the module had."""
 
     def attention(x: jax.Array, memory: jax.Array, mask: jax.Array, p: Params) -> jax.Array:
         q, k, v = split_heads(x, **p["q_proj"]), split_heads(memory, **p["k_proj"]), split_heads(memory, **p["v_proj"])
@@ -117,31 +100,23 @@ def rungs(params: Params, config: Config, x: dict[str, jax.Array], seen: dict[st
     return ours | {"encoder": encoded, "decoder": decoded, "lm_head": lm_head(params, *seen["lm_head"])}
 
 
-class Case(NamedTuple):
-    twin: Twin
-    batch: dict[str, np.ndarray]
-    ours: dict[str, np.ndarray]
-    theirs: dict[str, np.ndarray]
-
-
 @pytest.fixture(scope="module", params=GRID, ids=lambda pair: ", ".join(pair))
 def case(request: pytest.FixtureRequest) -> Case:
     config, mask = request.param
     a = twin(**CONFIGS[config])
-    x = batch(a.config, B=4, S=13, T=9)
-    for name, change in zip(("attention_mask", "decoder_attention_mask"), MASKS[mask], strict=True):
-        x[name] = change(x[name]).astype(np.int32) if change else x[name]
+    x = masked(batch(a.config, B=4, S=13, T=9), mask)
     recorded = record(a.torch, lambda: torch_logits(a, x))
     seen = {name.removeprefix("model."): value for name, value in recorded.items()}
     theirs = {name: output for name, (_, output) in seen.items()}
-    for side in ("encoder", "decoder"):  # these two give a dataclass; their last layer gives the same
+    for side in ("encoder", "decoder"):  # these two return a dataclass; their last layer returns the same states
         theirs[side] = theirs[f"{side}.layers.{getattr(a.config, side + '_layers') - 1}"]
-    theirs["lm_head"] = torch_logits(a, x)  # with final_logits_bias, which BART adds outside of the module
-    ours = rungs(a.params, a.config, {name: x[name] for name in FORWARD}, {name: i for name, (i, _) in seen.items()})
+    theirs["lm_head"] = torch_logits(a, x)  # with final_logits_bias, which PyTorch adds outside of the module
+    inputs = {name: taken for name, (taken, _) in seen.items()}
+    ours = rungs(a.params, a.config, {name: x[name] for name in FORWARD}, inputs)
     return Case(a, x, ours, theirs)
 
 
-RUNGS = {  # what is compared -> how PyTorch's names of it end
+RUNGS = {  # part -> the end of the names of PyTorch's modules
     "layer norm": "layer_norm",
     "embeddings": "layernorm_embedding",
     "self-attention": "self_attn",
@@ -161,11 +136,11 @@ def test_rung(case: Case, rung: str) -> None:
     names = [name for name in case.ours if name.endswith(RUNGS[rung])]
     assert names, f"no {rung} was compared"
     for name in names:
-        assert_close(case.ours[name], case.theirs[name], WHOLE if name in ("encoder", "decoder") else PART, name)
+        assert_rung(case, name)
 
 
 def test_every_module_of_pytorch_is_a_rung(case: Case) -> None:
-    """But for the projections inside attention, which are compared as a whole, and the embedding tables under embed."""
+    """Except the projections inside attention and the embedding tables, which are compared as parts of larger ones."""
     inside = ("q_proj", "k_proj", "v_proj", "out_proj", "shared", "embed_tokens", "embed_positions")
     assert {name for name in case.theirs if not name.endswith(inside)} == set(case.ours)
 
@@ -175,7 +150,7 @@ def test_logits(case: Case) -> None:
 
 
 def test_without_a_decoder_mask_every_position_is_attended_to() -> None:
-    """Padding too, as in transformers, whose docstring says otherwise."""
+    """Padding is attended to as well. transformers does the same, though its docstring says otherwise."""
     a = twin()
     x = batch(a.config)
     masked = logits(a, x)
@@ -187,16 +162,16 @@ def test_without_a_decoder_mask_every_position_is_attended_to() -> None:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(name: str) -> None:
-    """Far into both tails. erf and its tanh approximation are 5e-4 apart; tanh itself is 2.3e-7 off in XLA."""
+    """From -12 to 12. gelu by erf and by tanh differ by 5e-4; XLA's own tanh is 2.3e-7 off."""
     x = np.linspace(-12, 12, 4801, dtype=np.float32)
     assert_close(ACTIVATIONS[name](jnp.asarray(x)), ACT2FN[name](torch.tensor(x)).numpy(), 3e-7, name)
 
 
 @pytest.mark.parametrize("offset,scale", [(0, 1e-3), (0, 1), (0, 1e3), (100, 1)])
 def test_layer_norm_of_inputs_large_and_small(offset: float, scale: float) -> None:
-    """eps shows for small inputs, the way to compute a variance for those far from zero.
+    """Small inputs show a wrong eps, inputs far from zero an inexact variance.
 
-    The referee is float64. Of 36 trials the farthest from it against PyTorch's own distance was 3.0 times.
+    The reference is float64. In 36 trials our distance from it was at most 3.0 times PyTorch's.
     """
     rng = np.random.default_rng(0)
     x, weight, bias = (rng.normal(size=size).astype(np.float32) for size in ((5, 7, 64), (64,), (64,)))
@@ -205,14 +180,14 @@ def test_layer_norm_of_inputs_large_and_small(offset: float, scale: float) -> No
     norm.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
     with torch.no_grad():
         theirs, exact = norm(torch.tensor(x)).numpy(), norm.double()(torch.tensor(x).double()).numpy()
-    ours = np.asarray(layer_norm(*map(jnp.asarray, (x, weight, bias))))
+    ours = np.asarray(layer_norm(jnp.asarray(x), jnp.asarray(weight), jnp.asarray(bias)))
     error, allowed = np.abs(ours - exact).max(), 4 * np.abs(theirs - exact).max()
     assert error <= allowed, f"{error:.1e} from the float64 value; four times PyTorch's own distance is {allowed:.1e}"
 
 
 @pytest.mark.parametrize("config", ["tiny", "wide, scaled embeddings, tanh"])
 def test_logits_in_float64(x64: None, config: str) -> None:
-    """With rounding out of the way nothing is left: 1e-13, where one float32 inside would leave 1e-8."""
+    """Without rounding the difference is under 1e-13; a single float32 inside would leave 1e-8."""
     a = twin(dtype="float64", **CONFIGS[config])
     x = batch(a.config)
     assert_close(logits(a, x), torch_logits(a, x), 1e-13, "logits")

@@ -1,4 +1,4 @@
-"""The one line is one line, honest and closed, and it is BART. That README quotes it, test_architecture says."""
+"""The one line is a single expression without helpers, and its logits are PyTorch's."""
 
 import ast
 import symtable
@@ -26,7 +26,7 @@ def test_it_is_one_expression_on_one_physical_line() -> None:
 
 
 def test_its_only_free_names_are_jax_and_jnp() -> None:
-    """So it calls no helper of the file, imports nothing, and has no exec, eval or any other builtin."""
+    """So it calls no helper of the file, imports nothing, and uses no builtin such as exec or eval."""
 
     def tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
         yield table
@@ -41,7 +41,7 @@ def test_its_only_free_names_are_jax_and_jnp() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_its_logits_are_pytorchs(seed: int) -> None:
-    """Random sizes, and padding; float32, where it has XLA's default precision, on the CPU the highest."""
+    """For random sizes, with padding, in float32. It uses XLA's default precision, which is full float32 on a CPU."""
     rng = np.random.default_rng(seed)
     heads = [1, 2, 4][seed]
     fields = {name: int(rng.integers(1, 4)) for name in ("encoder_layers", "decoder_layers")}
@@ -53,7 +53,7 @@ def test_its_logits_are_pytorchs(seed: int) -> None:
 
 
 def test_its_logits_are_pytorchs_in_float64(x64: None) -> None:
-    """Nothing in it is rounded to float32 or approximated."""
+    """So nothing in it is rounded to float32 or approximated."""
     a = twin(dtype="float64")
     x = batch(a.config)
     del x["decoder_attention_mask"]

@@ -1,4 +1,4 @@
-"""Float32 means float32: on devices that would multiply in fewer bits, and with parameters that have fewer."""
+"""Products are full float32, also on devices that multiply in fewer bits by default; logits are float32 in bfloat16."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,13 +30,13 @@ def test_every_matrix_product_asks_for_the_highest_precision() -> None:
     x = batch(a.config)
     arrays = x["input_ids"], x["attention_mask"], x["labels"]
     program = jax.make_jaxpr(jax.grad(lambda params: loss(params, a.config, *arrays)))(a.params).jaxpr
-    found = [equation.params["precision"] for equation in products(program)]
-    assert len(found) > 60, "the program's products were not found"
-    assert set(found) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+    precisions = [equation.params["precision"] for equation in products(program)]
+    assert len(precisions) > 60, "the program's products were not found"
+    assert set(precisions) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
 
 
 def test_products_in_bfloat16_would_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a TPU does by default, done here by hand: thousands of times our tolerance."""
+    """Factors rounded to bfloat16, as a TPU does by default: the error is thousands of times our tolerance."""
 
     def as_a_tpu(spec: str, *operands: jax.Array, preferred_element_type: Any = jnp.float32) -> jax.Array:
         return jnp.einsum(spec, *(x.astype(jnp.bfloat16) for x in operands), preferred_element_type=jnp.float32)
@@ -49,7 +49,7 @@ def test_products_in_bfloat16_would_not_pass(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_bfloat16_parameters_give_float32_logits_as_near_as_pytorchs() -> None:
-    """Seen: 1.1 % of the logits' deviation away from float32, PyTorch's bfloat16 0.9 %."""
+    """Seen: a distance from float32 of 1.1 % of the logits' deviation, for PyTorch's bfloat16 0.9 %."""
     a = twin()
     x = batch(a.config)
     exact = torch_logits(a, x)
@@ -64,7 +64,7 @@ def test_bfloat16_parameters_give_float32_logits_as_near_as_pytorchs() -> None:
 
 
 def test_rsqrt_is_one_over_sqrt() -> None:
-    """XLA rewrites the one to the other: which of them a layer norm is written with changes no bit once compiled."""
+    """XLA rewrites one to the other, so which of them a layer norm uses changes no bit of its compiled result."""
     x = np.random.default_rng(0).uniform(1e-3, 10, 100_000).astype(np.float32)
     division, rsqrt = jax.jit(lambda x: 1 / jnp.sqrt(x))(x), jax.jit(jax.lax.rsqrt)(x)
     np.testing.assert_array_equal(division, rsqrt)

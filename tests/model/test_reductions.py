@@ -1,8 +1,8 @@
 """Products followed by a reduction, the pattern that jaxlib 0.10.2 miscompiles on a CPU in one form (jax issue 39103).
 
 In that form (a product with a matrix of width 3, mapped over 32,769 rows, then a sum of squares) the last row is wrong.
-The forms in which the model reduces a product must be right, at that size and at its neighbors, on every jaxlib that
-the tests meet.
+The forms in which the model reduces a product must be correct, at that size and at neighboring sizes, on every jaxlib
+that the tests run with.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ WIDTHS = (3, 8, 24)
 
 
 def wrong_rows(function: Callable[..., Array], *arguments: Any) -> list[int]:
-    """The rows in which the compiled function differs from its operations, run one by one, by more than rounding."""
+    """The rows in which the compiled function differs by more than rounding from its operations run one by one."""
     compiled = np.asarray(jax.jit(function)(*arguments))
     with jax.disable_jit():
         expected = np.asarray(function(*arguments))
@@ -76,15 +76,14 @@ FORMS = [
 def test_products_are_reduced_rightly(form: Callable[..., Array], width: int) -> None:
     rng = np.random.default_rng(width)
     matrix = jnp.asarray(rng.standard_normal((width, width), np.float32))
-    wrong = {
-        rows: differing
-        for rows in ROWS
-        if (differing := wrong_rows(form, matrix, jnp.asarray(rng.standard_normal((rows, width), np.float32))))
-    }
-    assert not wrong, f"wrong rows by number of rows, with jaxlib {jaxlib.__version__}: {wrong}"
+    wrong = {}
+    for rows in ROWS:
+        x = jnp.asarray(rng.standard_normal((rows, width), np.float32))
+        wrong[rows] = wrong_rows(form, matrix, x)
+    assert not any(wrong.values()), f"wrong rows by number of rows, with jaxlib {jaxlib.__version__}: {wrong}"
 
 
 def test_the_reported_form_is_wrong_in_jaxlib_0_10_2_alone() -> None:
-    """So the comparison above would see such a fault."""
+    """So the comparison above can find such a fault."""
     rows = jnp.zeros((32_769, 3)).at[:, 0].set(jnp.arange(32_769.0))
     assert wrong_rows(reported, jnp.eye(3), rows) == ([32_768] if jaxlib.__version__ == "0.10.2" else [])

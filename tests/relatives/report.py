@@ -1,4 +1,4 @@
-"""The report's rows for BERT, RoBERTa and T5: random weights in published shapes, or a folder, or a hub id."""
+"""The report's rows for BERT, RoBERTa and T5, of random weights in published shapes, of a folder or of a hub id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import gradients, rows
 from tests.relatives.twins import ENCODER, FAMILIES, Twin, batch, float64, logits, of, ours, theirs, torch_logits, twin
 from tests.rows import Row, relative
 
-# Of the large ones six layers: whole they need more memory in float64 than the machines that these tests run on have.
+# The large models have six layers here: with all of them, float64 needs more memory than common machines have.
 BERT_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 6}
 PUBLISHED_T5 = {"vocab_size": 32128, "d_kv": 64, "relative_attention_num_buckets": 32}
 PUBLISHED_T5 |= {"relative_attention_max_distance": 128}
@@ -56,13 +56,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def family_of(checkpoint: str) -> str | None:
-    """Which of FAMILIES a name of SHAPES, a folder or a hub id is; None if it is none, and a BART perhaps."""
+    """The key of FAMILIES for a name of SHAPES, a folder or a hub id; None if it is none of them, as for a BART."""
     if checkpoint in SHAPES:
         return SHAPES[checkpoint][0]
     try:
         fields = json.loads((Path(find_folder(checkpoint)) / "config.json").read_text(encoding="utf-8"))
     except (CheckpointError, OSError, ValueError):
-        return None  # whoever loads it says what is wrong
+        return None  # load raises the error
     if fields.get("model_type") == "t5" and not fields.get("tie_word_embeddings", True):
         return "t5-v1.1"
     return fields.get("model_type") if fields.get("model_type") in FAMILIES else None
@@ -75,7 +75,7 @@ def open_checkpoint(checkpoint: str, family: str) -> Twin:
 
 
 def report(pair: Twin, float64: bool = True) -> Iterator[Row]:
-    """The rows, one by one as they are computed."""
+    """Yields each row as soon as it is computed."""
     x = batch(pair, B=3, S=24, T=12)
     yield rows.parameters(pair.family.page.revert(pair.params, pair.config), pair.torch)
     yield Row("logits, float32", relative(logits(pair, x), torch_logits(pair, x)), 1e-5, "3 rows, length 24")
@@ -89,7 +89,7 @@ def report(pair: Twin, float64: bool = True) -> Iterator[Row]:
 
 
 def generation(pair: Twin, x: dict[str, np.ndarray]) -> Row:
-    """How many tokens of greedy search differ."""
+    """The number of tokens of greedy search that differ."""
     source = {name: x[name] for name in ("input_ids", "attention_mask")}
     mine = np.asarray(pair.family.page.greedy(pair.params, pair.config, **source, max_length=24))
     inputs = {name: torch.tensor(array).long() for name, array in source.items()}
@@ -100,18 +100,19 @@ def generation(pair: Twin, x: dict[str, np.ndarray]) -> Row:
 
 
 def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], in_float64: bool) -> Iterator[Row]:
-    mine, referee = ours(pair, x), theirs(pair, x)
-    yield Row("loss, float32", abs(mine[0] - referee[0]) / referee[0], 1e-5, f"{mine[0]:.4f}")
-    whole = gradients.norm(referee[1])
+    """Loss and gradients in float32 and in float64."""
+    mine, reference = ours(pair, x), theirs(pair, x)
+    yield Row("loss, float32", abs(mine[0] - reference[0]) / reference[0], 1e-5, f"{mine[0]:.4f}")
+    whole = gradients.norm(reference[1])
     if not in_float64:
-        far = gradients.distance(referee[1], mine[1]) / whole
+        far = gradients.distance(reference[1], mine[1]) / whole
         yield Row("gradient, whole, float32", far, 1e-4, f"norm {whole:.3g}")
         return
     with float64():
         pair.torch.double()
         truth, true_logits = theirs(pair, x), torch_logits(pair, x)
-        yield rows.float32_gradient(mine[1], referee[1], truth[1])
-        del mine, referee  # as in tests/report.py: the largest gradients are not all in memory at once
+        yield rows.float32_gradient(mine[1], reference[1], truth[1])
+        del mine, reference  # so that the float32 gradients and ours in float64 are not in memory at the same time
         [name] = [n for n, family in FAMILIES.items() if family is pair.family]
         wide = of(name, pair.torch)
         pair.torch.float()

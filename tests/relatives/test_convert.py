@@ -1,6 +1,6 @@
-"""Conversion of BERT, RoBERTa and T5 loses nothing, accepts what checkpoints out there look like, and refuses the rest.
+"""Conversion of BERT, RoBERTa and T5 loses nothing, accepts the forms that checkpoints have, and refuses others.
 
-The walk is BART's, and tests/model/test_convert.py holds it; here are the names.
+The conversion of tensors is BART's and is tested in tests/model/test_convert.py; here the names are.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ COPIES = {  # of the embedding, or of the head's bias
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_checkpoint_of_pytorch_survives_the_round_trip(name: str) -> None:
-    """And PyTorch loads what comes out: nothing missing but copies, nothing unexpected."""
+    """And PyTorch loads the result: only copies are missing, and nothing is unexpected."""
     a = twin(name)
     state = a.family.page.revert(a.params, a.config)
     assert_same(state, without(state_dict(a.torch), *COPIES[name]))
@@ -98,8 +98,8 @@ def test_checkpoints_come_in_several_forms(case: str) -> None:
 
 
 @pytest.mark.parametrize("cls", [BertForPreTraining, BertModel])
-def test_pooler_and_next_sentence_ride_along_and_come_back(cls: Any) -> None:
-    """What bert-base-uncased's file holds, and what a sentence encoder's holds."""
+def test_pooler_and_next_sentence_are_converted_and_come_back(cls: Any) -> None:
+    """As in the file of bert-base-uncased, and in that of a sentence encoder."""
     torch_model = cls(BertConfig(**TINY_BERT))
     randomize(torch_model)
     state = state_dict(torch_model)
@@ -159,11 +159,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(case: str) -> None:
 )
 def test_defaults_are_transformers(ours: Any, theirs: Any) -> None:
     for field in dataclasses.fields(ours):
-        if field.name not in ("decoder_start_token_id", "num_decoder_layers"):  # theirs are none, and as many
+        if field.name not in ("decoder_start_token_id", "num_decoder_layers"):  # transformers has other defaults
             assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
 
 
-def test_robertas_padding_id_is_1_where_the_file_is_silent() -> None:
+def test_robertas_padding_id_is_1_if_the_file_does_not_have_it() -> None:
     fields = {name: value for name, value in RobertaConfig().to_dict().items() if name != "pad_token_id"}
     assert bert_oneliner.Config.from_json(fields).pad_token_id == RobertaConfig().pad_token_id == 1
 
@@ -174,14 +174,14 @@ def test_robertas_padding_id_is_1_where_the_file_is_silent() -> None:
     ids=["T5 of 2019", "v1.1", "v1.1 as transformers 5 writes it"],
 )
 def test_the_scale_before_t5s_head_is_that_of_transformers(fields: dict[str, Any]) -> None:
-    """Which infers it from the tying, and since version 5 writes it down."""
+    """transformers infers it from tie_word_embeddings; version 5 also writes it to config.json."""
     ours = t5_oneliner.Config.from_json({"model_type": "t5", **fields})
     assert ours.scale_decoder_outputs == T5Config(**fields).scale_decoder_outputs
     assert ours.tie_word_embeddings == fields.get("tie_word_embeddings", True)
 
 
 def test_transformers_5_ties_the_head_of_a_fresh_v1_1() -> None:
-    """Whatever the config says. Such a model's gradients are a tied one's, and ours can be that too: tied, unscaled."""
+    """Whatever the config says. Ours with a tied and unscaled head has the logits and gradients of such a model."""
     fields = TINY_T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     fresh = FAMILIES["t5-v1.1"].model(T5Config(**fields))
     assert fresh.lm_head.weight is fresh.shared.weight and not fresh.config.scale_decoder_outputs
@@ -220,7 +220,7 @@ def test_another_architecture_is_refused_by_name(page: Any, fields: dict[str, An
         page.Config.from_json(fields)
 
 
-def test_roberta_names_its_head_otherwise() -> None:
+def test_robertas_head_has_other_names_than_berts() -> None:
     torch_model = RobertaForMaskedLM(RobertaConfig(**TINY_BERT))
     config = bert_oneliner.Config.from_json(torch_model.config.to_dict())
     names = bert_oneliner.revert(bert_oneliner.convert(state_dict(torch_model), config), config)

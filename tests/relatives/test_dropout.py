@@ -1,6 +1,6 @@
 """Dropout happens in every place where PyTorch's BERT and T5 have it, at its rate, and nowhere else.
 
-As tests/model/test_dropout.py, which says how distributions are compared; RoBERTa's layer is BERT's class by class.
+tests/model/test_dropout.py explains how distributions are compared. RoBERTa's layer is the same as BERT's.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ def test_berts_layer(rate: str) -> None:
 
 @torch.no_grad()
 def test_berts_encoder() -> None:
-    """Embedding and two layers, both rates on: each place and each layer has a mask of its own."""
+    """Embedding and two layers with both rates: each place and each layer has an independent mask."""
     a = training("bert", **{**BERT, "hidden_dropout_prob": RATE, "attention_probs_dropout_prob": RATE})
     ids = np.repeat(batch(a, B=1, S=T)["input_ids"], N, axis=0)
     theirs = a.torch.bert(torch.tensor(ids).long()).last_hidden_state
@@ -70,7 +70,7 @@ def test_berts_head_drops_nothing() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["t5", "t5-v1.1"])
 def test_t5s_decoder_layer(name: str) -> None:
-    """Self-attention, cross-attention and the feed-forward part: six places at one rate."""
+    """Self-attention, cross-attention and the feed-forward part drop in six places, all at one rate."""
     a = training(name, **{**T5, "dropout_rate": RATE})
     x, memory, mask = hidden(T, 0), hidden(S, 1), np.tri(T, dtype=bool)[None, None]
     additive = torch.tensor(np.where(mask, 0, -1e9), dtype=torch.float32)
@@ -83,7 +83,7 @@ def test_t5s_decoder_layer(name: str) -> None:
 
 @torch.no_grad()
 def test_t5s_encoder() -> None:
-    """After the embedding and after the last norm too, and each layer has masks of its own."""
+    """The embedding and the last norm are followed by dropout too, and each layer has independent masks."""
     a = training("t5", **{**T5, "dropout_rate": RATE})
     ids = np.repeat(batch(a, B=1, S=T)["input_ids"], N, axis=0)
     theirs = a.torch.encoder(torch.tensor(ids).long()).last_hidden_state
@@ -97,16 +97,18 @@ def test_without_a_key_nothing_is_dropped(name: str) -> None:
     a = twin(name, **rates)
     x = batch(a)
     assert_close(logits(a, x), torch_logits(a, x), 5e-6, "logits at inference")
-    forward = lambda seed: a.family.page.forward(
-        a.params, a.config, **{n: x[n] for n in a.family.inputs}, dropout_key=jax.random.key(seed)
-    )
+
+    def forward(seed: int) -> np.ndarray:
+        arrays = {name: x[name] for name in a.family.inputs}
+        return np.asarray(a.family.page.forward(a.params, a.config, **arrays, dropout_key=jax.random.key(seed)))
+
     np.testing.assert_array_equal(forward(0), forward(0))
     assert (forward(0) != forward(1)).any()
 
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_the_loss_in_training_is_pytorchs_in_distribution(name: str) -> None:
-    """The key reaches the loss, and both sides of T5."""
+    """The loss uses the key, in T5 for encoder and decoder."""
     fields = {**T5, "dropout_rate": 0.2} if name == "t5" else {**BERT, "hidden_dropout_prob": 0.2}
     a = twin(name, **fields)
     x = {n: array for n, array in batch(a).items() if n in LOSS}

@@ -1,4 +1,4 @@
-"""What docs/findings.md says of the relatives, but for initialization (test_init) and padding (test_masked_lm)."""
+"""Findings of docs/findings.md about the relatives; for initialization see test_init, for padding test_masked_lm."""
 
 import dataclasses
 from typing import Any
@@ -10,30 +10,35 @@ import numpy as np
 import t5_oneliner
 import torch
 
-from tests.relatives.twins import batch, float64, logits, ours, theirs, torch_logits, twin
+from tests.relatives.twins import Twin, batch, float64, logits, ours, theirs, torch_logits, twin
 from tests.twins import assert_close
 
 
 def test_rms_norm_has_no_mean_and_no_bias() -> None:
-    """A constant added to x changes it, which a layer norm would not see; it is torch.nn.RMSNorm to rounding."""
+    """A constant added to x changes the result, unlike that of a layer norm. It equals torch's rms_norm to rounding."""
     x = np.random.default_rng(0).normal(size=(4, 6, 64)).astype(np.float32)
     weight = np.random.default_rng(1).normal(size=64).astype(np.float32)
     for offset in (0.0, 3.0):
-        referee = torch.nn.functional.rms_norm(torch.tensor(x + offset), (64,), torch.tensor(weight), 1e-6).numpy()
-        assert_close(t5_oneliner.rms_norm(jnp.asarray(x + offset), weight, 1e-6), referee, 5e-7, f"offset {offset}")
-    shifted, plain = (np.asarray(t5_oneliner.rms_norm(jnp.asarray(y), weight, 1e-6)) for y in (x + 3, x))
+        reference = torch.nn.functional.rms_norm(torch.tensor(x + offset), (64,), torch.tensor(weight), 1e-6).numpy()
+        assert_close(t5_oneliner.rms_norm(jnp.asarray(x + offset), weight, 1e-6), reference, 5e-7, f"offset {offset}")
+    plain = np.asarray(t5_oneliner.rms_norm(jnp.asarray(x), weight, 1e-6))
+    shifted = np.asarray(t5_oneliner.rms_norm(jnp.asarray(x + 3), weight, 1e-6))
     assert np.abs(shifted - plain).max() > 0.5
-    ones = np.ones(64, np.float32)
-    layer_normed = [bert_oneliner.layer_norm(jnp.asarray(y), ones, 0 * ones, 1e-6) for y in (x + 3, x)]
-    assert_close(*layer_normed, 5e-6, "layer norm of a shifted input")
+    ones, zeros = np.ones(64, np.float32), np.zeros(64, np.float32)
+    plain = bert_oneliner.layer_norm(jnp.asarray(x), ones, zeros, 1e-6)
+    shifted = bert_oneliner.layer_norm(jnp.asarray(x + 3), ones, zeros, 1e-6)
+    assert_close(shifted, plain, 5e-6, "layer norm of a shifted input")
 
 
 def test_rms_norm_with_rsqrt_is_the_same_to_rounding() -> None:
-    """transformers multiplies by rsqrt; dividing by the root differs by a unit in the last place at most."""
+    """transformers multiplies by rsqrt. Division by the root differs by at most a unit in the last place."""
     x = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
-    mean = lambda x: jnp.square(x).mean(-1, keepdims=True) + 1e-6
-    division = np.asarray(jax.jit(lambda x: x / jnp.sqrt(mean(x)))(x))
-    rsqrt = np.asarray(jax.jit(lambda x: x * jax.lax.rsqrt(mean(x)))(x))
+
+    def mean_square(x: jax.Array) -> jax.Array:
+        return jnp.square(x).mean(-1, keepdims=True) + 1e-6
+
+    division = np.asarray(jax.jit(lambda x: x / jnp.sqrt(mean_square(x)))(x))
+    rsqrt = np.asarray(jax.jit(lambda x: x * jax.lax.rsqrt(mean_square(x)))(x))
     assert (np.abs(division - rsqrt) <= np.spacing(np.abs(division))).all()
 
 
@@ -47,21 +52,23 @@ def scaled(params: Any, factor: float) -> Any:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def test_t5_overflows_in_float16_and_its_function_does_not_notice_the_size() -> None:
-    """Nothing normalizes the residual stream: a stream 30,000 times as large gives the same logits in float32.
+def cast(a: Twin, dtype: Any) -> Twin:
+    return a._replace(params=jax.tree.map(lambda leaf: leaf.astype(dtype), a.params))
 
-    Each part and the end see it through a norm only. So training does not keep it small, and float16, whose largest
-    number is 65,504, turns the same weights into NaN; bfloat16 has float32's range.
+
+def test_t5_overflows_in_float16_and_its_function_does_not_notice_the_size() -> None:
+    """A residual stream 30,000 times as large gives the same logits in float32, and NaN in float16.
+
+    The stream is never normalized itself; every part of a layer, and the head, reads it through a norm. So training
+    does not keep it small. float16 ends at 65,504; bfloat16 has float32's range.
     """
     a = twin("t5-v1.1")
     x = batch(a)
     big = a._replace(params=scaled(a.params, 30_000.0))
     assert_close(logits(big, x), logits(a, x), 2e-5, "logits of the larger stream")
-    cast = lambda dtype: a._replace(params=jax.tree.map(lambda leaf: leaf.astype(dtype), big.params))
-    assert np.isnan(logits(cast(jnp.float16), x)).any()
-    assert np.isfinite(logits(cast(jnp.bfloat16), x)).all()
-    small = a._replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.float16), a.params))
-    assert np.isfinite(logits(small, x)).all(), "float16 is not the stream's fault"
+    assert np.isnan(logits(cast(big, jnp.float16), x)).any()
+    assert np.isfinite(logits(cast(big, jnp.bfloat16), x)).all()
+    assert np.isfinite(logits(cast(a, jnp.float16), x)).all(), "float16 overflows for small streams too"
 
 
 def test_robertas_unused_positions() -> None:
@@ -75,11 +82,11 @@ def test_robertas_unused_positions() -> None:
             assert used == list(range(6, 6 + 12)), f"{who}: {used}"
 
 
-def test_berts_eps_is_below_float32s_notice() -> None:
-    """1e-12 changes no bit of a variance of 1e-4, in training or not; BART's 1e-5 does.
+def test_berts_eps_has_no_effect_in_float32() -> None:
+    """1e-12 changes no bit of a variance of 1e-4; BART's 1e-5 does.
 
-    But in float16 1e-12 is 0, and a row without variance becomes 0/0: a norm must not be computed in it. PyTorch's and
-    ours compute in float32 whatever they are given.
+    In float16 1e-12 is 0, and a row without variance would be 0/0. PyTorch and ours compute in float32 instead,
+    whatever the dtype of the input is.
     """
     variance = np.float32(1e-4)
     assert variance + np.float32(1e-12) == variance and variance + np.float32(1e-5) != variance
@@ -87,14 +94,14 @@ def test_berts_eps_is_below_float32s_notice() -> None:
     row = np.full((1, 1, 24), 3.0, np.float16)
     ones = np.ones(24, np.float16)
     ours = np.asarray(bert_oneliner.layer_norm(jnp.asarray(row), ones, ones, 1e-12))
-    referee = torch.nn.functional.layer_norm(torch.tensor(row), (24,), torch.tensor(ones), torch.tensor(ones), 1e-12)
-    np.testing.assert_array_equal(ours, referee.numpy())
+    reference = torch.nn.functional.layer_norm(torch.tensor(row), (24,), torch.tensor(ones), torch.tensor(ones), 1e-12)
+    np.testing.assert_array_equal(ours, reference.numpy())
     with np.errstate(invalid="ignore"):
         assert np.isnan((row - row.mean(-1)) / np.sqrt(row.var(-1, dtype=np.float16) + np.float16(1e-12))).all()
 
 
 def test_barts_eps_in_bert_would_show() -> None:
-    """So a layer norm that has BART's eps cannot be used as it is."""
+    """BART's layer norm cannot be used for BERT: the difference is above the tolerance of the logits."""
     a = twin("bert")
     x = batch(a)
     other = a._replace(config=dataclasses.replace(a.config, layer_norm_eps=1e-5))
@@ -103,7 +110,7 @@ def test_barts_eps_in_bert_would_show() -> None:
 
 
 def test_transformers_t5_rounds_to_float32_in_a_float64_model() -> None:
-    """T5LayerNorm squares in float32 whatever it is given, which is why the referee has torch.nn.RMSNorm in float64."""
+    """T5LayerNorm squares in float32 whatever its input is, so tests in float64 replace it (tests.relatives.twins)."""
     with jax.enable_x64(True):
         a = twin("t5", dtype="float64")
         x = batch(a)

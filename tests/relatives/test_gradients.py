@@ -1,7 +1,7 @@
 """The loss and the gradient of every parameter of BERT, RoBERTa and T5 equal PyTorch's.
 
-As tests/model/test_gradients.py, which says why: in float64 every tensor agrees to 1e-9 of the whole gradient's norm;
-in float32 ours is no farther from the float64 gradient than twice PyTorch's own distance.
+In float64 every tensor agrees to 1e-9 of the whole gradient's norm. In float32 our gradient is at most twice as far
+from the float64 gradient as PyTorch's. tests/model/test_gradients.py explains these tolerances.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from bart_oneliner import Params
 from tests.gradients import assert_equal, distance, norm
 from tests.relatives.twins import FAMILIES, Twin, batch, float64, of, ours, theirs, twin
 from tests.twins import assert_close
@@ -29,7 +30,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_loss_and_gradients_in_float64(config: str) -> None:
-    """With padding, labels of −100, and padding that is attended to or a label."""
+    """With padding, labels of −100, and the padding token as an attended input and as a label."""
     name, fields = CONFIGS[config]
     with float64():
         a = twin(name, dtype="float64", **fields)
@@ -41,7 +42,7 @@ def test_loss_and_gradients_in_float64(config: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_in_float32(name: str) -> None:
-    """Over many batches together: in a single tiny one the ratio is a matter of luck."""
+    """The mean over several batches, because the ratio of a single tiny batch varies much."""
     distances = []
     for seed in range(4):
         a = twin(name, seed=seed)
@@ -64,32 +65,33 @@ def attended_padding(name: str) -> tuple[Twin, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("name,trained", [("bert", False), ("roberta", False), ("t5", True)])
 def test_lookups_train_the_padding_row_in_t5_only(name: str, trained: bool) -> None:
-    """torch's padding_idx, which T5's embedding does not have; though padding is looked up and attended to."""
+    """Padding is looked up and attended to. torch's padding_idx, which T5's embedding lacks, stops its gradient."""
     with float64():
         a, x = attended_padding(name)
-        encode = lambda params: (
-            a.family.page.encode(params, a.config, x["input_ids"], jnp.asarray(x["attention_mask"])) ** 3
-        ).sum()
-        shared = jax.jit(jax.grad(encode))(a.params)["shared"]
+
+        def through_lookups(params: Params) -> jax.Array:
+            hidden = a.family.page.encode(params, a.config, x["input_ids"], jnp.asarray(x["attention_mask"]))
+            return (hidden**3).sum()
+
+        shared = jax.jit(jax.grad(through_lookups))(a.params)["shared"]
         encoder = a.torch.get_encoder() if name == "t5" else getattr(a.torch, name)
         states = encoder(torch.tensor(x["input_ids"]).long()).last_hidden_state
-        (referee,) = torch.autograd.grad((states**3).sum(), a.torch.get_input_embeddings().weight)
-        assert_close(shared, referee.numpy(), 1e-12, "gradient of the embedding through the encoder")
+        (reference,) = torch.autograd.grad((states**3).sum(), a.torch.get_input_embeddings().weight)
+        assert_close(shared, reference.numpy(), 1e-12, "gradient of the embedding through the encoder")
         assert bool(shared[a.config.pad_token_id].any()) == trained
 
 
-def test_the_head_of_v1_1_and_its_embedding_have_gradients_of_their_own() -> None:
+def test_the_head_of_v1_1_and_its_embedding_have_different_gradients() -> None:
     with float64():
         a = twin("t5-v1.1", dtype="float64")
         x = batch(a)
         _, gradient = ours(a, x)
-        assert (
-            gradient["lm_head"].shape == gradient["shared"].shape and (gradient["lm_head"] != gradient["shared"]).any()
-        )
+        assert gradient["lm_head"].shape == gradient["shared"].shape
+        assert (gradient["lm_head"] != gradient["shared"]).any()
 
 
 def test_key_biases_have_no_gradient() -> None:
-    """As BART's; the head's bias does have one, which BART's has not."""
+    """As in BART. The head's bias has a gradient, unlike BART's."""
     with float64():
         a = twin("bert", dtype="float64")
         x = batch(a, B=4)

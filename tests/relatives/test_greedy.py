@@ -1,4 +1,4 @@
-"""T5's greedy search writes what PyTorch's writes."""
+"""T5's greedy search generates PyTorch's tokens."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from tests.twins import randomize
 
 
 def ends_early(name: str, seed: int) -> Twin:
-    """A twin whose answers change from token to token, as distances weigh much, and end at different lengths."""
+    """A twin with a large position bias, so that successive tokens differ and rows end at different lengths."""
     fresh = model(name, num_decoder_layers=1)
     randomize(fresh, seed)
     with torch.no_grad():
@@ -24,7 +24,7 @@ def ends_early(name: str, seed: int) -> Twin:
 
 @pytest.mark.parametrize("name,seed", [("t5", 2), ("t5-v1.1", 0)])
 def test_tokens_are_pytorchs(name: str, seed: int) -> None:
-    """transformers makes its cache as deep as the encoder, so a decoder of another depth generates without one."""
+    """Without a cache in transformers, which makes it as deep as the encoder; the decoder has another depth here."""
     a = ends_early(name, seed)
     x = batch(a, B=8, S=12)
     inputs = {name: torch.tensor(x[name]).long() for name in ("input_ids", "attention_mask")}

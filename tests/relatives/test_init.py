@@ -1,6 +1,6 @@
 """Fresh parameters of BERT, RoBERTa and T5 are drawn from PyTorch's distribution, tensor by tensor.
 
-As tests/model/test_init.py; a right program fails a test here with a probability of 1e-6, always or never.
+A correct program fails a test here with a probability of at most 1e-6. Seeds are fixed, so it fails always or never.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from tests.distributions import FALSE_ALARM, assert_normal, assert_uncorrelated
 from tests.relatives.twins import FAMILIES, batch, model, of, state_dict
 from tests.twins import flat
 
-SIZES: dict[str, dict[str, Any]] = {  # large enough that a deviation can be told
+SIZES: dict[str, dict[str, Any]] = {  # large enough to estimate a deviation from one tensor
     "bert": {"vocab_size": 500, "hidden_size": 96, "initializer_range": 0.05, "pad_token_id": 3},
     "roberta": {"vocab_size": 500, "hidden_size": 96, "initializer_range": 0.05, "pad_token_id": 3},
     "t5": {"vocab_size": 500, "d_model": 96, "d_kv": 24, "d_ff": 200, "initializer_factor": 0.5},
@@ -36,19 +36,19 @@ def theirs(name: str, seed: int = 0) -> tuple[Params, Any]:
 
 
 def deviation(config: Any, name: str) -> float:
-    """What README and the papers say each tensor starts with."""
+    """The standard deviation that each tensor should start with."""
     if config.__class__ is not t5_oneliner.Config:
         return config.initializer_range
     D, K, H, F = config.d_model, config.d_kv, config.num_heads, config.d_ff
     widths = {"shared": 1, "lm_head": 1, "q_proj.weight": D * K, "out_proj.weight": H * K, "fc2.weight": F}
-    [width] = [w for end, w in widths.items() if name.endswith(end)] or [D]
-    factor = 1.0 if name == "lm_head" else config.initializer_factor  # which the test draws, not transformers
+    width = next((width for end, width in widths.items() if name.endswith(end)), D)
+    factor = 1.0 if name == "lm_head" else config.initializer_factor  # tests.relatives.twins.untie draws the head
     return factor * width**-0.5
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_tensor_is_drawn_as_pytorchs(name: str) -> None:
-    """Form and deviation of both samples; zeros and ones exactly; no two layers, heads or tensors alike."""
+    """Distribution and deviation of both samples; zeros and ones exactly; layers and tensors are uncorrelated."""
     reference, config = theirs(name)
     page = FAMILIES[name].page
     samples = {"PyTorch's": flat(reference), "ours": flat(page.init(config, jax.random.key(0)))}
@@ -88,11 +88,11 @@ def test_fresh_models_have_pytorchs_loss(name: str) -> None:
     fresh = of(name, model(name, **SIZES[name]))
     x = {n: a for n, a in batch(fresh, B=4, S=20, T=16).items() if n in ("input_ids", "attention_mask", "labels")}
     ours = [float(page.loss(page.init(config, jax.random.key(seed)), config, **x)) for seed in range(12)]
-    referee = [float(page.loss(theirs(name, seed)[0], config, **x)) for seed in range(12)]
-    assert stats.ttest_ind(ours, referee, equal_var=False).pvalue > FALSE_ALARM, (np.mean(ours), np.mean(referee))
+    reference = [float(page.loss(theirs(name, seed)[0], config, **x)) for seed in range(12)]
+    assert stats.ttest_ind(ours, reference, equal_var=False).pvalue > FALSE_ALARM, (np.mean(ours), np.mean(reference))
 
 
-# ── T5: why the numbers are what they are ─────────────────────────────────────────────────────────────────────────────
+# ── T5: why its initialization has these numbers ──────────────────────────────────────────────────────────────────────
 
 T5 = t5_oneliner.Config(vocab_size=1000, d_model=256, d_kv=64, d_ff=512, num_layers=2, num_heads=4)
 
@@ -107,7 +107,7 @@ def scores_deviation(config: t5_oneliner.Config, params: Params) -> float:
 
 
 def test_unscaled_attention_needs_its_initialization() -> None:
-    """Scores of deviation 1 as T5 starts; of √K = 8, a nearly hard maximum, if queries were drawn as keys are."""
+    """Scores have deviation 1 in a fresh T5, and √K = 8, nearly a hard maximum, if queries are drawn like keys."""
     params = t5_oneliner.init(T5, jax.random.key(0))
     assert scores_deviation(T5, params) == pytest.approx(1.0, rel=0.15)
     params["encoder"]["layers"]["self_attn"]["q_proj"]["weight"] *= T5.d_kv**0.5
@@ -121,18 +121,20 @@ def first_loss(config: t5_oneliner.Config, params: Params) -> float:
 
 
 def test_the_scale_before_the_head_makes_the_first_loss() -> None:
-    """With D^-1/2 logits have deviation 1, and the first loss is near ln V (above it: the residual stream still holds
-    the token that was read, and a tied head says it again). Without it the deviation is √D.
+    """With D^-1/2 logits have deviation 1 and the first loss is near ln V. Without it their deviation is √D.
+
+    The first loss is above ln V because the residual stream still holds the token that was read, which a tied head
+    predicts again.
     """
-    head_of_its_own = dataclasses.replace(T5, scale_decoder_outputs=False, tie_word_embeddings=False)
-    tied = dataclasses.replace(T5, scale_decoder_outputs=False)  # what transformers 5 makes of a fresh v1.1
+    separate = dataclasses.replace(T5, scale_decoder_outputs=False, tie_word_embeddings=False)
+    tied = dataclasses.replace(T5, scale_decoder_outputs=False)  # as transformers 5 makes a fresh v1.1
     key, entropy = jax.random.key(0), math.log(T5.vocab_size)
-    losses = [first_loss(config, t5_oneliner.init(config, key)) / entropy for config in (T5, head_of_its_own, tied)]
+    losses = [first_loss(config, t5_oneliner.init(config, key)) / entropy for config in (T5, separate, tied)]
     assert 1 < losses[0] < 1.5 and 5 < losses[1] < 10 and 15 < losses[2] < 30, losses
 
 
 def test_transformers_draws_shared_from_the_standard_normal_and_v1_1s_head_is_the_same_matrix() -> None:
-    """The report about T5 was of shared N(0, 1). The head of a fresh v1.1 should be N(0, 1) of its own, and is not."""
+    """shared is N(0, 1). A fresh v1.1 should have a separate head, also N(0, 1), but transformers 5 ties it."""
     torch.manual_seed(0)
     sizes = {name: getattr(T5, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")}
     v1_1 = {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0}

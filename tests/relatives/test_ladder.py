@@ -1,12 +1,7 @@
-"""Each part of BERT, RoBERTa and T5 equals its Hugging Face twin, given the inputs that the twin had in a forward pass.
-
-As tests/model/test_ladder.py, which says why, and with its tolerances: 2e-6 of the largest output in one part, 5e-6
-through a whole model.
-"""
+"""Each part of BERT, RoBERTa and T5 equals PyTorch's module, given the module's inputs: see tests/ladder.py."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import bert_oneliner
 import jax
@@ -16,11 +11,11 @@ import pytest
 import t5_oneliner
 
 from bart_oneliner import ACTIVATIONS, Params, attend, linear, split_heads
-from tests.relatives.twins import BOTH_SIDES, ENCODER, Twin, batch, float64, logits, torch_logits, twin
+from tests.ladder import MASKS, WHOLE, Case, assert_rung, masked
+from tests.relatives.twins import BOTH_SIDES, ENCODER, batch, float64, logits, torch_logits, twin
 from tests.twins import assert_close, record
 
-PART, WHOLE = 2e-6, 5e-6
-Seen = dict[str, list[jax.Array]]  # what PyTorch's modules took, by name
+Seen = dict[str, list[jax.Array]]  # the inputs of PyTorch's modules, by name
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
@@ -57,22 +52,13 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "t5, gated and tied": ("t5", {"feed_forward_proj": "gated-gelu"}),
 }
-MASKS: dict[str, Callable[[str, np.ndarray], np.ndarray]] = {  # of a batch that is padded on the right
-    "padded right": lambda name, array: array,
-    "padded left": lambda name, array: array if name.startswith("decoder") else np.ascontiguousarray(array[:, ::-1]),
-    "unpadded": lambda name, array: np.ones_like(array) if name.endswith("mask") else array,
-    "holes": lambda name, array: (
-        np.random.default_rng(5).integers(0, 2, array.shape) | (np.arange(array.shape[1]) == 0)
-        if name.endswith("mask")
-        else array
-    ),
-}
-# Every configuration with padding, and every mask with three of them.
+# Every configuration with padding on the right, and every mask with three of them.
 GRID = [(config, "padded right") for config in CONFIGS]
-GRID += [(config, mask) for config in ("bert", "roberta", "t5") for mask in list(MASKS)[1:]]
+GRID += [(config, mask) for config in ("bert", "roberta", "t5") for mask in MASKS[1:]]
 
 
 def bert_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen) -> dict[str, Any]:
+    """The outputs of our functions, by the names of PyTorch's modules, each for the inputs that the module had."""
     page, eps = bert_oneliner, config.layer_norm_eps
     ours = {"embeddings": page.embed(params, config, x["input_ids"], x["token_type_ids"])}
     ours["embeddings.LayerNorm"] = page.layer_norm(
@@ -108,14 +94,16 @@ def bert_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen)
 
 
 def t5_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen) -> dict[str, Any]:
+    """The same for T5."""
     page, eps = t5_oneliner, config.layer_norm_epsilon
     T = x["decoder_input_ids"].shape[1]
     source = x["attention_mask"].astype(bool)[:, None, None]
     causal = jnp.tri(T, dtype=bool) & x["decoder_attention_mask"].astype(bool)[:, None, None]
 
     def attention(x: jax.Array, memory: jax.Array, bias: Any, mask: jax.Array, p: Params) -> jax.Array:
-        pairs = ((x, "q_proj"), (memory, "k_proj"), (memory, "v_proj"))
-        q, k, v = (jnp.einsum("btd,hdk->bhtk", y, p[name]["weight"]) for y, name in pairs)
+        q = jnp.einsum("btd,hdk->bhtk", x, p["q_proj"]["weight"])
+        k = jnp.einsum("btd,hdk->bhtk", memory, p["k_proj"]["weight"])
+        v = jnp.einsum("btd,hdk->bhtk", memory, p["v_proj"]["weight"])
         return jnp.einsum("bhtk,hkd->btd", page.attend(q, k, v, bias, mask, 0.0, None), p["out_proj"]["weight"])
 
     ours: dict[str, Any] = {}
@@ -149,17 +137,10 @@ def t5_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen) -
     ours["encoder"] = page.encode(params, config, x["input_ids"], x["attention_mask"])
     masks = x["attention_mask"], x["decoder_attention_mask"]
     ours["decoder"] = page.decode(params, config, x["decoder_input_ids"], memory, *masks)
-    (hidden,) = seen["lm_head"]  # which PyTorch has scaled before
+    (hidden,) = seen["lm_head"]  # PyTorch scales before this module, ours inside lm_head
     scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
     ours["lm_head"] = page.lm_head(params, config, hidden / scale)
     return ours
-
-
-class Case(NamedTuple):
-    twin: Twin
-    batch: dict[str, np.ndarray]
-    ours: dict[str, np.ndarray]
-    theirs: dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module", params=GRID, ids=lambda pair: "; ".join(pair))
@@ -167,11 +148,11 @@ def case(request: pytest.FixtureRequest) -> Case:
     config, mask = request.param
     name, fields = CONFIGS[config]
     a = twin(name, **fields)
-    x = {name: MASKS[mask](name, array) for name, array in batch(a, B=4, S=13, T=9).items()}
+    x = masked(batch(a, B=4, S=13, T=9), mask)
     recorded = record(a.torch, lambda: torch_logits(a, x))
     seen = {name.removeprefix("bert.").removeprefix("roberta."): pair for name, pair in recorded.items()}
     theirs = {name: output for name, (_, output) in seen.items()}
-    if a.family.inputs == ENCODER:  # the sides give a dataclass; their last part gives the same
+    if a.family.inputs == ENCODER:  # encoder and decoder return a dataclass; their last part returns the same states
         theirs["encoder"] = theirs[f"encoder.layer.{a.config.num_hidden_layers - 1}"]
     else:
         theirs |= {side: theirs[f"{side}.final_layer_norm"] for side in ("encoder", "decoder")}
@@ -182,17 +163,17 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_every_part(case: Case) -> None:
-    """All that differ are named, with how far."""
+    """The message names every part that differs, and by how much."""
     wrong = []
-    for name, rung in case.ours.items():
+    for name in case.ours:
         try:
-            assert_close(rung, case.theirs[name], WHOLE if name in ("encoder", "decoder") else PART, name)
+            assert_rung(case, name)
         except AssertionError as error:
             wrong.append(str(error))
     assert not wrong, "\n".join(wrong)
 
 
-INSIDE = (  # compared as a part of something larger, or nothing but dropout and lists
+INSIDE = (  # modules that are compared as parts of larger ones, or contain only dropout or lists
     *("word_embeddings", "position_embeddings", "token_type_embeddings", "query", "key", "value", "dropout"),
     *("attention", "attention.output", "intermediate", ".output", "transform", "transform_act_fn", "decoder", "cls"),
     *(".q", ".k", ".v", ".o", "shared", "embed_tokens", "layer.0", "layer.1", "layer.2", "DenseReluDense"),
@@ -200,9 +181,9 @@ INSIDE = (  # compared as a part of something larger, or nothing but dropout and
 
 
 def test_every_module_of_pytorch_is_a_part(case: Case) -> None:
-    """But for what is compared as a whole."""
-    left = {name for name in case.theirs if name and name not in case.ours and not name.endswith(INSIDE)}
-    assert not left, f"not compared: {left}"
+    """Except those that are compared as parts of larger ones."""
+    missing = {name for name in case.theirs if name and name not in case.ours and not name.endswith(INSIDE)}
+    assert not missing, f"not compared: {missing}"
     assert set(case.ours) <= set(case.theirs)
 
 
@@ -212,7 +193,7 @@ def test_logits(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "t5", "t5-v1.1"])
 def test_logits_in_float64(name: str) -> None:
-    """With rounding out of the way nothing is left."""
+    """Without rounding the difference is under 1e-13."""
     with float64():
         a = twin(name, dtype="float64")
         x = batch(a)
@@ -229,7 +210,7 @@ def test_logits_at_the_edges_of_the_shapes(name: str, B: int, S: int, T: int) ->
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_products_ask_for_the_highest_precision(name: str) -> None:
-    """All of them, as BART's: TPUs would multiply float32 as bfloat16, recent GPUs as TF32."""
+    """Every product in the loss and its gradient: TPUs would multiply float32 as bfloat16, recent GPUs as TF32."""
     from tests.model.test_precision import products
 
     a = twin(name)
@@ -242,13 +223,13 @@ def test_products_ask_for_the_highest_precision(name: str) -> None:
 @pytest.mark.parametrize("bidirectional", [True, False], ids=["encoder", "decoder"])
 @pytest.mark.parametrize("buckets,distance", [(32, 128), (32, 256), (16, 64), (6, 10), (64, 1000)])
 def test_buckets_are_pytorchs(buckets: int, distance: int, bidirectional: bool) -> None:
-    """Every distance, far beyond the last bucket's."""
+    """For every distance up to 600, beyond that of the last bucket in all cases but one."""
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention
 
     config = t5_oneliner.Config(relative_attention_num_buckets=buckets, relative_attention_max_distance=distance)
-    places = torch.arange(600)
-    relative = places[None, :] - places[:, None]
+    positions = torch.arange(600)
+    relative = positions[None, :] - positions[:, None]
     theirs = T5Attention._relative_position_bucket(relative, bidirectional, buckets, distance).numpy()
     np.testing.assert_array_equal(t5_oneliner.buckets(config, 600, bidirectional), theirs)
 

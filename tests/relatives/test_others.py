@@ -1,4 +1,4 @@
-"""What docs/relatives.md says of PLBart, mBART, Pegasus, Marian and Blenderbot is what transformers has."""
+"""docs/relatives.md is right about PLBart, mBART, Pegasus, Marian and Blenderbot as transformers has them."""
 
 import re
 from pathlib import Path
@@ -12,14 +12,12 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "relatives.md").read_text
 TABLE = PAGE[PAGE.index("## Others of the family") :]
 CLASSES = {"PLBart": "PLBart", "mBART": "MBart", "Pegasus": "Pegasus", "Marian": "Marian", "Blenderbot": "Blenderbot"}
 TINY = {"vocab_size": 30, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 10}
-TINY |= {
-    f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("ffn_dim", 12), ("attention_heads", 2))
-}
+TINY |= {"encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_table_of_others_is_what_transformers_has(name: str) -> None:
-    """Where the norms are, and the positions: of a fresh model, whose norms are the identity but for scale and mean."""
+    """The columns of norms and positions, in a fresh model, whose norms have weight 1 and bias 0."""
     [cells] = [row.split("|")[2:6] for row in TABLE.splitlines() if row.startswith(f"| {name} |")]
     norm, embedding_norm, last_norm, positions = (cell.strip() for cell in cells)
     config = getattr(transformers, f"{CLASSES[name]}Config")(**TINY, pad_token_id=1, eos_token_id=2)
@@ -32,6 +30,6 @@ def test_the_table_of_others_is_what_transformers_has(name: str) -> None:
     assert len(table) == TINY["max_position_embeddings"] + int(first)
     waves = np.allclose(np.square(table).sum(1), TINY["d_model"] / 2, atol=1e-5)  # sine² + cosine² = 1
     assert waves == positions.startswith("sines"), positions
-    with torch.no_grad():  # a layer that norms after its parts gives rows of mean 0
+    with torch.no_grad():  # the output of a layer that ends with a norm has mean 0 in every row
         mean = encoder.layers[0](torch.randn(1, 4, 8) + 3.0, None)[0].mean(-1).abs().max()
     assert (mean < 1e-4) == (norm == "after"), f"{norm}: {mean:.1e}"

@@ -25,8 +25,8 @@ def test_report_is_all_green(shape: str, capsys: pytest.CaptureFixture[str]) -> 
     table = capsys.readouterr().out
     assert status == 0 and "❌" not in table, table
     family, _ = relatives.SHAPES[shape]
-    own = {"bert": "logits of the one line, float32", "roberta": "gradient of the key biases, float64"}
-    for row in (*ROWS, own.get(family, "generated tokens, greedy")):
+    by_family = {"bert": "logits of the one line, float32", "roberta": "gradient of the key biases, float64"}
+    for row in (*ROWS, by_family.get(family, "generated tokens, greedy")):
         assert f"✅ {row}" in table, f"{row} is missing in\n{table}"
 
 

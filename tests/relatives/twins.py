@@ -1,4 +1,4 @@
-"""Random BERTs, RoBERTas and T5s of PyTorch, each with its twin in our format. As tests/twins.py does for BART.
+"""Twins of BERT, RoBERTa and T5: random models of PyTorch, each with the same weights in our format.
 
 a = twin("t5", d_kv=16)             # the fields of transformers' config, by default those of the family's `tiny`
 x = batch(a, B=3, S=11)             # ids and masks, padded on the right, labels with -100
@@ -42,8 +42,8 @@ class Family(NamedTuple):
     page: ModuleType
     config: type[PreTrainedConfig]
     model: type[PreTrainedModel]
-    tiny: dict[str, Any]  # everything that could be confused differs
-    inputs: tuple[str, ...]  # what forward takes
+    tiny: dict[str, Any]  # fields of its config for small models, in which no two sizes are equal
+    inputs: tuple[str, ...]  # arguments of forward
 
 
 ENCODER = ("input_ids", "attention_mask", "token_type_ids")
@@ -86,7 +86,7 @@ class Twin(NamedTuple):
 
 
 def model(name: str, **fields: Any) -> PreTrainedModel:
-    """A fresh model of PyTorch. transformers 5 ties T5's head whatever the config says; here the config is obeyed."""
+    """A fresh model of PyTorch. A separate head is made here, because transformers 5 ties the head of every T5."""
     family = FAMILIES[name]
     fields = family.tiny | fields
     fresh = family.model(family.config(**fields))
@@ -96,13 +96,13 @@ def model(name: str, **fields: Any) -> PreTrainedModel:
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Give the head a matrix of its own, drawn as T5's initialization says."""
+    """Gives the head a separate matrix, drawn as in T5's initialization."""
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
 
 
 def of(name: str, model: PreTrainedModel) -> Twin:
-    """The twin of a torch model that is already there: same weights, same dtype."""
+    """The twin of a given torch model: same weights, same dtype."""
     family = FAMILIES[name]
     config = family.page.Config.from_json(model.config.to_dict())
     params = family.page.convert(state_dict(model), config)
@@ -114,10 +114,10 @@ def state_dict(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def twin(name: str, seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any) -> Twin:
-    """A random model of a family and its twin; dtype "float64" has the float32 model's weights exactly.
+    """A random model of a family and its twin; with dtype "float64" it has the float32 model's weights exactly.
 
-    T5's queries are smaller by the root of K, as its initialization has them: so scores are as large as BART's, and
-    attention is not nearly hard, which would multiply rounding a hundredfold in wide models.
+    T5's query weights are divided by √K, as in its initialization, so that scores are as large as BART's. Otherwise
+    attention would be nearly a hard maximum, which multiplies rounding by a hundred in wide models.
     """
     fresh = model(name, **fields)
     randomize(fresh, seed, gain)
@@ -129,19 +129,18 @@ def twin(name: str, seed: int = 0, gain: float = 1.0, dtype: str = "float32", **
 
 
 def batch(a: Twin, B: int = 3, S: int = 11, T: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random ids, padded on the right; a row is full. BERT's labels are -100 but for a third of the real positions."""
+    """Random ids, padded on the right, the first row full. BERT's labels are -100 except at a third of the tokens."""
     if a.family.inputs == BOTH_SIDES:
         return twins.batch(a.config, B, S, T, seed)
     rng = np.random.default_rng(seed)
     words = np.setdiff1d(np.arange(a.config.vocab_size), [a.config.pad_token_id])
     real = np.arange(S) < np.concatenate([[S], rng.integers(1, S + 1, B - 1)])[:, None]
     ids = np.where(real, rng.choice(words, (B, S)), a.config.pad_token_id)
-    chosen = real & ((rng.random((B, S)) < 0.3) | (np.arange(S) == 0))
-    # The padding's positions are in RoBERTa's look-up of types too, which must not be told from the others.
+    masked = real & ((rng.random((B, S)) < 0.3) | (np.arange(S) == 0))
     types = rng.integers(0, a.config.type_vocab_size, (B, S))
-    arrays = {"input_ids": ids, "attention_mask": real, "token_type_ids": types}
-    labels = np.where(chosen, rng.choice(words, (B, S)), -100)
-    return {name: array.astype(np.int32) for name, array in {**arrays, "labels": labels}.items()}
+    labels = np.where(masked, rng.choice(words, (B, S)), -100)
+    arrays = {"input_ids": ids, "attention_mask": real, "token_type_ids": types, "labels": labels}
+    return {name: array.astype(np.int32) for name, array in arrays.items()}
 
 
 def tensors(x: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -149,7 +148,8 @@ def tensors(x: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, torch
 
 
 def logits(a: Twin, x: dict[str, np.ndarray]) -> np.ndarray:
-    return np.asarray(a.family.page.forward(a.params, a.config, **{n: x[n] for n in a.family.inputs if n in x}))
+    arrays = {name: x[name] for name in a.family.inputs if name in x}
+    return np.asarray(a.family.page.forward(a.params, a.config, **arrays))
 
 
 @torch.no_grad()
@@ -176,21 +176,21 @@ def ours(a: Twin, x: dict[str, np.ndarray]) -> tuple[float, Gradient]:
 
 
 def theirs(a: Twin, x: dict[str, np.ndarray]) -> tuple[float, Gradient]:
-    """The model's own loss, and autograd."""
+    """By the loss of transformers' model, and autograd."""
     a.torch.zero_grad()
     value = a.torch(**tensors(x, LOSS), **no_cache(a)).loss
     value.backward()
     gradients = {name: p.grad.numpy() for name, p in a.torch.named_parameters()}
-    a.torch.zero_grad()  # sets the tensors free, the arrays stay
+    a.torch.zero_grad()  # frees the tensors; the arrays keep their memory
     return value.item(), flat(a.family.page.convert(gradients, a.config))
 
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """JAX computes in float64 inside, and so does PyTorch's T5.
+    """JAX and PyTorch's T5 compute in float64 inside the with block.
 
-    transformers' T5LayerNorm squares in float32 whatever the model's dtype is, which leaves 1e-8 of rounding in a
-    float64 model. torch.nn.RMSNorm is the same formula, and takes its place here.
+    transformers' T5LayerNorm squares in float32, whatever the model's dtype is, which leaves rounding of 1e-8 in a
+    float64 model. It is replaced by torch.nn.RMSNorm, which has the same formula.
     """
     original = modeling_t5.T5LayerNorm.forward
 
