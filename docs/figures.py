@@ -1,6 +1,6 @@
-"""Draws docs/data-flow.svg and docs/parameters.svg: `python docs/figures.py [--check]`.
+"""Draws docs/data-flow.svg and docs/parameters.svg: `python docs/figures.py`; `--check` only compares.
 
-The parameter figure is made from param_shapes and pytorch_name, so it cannot say what the code does not.
+The figure of parameters is drawn from the results of param_shapes and pytorch_name.
 """
 
 import sys
@@ -42,7 +42,7 @@ class Drawing:
     def arrow(self, *points: tuple[float, float], label: str = "", at: tuple[float, float] = (0, 0)) -> None:
         path = " ".join(f"{x},{y}" for x, y in points)
         self.parts.append(f'<polyline points="{path}" fill="none" stroke="{INK}" stroke-width="1.3"/>')
-        (x0, y0), (x1, y1) = points[-2:]  # the head is drawn, not a marker: some renderers have none
+        (x0, y0), (x1, y1) = points[-2:]  # the head is a polygon, because some renderers ignore SVG markers
         dx, dy = (x1 > x0) - (x1 < x0), (y1 > y0) - (y1 < y0)
         wings = f"{x1 - 7 * dx - 4 * dy},{y1 - 7 * dy - 4 * dx} {x1 - 7 * dx + 4 * dy},{y1 - 7 * dy + 4 * dx}"
         self.parts.append(f'<polygon points="{x1},{y1} {wings}" fill="{INK}"/>')
@@ -72,7 +72,7 @@ def data_flow() -> str:
         d.arrow((x + 110, 156), (x + 110, 208), label=f"(B,{length},D)", at=(x + 118, 172))
 
     def residual(x: float, top: float, what: str, how: str, length: str) -> None:
-        """A box, the way around it, and the norm after the sum."""
+        """A part of a layer, the residual connection around it, and the norm."""
         d.box(x, top, 220, 44, GREEN, what, how)
         d.arrow((x + 110, top - 12), (x - 14, top - 12), (x - 14, top + 64), (x, top + 64))
         d.arrow((x + 110, top + 44), (x + 110, top + 52))
@@ -98,7 +98,7 @@ def data_flow() -> str:
     d.arrow((560, 492), (560, 548), label="(B,T,D)", at=(568, 540))
     d.box(450, 548, 220, 44, BLUE, "lm_head", "· sharedᵀ + final_logits_bias")
     d.arrow((560, 592), (560, 618), label="logits (B,T,V)", at=(568, 612))
-    # The one matrix in its three places.
+    # The three uses of the shared matrix.
     d.box(744, 290, 116, 76, SAND, "shared (V,D)", "one matrix,", "three places")
     d.dashed((802, 290), (802, 130), (672, 130))
     d.dashed((802, 366), (802, 570), (672, 570))
@@ -108,7 +108,7 @@ def data_flow() -> str:
 
 def parameters() -> str:
     """Each leaf of the tree on a line: PyTorch's name and shape, ours and its shape."""
-    # A config in which a size tells which letter it is.
+    # Sizes are all different, so that each stands for one letter.
     letters = {2: "L", 3: "H", 5: "K", 15: "D", 7: "F", 11: "V", 15 + 4: "P+2"}
     config = Config(
         vocab_size=11, d_model=15, encoder_layers=2, decoder_layers=2, encoder_attention_heads=3,
@@ -124,8 +124,8 @@ def parameters() -> str:
     rows.sort(key=lambda row: (row[1].startswith("decoder"), row[1].startswith("encoder")))
 
     def theirs(leaf: str, shape: tuple[int, ...]) -> str:
-        piece = shape[1:] if ".layers." in leaf else shape
-        a = jax.eval_shape(lambda x: to_pytorch(leaf, x), jax.ShapeDtypeStruct(piece, "float32"))
+        of_layer = shape[1:] if ".layers." in leaf else shape
+        a = jax.eval_shape(lambda x: to_pytorch(leaf, x), jax.ShapeDtypeStruct(of_layer, "float32"))
         return "(" + ", ".join("1" if n == 1 else letters[n] for n in a.shape) + ")"
 
     d = Drawing(960, 76 + 19 * len(rows), "The parameter tree in PyTorch's names and in ours")

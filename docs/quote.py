@@ -1,9 +1,8 @@
-"""Keeps the code on docs/*.md what the files say: `python docs/quote.py` rewrites it, `--check` only tells.
+"""Updates the code that docs/*.md quote: `python docs/quote.py` rewrites it, `--check` only compares.
 
-A line `<!-- FILE NAME -->` before a Python block says what the block quotes: a function, class or name of that file.
-`<!-- FILE NAME 3 from: TEXT -->` quotes the line that contains TEXT, which must be the only one, and the two after it.
-Other blocks quote nothing: what follows `<!-- run -->` is run by docs/run.py, what follows `<!-- tests/FILE -->` by
-that test.
+A line `<!-- FILE NAME -->` before a Python block says that the block quotes a function, class or name of that file.
+`<!-- FILE NAME 3 from: TEXT -->` quotes three lines, beginning with the only line that contains TEXT. Blocks after
+`<!-- run -->` are run by docs/run.py, and blocks after `<!-- tests/FILE -->` by that test.
 """
 
 import ast
@@ -30,7 +29,7 @@ def source_of(file: str, name: str) -> str:
 
 
 def quoted(match: re.Match[str]) -> str:
-    """A quote as it should be."""
+    """The quote with the file's present code."""
     mark, file, name, count, text, _ = match.groups()
     code = source_of(file, name)
     if count:

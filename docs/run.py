@@ -1,7 +1,7 @@
-"""Runs the code on docs/*.md and keeps what it prints there: `python docs/run.py` rewrites it, `--check` only compares.
+"""Runs the code of docs/*.md and updates its printed output: `python docs/run.py` rewrites it, `--check` only compares.
 
-A Python block after a line `<!-- run -->` is run. All such blocks of a page run in order and share one namespace, as
-the cells of a notebook do. A block of kind `text` directly behind a Python block holds what that block prints.
+Python blocks after a line `<!-- run -->` are run. All such blocks of a page run in order and share their variables. A
+`text` block that directly follows a Python block contains what that block prints.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ BLOCK = re.compile(r"<!-- run -->\n```python\n(?P<code>.*?)\n```\n(?:\n```text\n
 
 
 def with_output(page: Path) -> str:
-    """The page's text with the output that its blocks print now."""
+    """The page's text with the present output of its blocks."""
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, Any] = {"__name__": "__main__"}
 
     def run(block: re.Match[str]) -> str:
         line = text.count("\n", 0, block.start("code")) + 1
-        source = "\n" * (line - 1) + block["code"]  # errors then name the line of the page
+        source = "\n" * (line - 1) + block["code"]  # so that errors name the line of the page
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(source, str(page), "exec"), namespace)

@@ -3,8 +3,8 @@
     python protos/generate.py           writes them
     python protos/generate.py --check   exits with 1 if the committed ones differ
 
-The generator is pinned: stubs of one version run with grpcio of that version or newer. The prefix on the include path
-makes `bart_proto.v1` the Python package, while the wire package stays `bart.v1`.
+The version of the generator is fixed, because stubs run with grpcio of the generator's version or a newer one. The
+prefix on the include path makes `bart_proto.v1` the Python package; the wire package is `bart.v1`.
 """
 
 import argparse

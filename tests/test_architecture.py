@@ -1,6 +1,6 @@
-"""Folders keep their promises: imports point down, the page stays a page, README says what is so.
+"""Imports between folders point one way, and README is right about files and sizes.
 
-The rules of the server's folders are in tests/server/test_layout.py, what starts without jax in tests/test_start.py.
+The rules of the server's folders are in tests/server/test_layout.py; tests/test_start.py says what starts without jax.
 """
 
 import ast
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RELATIVES = {"bert_oneliner", "t5_oneliner"}
 PACKAGES = {"bart_oneliner", "bart_inference", "bart_server", "bart_client", "bart_proto", "bart_training"}
 OURS = PACKAGES | RELATIVES | {"benchmarks", "support", "tests"}
-MAY_IMPORT = {  # folder -> which of ours its modules may import besides their own folder
+MAY_IMPORT = {  # folder -> the packages of ours that its modules may import, besides their own
     "bart_oneliner.py": {"bart_inference"},  # its demo only: see test_the_page_imports_nothing_of_ours
     "relatives": {"bart_oneliner"},
     "inference/bart_inference": {"bart_oneliner"},
@@ -30,7 +30,7 @@ MAY_IMPORT = {  # folder -> which of ours its modules may import besides their o
     "tests": OURS,
 }
 TEST_BENCHMARKS = ("tests/benchmarks", "tests/tpu")  # the only tests that import benchmarks
-LAYERS = (  # of bart_inference, the lowest first: a module imports from the layers below and from its own folder
+LAYERS = (  # of bart_inference, the lowest first: a module imports from lower layers and from its own folder
     ("buckets", "formats", "tokenization", "tokenizer_files", "generation.options", "generation.arrays"),
     ("adapters", "hub"),
     ("checkpoint", "devices"),
@@ -52,7 +52,7 @@ def python_files(folder: str) -> list[Path]:
 
 
 def imported_names(file: Path) -> Iterator[tuple[str, str]]:
-    """Of each import of a file, inside functions too: the module, with what is taken from it, and its name here."""
+    """Each import of a file, inside functions too: the full name of what is imported, and its name in the file."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -92,15 +92,16 @@ def layer_of(module: str) -> int | None:
 )
 def test_imports_inside_bart_inference_point_down_only(file):
     module = ".".join(file.relative_to(INFERENCE).with_suffix("").parts)
-    own = layer_of(module)
-    assert own is not None, f"bart_inference.{module} is in none of LAYERS"
+    importer_layer = layer_of(module)
+    assert importer_layer is not None, f"bart_inference.{module} is in none of LAYERS"
     for name, _ in imported_names(file):
         package, _, other = name.partition(".")
         other = bart_inference.MODULES.get(other, other)  # what bart_inference/__init__.py gives
         if package != "bart_inference" or (layer := layer_of(other)) is None:
             continue
         same_folder = "." in module and module.split(".")[0] == other.split(".")[0]
-        assert layer < own or same_folder, f"bart_inference.{module} imports bart_inference.{other}, which is not below"
+        wrong = f"bart_inference.{module} imports bart_inference.{other}, which is not in a lower layer"
+        assert layer < importer_layer or same_folder, wrong
 
 
 def test_no_module_assigns_into_another_of_ours():
@@ -123,7 +124,7 @@ def is_module(name: str) -> bool:
 
 
 def test_no_wheel_contains_the_relatives():
-    """They are pages to read and to train; a checkout's `pip install -e .` makes them importable."""
+    """They are files to read and to train; `pip install -e .` in a checkout makes them importable."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     packed = [*wheel["include"], *wheel["sources"], *wheel["force-include"]]
     assert not [path for path in packed if "relatives" in path] and "relatives" in wheel["dev-mode-dirs"]

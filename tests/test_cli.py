@@ -1,4 +1,4 @@
-"""The command line, end to end, on the embedded checkpoint and in processes of its own."""
+"""The command line, run in separate processes with the embedded checkpoint."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_stream_prints_the_same_summary_as_a_whole_answer(model):
     assert run("--stream", "-", stdin=TEXT).stdout == summarize(model, TEXT) + "\n"
 
 
-def test_one_line_alone_writes_the_cached_greedy_summary(model):
+def test_the_one_line_gives_the_summary_of_cached_greedy_search(model):
     plain = summarize(model, TEXT, num_beams=1, max_new_tokens=12, no_repeat_ngram_size=None, repetition_penalty=None)
     assert run("--one-line", "--max-new-tokens", "12", TEXT).stdout == plain + "\n"
 

@@ -1,4 +1,4 @@
-"""The documentation says what the code says."""
+"""The documentation agrees with the code."""
 
 import ast
 import importlib.metadata
@@ -18,7 +18,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 @pytest.mark.parametrize("script", ["quote.py", "figures.py", "run.py"])
 def test_quotes_figures_and_outputs_are_fresh(script: str) -> None:
-    """To the byte; `python docs/quote.py`, `python docs/figures.py` and `python docs/run.py` make them so."""
+    """Each is equal to the byte; `python docs/quote.py`, `docs/figures.py` and `docs/run.py` update them."""
     command = [sys.executable, str(ROOT / "docs" / script), "--check"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -26,7 +26,7 @@ def test_quotes_figures_and_outputs_are_fresh(script: str) -> None:
 
 
 def test_a_stale_quote_is_noticed(tmp_path: Path) -> None:
-    """The check itself can fail."""
+    """So the check can fail."""
     (tmp_path / "docs").mkdir()
     for name in ("docs/quote.py", "docs/model.md", "bart_oneliner.py"):
         (tmp_path / name).write_text((ROOT / name).read_text())
@@ -110,7 +110,7 @@ def test_every_private_name_of_another_project_is_on_the_page() -> None:
 
 
 def test_installed_versions_are_those_promised() -> None:
-    """What the tests ran with is what pyproject.toml allows."""
+    """The tests run with versions that pyproject.toml allows."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
         requirement = Requirement(line)

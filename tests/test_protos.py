@@ -1,4 +1,4 @@
-"""The wire contract breaks no client of the last release, and the check that says so can fail."""
+"""The wire contract is compatible with clients of the last release, and the check of this can fail."""
 
 import os
 import re

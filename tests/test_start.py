@@ -1,4 +1,4 @@
-"""What starts without jax: `import bart_inference`, its modules for texts and options, and every command's --help."""
+"""`import bart_inference`, its modules for texts and options, and every command's --help start without jax."""
 
 import tomllib
 from pathlib import Path
@@ -13,7 +13,7 @@ WITHOUT_JAX = ("", ".buckets", ".tokenization", ".tokenizer_files", ".generation
 
 
 def commands() -> dict[str, str]:
-    """The commands of both distributions, by name: "module:function"."""
+    """The commands of both distributions: name -> "module:function"."""
     projects = [tomllib.loads((ROOT / folder / "pyproject.toml").read_text()) for folder in (".", "clients/python")]
     return {name: entry for project in projects for name, entry in project["project"]["scripts"].items()}
 

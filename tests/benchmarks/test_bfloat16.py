@@ -1,4 +1,4 @@
-"""bfloat16's flip rate counts what it says it counts."""
+"""The comparison of bfloat16's answers with float32's counts documents and tokens correctly."""
 
 from benchmarks.bfloat16 import compare, shared
 

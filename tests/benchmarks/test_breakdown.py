@@ -1,4 +1,4 @@
-"""The operations of real programs are put under the right kind."""
+"""The operations of compiled programs get the right kind."""
 
 import dataclasses
 

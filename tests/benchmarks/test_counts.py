@@ -1,4 +1,4 @@
-"""The analytic counts are PyTorch's own, and the limit is what they add up to."""
+"""The counts of operations equal PyTorch's, and the limit is their sum."""
 
 import pytest
 import torch

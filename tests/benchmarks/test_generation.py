@@ -1,4 +1,4 @@
-"""The table says what was measured, goals are met or not, and a run goes on where it was cut off."""
+"""The table shows what was measured, goals are met or not, and an interrupted run resumes."""
 
 import json
 import subprocess

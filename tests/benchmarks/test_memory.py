@@ -1,4 +1,4 @@
-"""The command that shows how much memory a model takes while it is prepared."""
+"""The benchmark of the peak memory of loading and preparing a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A record is saved part by part in the order of its names, and a command measures what its record lacks."""
+"""A record is saved part by part in the order of its names, and a command measures the missing parts."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def test_parts_are_saved_in_the_order_of_the_names_and_read_again(tmp_path):
     assert [path.name for path in again.path.parent.iterdir()] == ["results.json"]
 
 
-def test_a_command_measures_what_its_record_lacks(command):
+def test_a_command_measures_the_missing_parts_of_its_record(command):
     assert command().missing() == NAMES and command("first").missing() == ["first-a", "first-b"]
     command().record.add("first-b", {"seconds": 1})
     assert command("first").missing() == ["first-a"]
@@ -38,7 +38,7 @@ def test_a_command_measures_what_its_record_lacks(command):
     assert command("--report").missing() == [] and command("--report").figures() == {"first-b": {"seconds": 1}}
 
 
-def test_a_name_that_nothing_has_is_refused(command, capsys):
+def test_a_name_that_no_part_contains_is_refused(command, capsys):
     with pytest.raises(SystemExit):
         command("third")
     assert "no name contains any of ['third']; the names: first-a, first-b, second" in capsys.readouterr().err

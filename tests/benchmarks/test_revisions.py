@@ -1,4 +1,4 @@
-"""Two checkouts are compared in turns, and what became slower or wrote something else is told by the exit status."""
+"""Two checkouts are compared in turns, and the exit status is 1 if one is slower or generates other tokens."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Checkout:
-    """A process that has stood in for a checkout: it takes the seconds that the test says."""
+    """Replaces the process of a checkout: its runs take the seconds that the test gives."""
 
     def __init__(self, seconds: list[float], tokens: list[list[int]]) -> None:
         self.seconds, self.tokens = iter(seconds), tokens

@@ -1,6 +1,6 @@
-"""What the TPU compiler makes of the real programs, with no TPU: `pip install -e '.[test,tpu-test]'`, `pytest -m tpu`.
+"""The programs of generation, compiled for TPUs without a TPU: `pip install -e '.[test,tpu-test]'`, `pytest -m tpu`.
 
-bart-base, 8 sources a chip, on one v5e chip, a host of eight, and one v6e chip. Nothing runs.
+bart-base with 8 sources on each chip, for one v5e chip, a host of eight, and one v6e chip. No program is run.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_the_loop_copies_no_whole_cache(chips: str, N: int) -> None:
     program = compiled("decode", chips, N)
     one = ROWS * N * T * BASE.d_model  # elements of a layer's keys
     assert copies(program, one) == []
-    # What else is temporary there takes up to the size of one cache, so a second one shows well above this.
+    # Other temporary arrays take up to the size of one cache, so a copy of the cache would exceed this limit.
     assert program.memory_analysis().temp_size_in_bytes < 1.3 * cache_bytes(N), "room for a second cache"
 
 
@@ -90,7 +90,7 @@ def test_operations_are_within_a_fifth_of_those_counted(chips: str, program: str
 @everywhere
 @pytest.mark.parametrize(("N", "limit"), [(1, 1.6), (4, 1.8)], ids=["greedy", "beams"])
 def test_a_step_moves_few_more_bytes_than_it_must(chips: str, N: int, limit: float) -> None:
-    """Beyond the minimum: what is written to the cache, and the logits' way through the search."""
+    """The bytes beyond the minimum are writes to the cache, and the logits that the search reads and writes."""
     minimum = counts.step_bytes(vars(BASE), ROWS, N, S, T) / 2  # counted in float32
     assert 1 <= traffic(compiled("step", chips, N)) / minimum < limit
 

@@ -20,7 +20,7 @@ TOPICS = ["music", "XML", "Python", "network", "image", "chess", "weather", "mai
 
 @pytest.fixture(scope="package", autouse=True)
 def compile_fast() -> Iterator[None]:
-    """A training step takes longer to compile than these tests do to run it."""
+    """Compiles training steps without optimization, because compiling takes longer than running them here."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

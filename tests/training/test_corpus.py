@@ -72,7 +72,7 @@ def test_the_command_writes_the_same_bytes_twice(state, tmp_path):
     # alpha-doc repeats alpha, gamma is transitional, delta's synopsis is one word, epsilon is too short
     assert {r["package"] for r in records} == {"alpha", "beta", "zeta"}
     zeta = next(r for r in records if r["package"] == "zeta")
-    assert zeta["document"] == LONG.format("zeta") + " verbatim"  # its first sentence says nothing of its own
+    assert zeta["document"] == LONG.format("zeta") + " verbatim"  # without its first sentence, which is boilerplate
 
 
 def test_the_split_follows_the_source_family():
@@ -95,7 +95,7 @@ def test_near_duplicates_of_an_earlier_split_are_purged():
     assert corpus.purge([same_text, same_summary, different], earlier) == [different]
 
 
-def test_what_lies_beyond_a_corpus_is_of_other_families_and_resembles_none_of_its_records(tmp_path):
+def test_beyond_keeps_only_other_families_and_texts_that_resemble_no_record_of_the_corpus(tmp_path):
     known = record("gcc-12", LONG.format("gcc"), "GNU compiler")
     for name in ("train", "validation", "test"):
         corpus.write(tmp_path / f"{name}.jsonl.gz", [known] if name == "test" else [])

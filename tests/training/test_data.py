@@ -1,13 +1,17 @@
-"""Batches: pure in (seed, step), every example once an epoch, lengths alike, labels that do not count."""
+"""Batches depend on seed and step only, contain every example once an epoch, and have few shapes."""
 
 import numpy as np
 from bart_training.data import IGNORED, Batches, collate, round_up
 
 
 def lengths_and_pairs(n):
+    """n random lengths of source and target, and pairs of these lengths; the target's ids name the pair."""
     rng = np.random.default_rng(0)
-    lengths = [(int(s), int(t)) for s, t in zip(rng.integers(4, 100, n), rng.integers(3, 20, n), strict=True)]
-    return lengths, [([0] + [5] * (s - 2) + [2], [0] + [i + 10] * (t - 2) + [2]) for i, (s, t) in enumerate(lengths)]
+    lengths = list(zip(rng.integers(4, 100, n).tolist(), rng.integers(3, 20, n).tolist(), strict=True))
+    pairs = []
+    for i, (source, target) in enumerate(lengths):
+        pairs.append(([0] + [5] * (source - 2) + [2], [0] + [i + 10] * (target - 2) + [2]))
+    return lengths, pairs
 
 
 def make_batches(n=70, seed=0):
@@ -35,8 +39,9 @@ def test_an_epoch_visits_every_example_once():
 
 def test_shapes_are_few():
     batches = make_batches()
-    assert {b.input_ids.shape[1] for b in map(batches, range(60))} <= {32, 64, 128}
-    assert {b.labels.shape[1] for b in map(batches, range(60))} <= {16, 32}
+    drawn = [batches(step) for step in range(60)]
+    assert {batch.input_ids.shape[1] for batch in drawn} <= {32, 64, 128}
+    assert {batch.labels.shape[1] for batch in drawn} <= {16, 32}
 
 
 def test_collate_pads_sources_and_ignores_padding_in_labels():

@@ -1,4 +1,4 @@
-"""Scores and baselines on a case that a reader can work out."""
+"""Scores and baselines for cases that a reader can compute by hand."""
 
 import pytest
 from bart_training import baselines
@@ -22,7 +22,7 @@ def test_rouge_is_f1_with_stemming_in_percent():
 
 
 @pytest.mark.parametrize("summary", ["", "editor editor for files", "a b a b a b"])
-def test_degenerate_summaries_are_told(summary):
+def test_empty_and_repeating_summaries_are_degenerate(summary):
     assert degenerate(summary)
 
 

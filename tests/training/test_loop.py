@@ -1,4 +1,4 @@
-"""The loop: resumes bit for bit, learns, accumulates, and shards without changing the result."""
+"""The training loop resumes bit for bit, learns, and gives the same result with accumulation and on several devices."""
 
 import json
 import os

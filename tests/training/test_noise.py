@@ -25,12 +25,12 @@ def test_span_lengths_are_poisson_with_mean_three_and_zero_inserts_a_mask():
     assert only_empty == [5]
 
 
-def test_spans_fall_everywhere_alike_but_for_the_ends():
+def test_spans_are_equally_likely_everywhere_but_at_the_ends():
     rng = np.random.default_rng(1)
     gone = np.zeros(50)
     for _ in range(4000):
         gone[list(set(range(50)) - set(text_infilling(list(range(50)), MASK, rng)))] += 1
-    inner = gone[5:-5]  # a span lies inside the text as a whole, so the outermost tokens are in fewer
+    inner = gone[5:-5]  # a span lies inside the text, so fewer spans contain the outermost tokens
     assert inner.min() / inner.max() > 0.85
 
 
