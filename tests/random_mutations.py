@@ -185,20 +185,21 @@ class Contexts:
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self._measured = measured
+        self._test = ""  # the one that runs
 
     def _switch(self, test: str, shared: bool) -> None:
         self._measured.switch_context(file_of(test) if shared or test.startswith("tests/inference") else test)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: Any) -> None:
-        self._switch(item.nodeid, False)
+        self._test = item.nodeid
+        self._switch(self._test, False)
 
     @pytest.hookimpl(hookwrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[None]:
-        test = request._pyfuncitem.nodeid
-        self._switch(test, fixturedef.scope != "function")
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        self._switch(self._test, fixturedef.scope != "function")
         yield
-        self._switch(test, False)
+        self._switch(self._test, False)
 
 
 def run_tests(tree: Path, tests: list[str], limit: float, measured: Path | None = None) -> list[list[Any]]:
