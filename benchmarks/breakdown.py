@@ -2,12 +2,13 @@
 
     JAX_PLATFORMS=cpu python -m benchmarks.breakdown base-b1-greedy-s512 base-b8-beam4-s512 --record FOLDER
 
-Each operation of the compiled program is of one kind, by its metadata and its shape: products with the weights of the
-layers; the product with the output embedding; attention (products, softmax and everything else over keys); the choice
-of tokens (everything else over the vocabulary); the rest (norms, activations, caches). Time in no operation is waiting
-and dispatch. An operation's time is from its start to its end on the thread that runs it, and includes waiting for
-other threads. Tracing costs a few percent. Beside the times is the limit of benchmarks/counts.py, with the bandwidth
-and throughput measured in the same run. The record is results.json.
+Each operation of the compiled program is put under one kind, by its metadata and shape: products with the weights of
+the layers; the product with the output embedding; attention (products, softmax and everything else over keys); the
+choice of tokens (everything else over the vocabulary); the rest (norms, activations, caches). Time outside of all
+operations is spent on waiting and on starting them. The time of an operation is from its start to its end on the thread
+that runs it, and includes waiting for other threads. Tracing adds a few percent. Beside the times stands the limit: the
+least time in which the machine could do the work (benchmarks/counts.py), by its bandwidth and throughput in the same
+run. The record is results.json.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ from support.records import Command
 
 STEPS = 12
 KINDS = ("layers' products", "output embedding", "attention", "choice of tokens", "rest", "in no operation")
-NESTING = ("while", "conditional", "call")  # contain other operations, whose time must not be counted twice
+NESTING = ("while", "conditional", "call")  # not counted: their time is that of the operations inside them
 OPERATION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = \(?\w+\[([\d,]*)\].*?[\s)}]([\w\-]+)\(")
 
 
 class Operation(NamedTuple):
-    """One operation of a compiled program. shape: of its first result. source: its op_name, which tells the einsum."""
+    """One operation of a compiled program.
+
+    shape: of its first result. source: XLA's op_name, which contains the einsum's subscripts.
+    """
 
     opcode: str
     shape: tuple[int, ...]
@@ -58,7 +62,7 @@ def operations(text: str) -> dict[str, Operation]:
 
 
 def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, Any]) -> str:
-    """One of KINDS. fields: of config.json."""
+    """The kind of an operation, one of KINDS. fields: those of the model's config.json."""
     V, D = fields["vocab_size"], fields["d_model"]
     E, H = fields["encoder_attention_heads"], fields["decoder_attention_heads"]
     # A product by oneDNN is (rows, panels, columns); that of several projections to heads is (B, panels, T, columns).
@@ -75,7 +79,7 @@ def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, 
 
 
 def traced(run: Callable[[], Any], text: str, fields: Mapping[str, Any]) -> tuple[dict[str, float], float]:
-    """Seconds of one call of `run` by kind of operation, and in all. text: of the compiled program that it runs."""
+    """The seconds of one call of `run`, by kind of operation and in total. text: the compiled program that it runs."""
     import jax
 
     known = operations(text)
@@ -125,7 +129,7 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
     encode = jit_prefill.lower(prepared.weights, config, ids, mask).compile()
     encoding, encoding_seconds = traced(lambda: encode(prepared.weights, ids, mask), encode.as_text(), fields)
     step = decode.lower(prepared.weights, config, state(), np.int32(STEPS), False).compile()
-    states = [state(), state()]  # `traced` calls the program twice, and each call takes over the memory of its state
+    states = [state(), state()]  # `traced` calls the program twice, and each call reuses the memory of its state
     steps, steps_seconds = traced(lambda: step(prepared.weights, states.pop(), np.int32(STEPS)), step.as_text(), fields)
     measures = measures_of(cell, work)
     machine = Machine(bandwidth(measures["step_bytes"]), throughput(measures["products"]))

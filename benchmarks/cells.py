@@ -12,7 +12,7 @@ from benchmarks.counts import Machine, prefill_seconds, step_bytes, step_seconds
 from benchmarks.rivals import Tokens, Work
 
 NEW = 64  # tokens generated from random weights
-DOCUMENTS = 16  # of real text
+DOCUMENTS = 16  # real documents in a cell
 SEED = 0
 
 
@@ -72,7 +72,7 @@ def real_rows(corpus: pathlib.Path, count: int) -> list[list[int]]:
 
 
 def measures_of(cell: Cell, work: Work) -> Work:
-    """What to measure the machine with: the bytes that a step reads, and matrix products of the model's shapes."""
+    """Sizes for measuring the machine: the bytes that a step reads, and matrix products of the model's shapes."""
     fields = fields_of(cell.model)
     rows = min(2048, max(512, sum(len(row) for row in work["batches"][0])))
     source = sum(map(len, work["batches"][0])) // cell.batch
@@ -82,7 +82,7 @@ def measures_of(cell: Cell, work: Work) -> Work:
 
 
 def limit_of(cell: Cell, work: Work, tokens: Tokens, machine: Machine) -> float:
-    """The least seconds that the machine needs for the work that gave these tokens."""
+    """The limit of a cell: the least seconds in which the machine can read the sources and generate these tokens."""
     fields: dict[str, Any] = fields_of(cell.model)
     seconds, answers = 0.0, iter(tokens)
     for batch in work["batches"]:

@@ -58,7 +58,7 @@ class Turns:
             self.later[name].append(answer)
 
     def _attempt(self, name: str, ask: Callable[[Worker], Answer]) -> Answer | None:
-        """None if the rival fails, which then takes no further part."""
+        """The rival's answer. None if it fails; then it takes no further part in the cell."""
         try:
             return ask(self.workers[name])
         except RivalFailed as error:

@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.checkpoints import folder_of
 from benchmarks.machine import circumstances
 
-MAX_RATIO = 1.15  # of the peak to the prepared weights
-INTERVAL = 0.001  # seconds between two readings
+MAX_RATIO = 1.15  # the largest allowed ratio of the peak to the prepared weights
+INTERVAL = 0.001  # seconds between two readings of RssAnon
 CHILD = """
 import sys
 import jax
@@ -48,7 +48,7 @@ def anonymous_bytes(process: int) -> int:
 
 
 def measure(folder: pathlib.Path, layout: str | None = None) -> dict[str, float]:
-    """{"weights_mb", "peak_mb" over the imports, "imports_mb", "ratio" of the first two}; MB are 2**20 bytes."""
+    """{"weights_mb", "peak_mb" without the imports, "imports_mb", "ratio" of peak to weights}; MB are 2**20 bytes."""
     command = [sys.executable, "-c", CHILD, str(folder), layout or ""]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin and child.stdout

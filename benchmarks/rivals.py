@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.machine import THREADS, bandwidth, throughput
 
 Work = dict[str, Any]  # {"batches": [[[id, …], …], …], "options": transformers' names, "pad_token_id": int}
-Tokens = list[list[int]]  # of each source, what was generated, without the start token and the end token
+Tokens = list[list[int]]  # for each source, the generated tokens without the start token and the end token
 
 
 # ── in the worker's process ───────────────────────────────────────────────────────────────────────────────────────────
@@ -71,7 +71,7 @@ class PyTorch:
         self.model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
     def settle(self) -> None:
-        """Copies the weights out of the mapped file, whose small pages can take 1.5 times as long to read."""
+        """Copies the weights into ordinary memory. A mapped file's small pages can take 1.5 times as long to read."""
         for parameter in self.model.parameters():
             parameter.data = parameter.data.clone()
 
@@ -90,7 +90,7 @@ class PyTorch:
 
 
 class CompiledPyTorch(PyTorch):
-    """transformers with torch.compile and a static cache, as its documentation of generation describes."""
+    """transformers with torch.compile and a static cache, as its documentation recommends for fast generation."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         super().__init__(folder)
@@ -195,7 +195,7 @@ def timed(rival: Any) -> dict[str, Any]:
 
 
 def serve(name: str, folder: pathlib.Path) -> None:
-    """Answers requests until standard input ends."""
+    """Makes a rival and answers the requests on standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes to standard error and is not taken for an answer
     began = time.perf_counter()
@@ -233,7 +233,7 @@ class Worker:
         self, name: str, folder: pathlib.Path, patience: float = 300, checkout: pathlib.Path | None = None,
         python: str = sys.executable, without: str = "",
     ) -> None:  # fmt: skip
-        """checkout: the folder whose code runs, the working directory by default. python: its interpreter.
+        """checkout: the folder whose code runs, by default the working directory. python: the interpreter that runs it.
 
         without: a fast path of benchmarks.without to switch off.
         """

@@ -206,7 +206,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def offline(model: str, work: Sequence[Work], rows: int) -> dict[str, Any]:
-    """The same work by `generate` in this process, sorted by length, in batches of `rows`; the first pass compiles."""
+    """Times the work in this process: `generate` on batches of `rows`, sorted by length, after a pass that compiles."""
     from bart_inference import generate, load, prepare
     from bart_inference.tokenization import pad
 
@@ -254,7 +254,7 @@ def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dic
 
 
 def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor: float) -> dict[str, Any]:
-    """An open loop at `factor` times the requests a second that the server answered in `peak`."""
+    """Sends requests at random times, on average `factor` times as many a second as the server answered in `peak`."""
     rate = factor * peak["codes"]["OK"] / peak["seconds"]
     figures = measured(server, lambda: open_loop(server.address, work, rate))
     figures["arrivals_per_second"] = round(rate, 1)
@@ -263,7 +263,7 @@ def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor:
 
 
 def embedded(scale: float) -> dict[str, Any]:
-    """The server beside one with a single row and worker, the cost of a call, and an overload."""
+    """Measures the server beside one with a single row and worker, the time that a call adds, and an overload."""
     plain = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}  # greedy search and nothing else
     work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24), **plain))
     result: dict[str, Any] = {"clients_32": [], "one_at_a_time": []}
@@ -287,7 +287,7 @@ def embedded(scale: float) -> dict[str, Any]:
 
 
 def base(scale: float) -> dict[str, Any]:
-    """The server with 32 callers beside offline batches, and an overload."""
+    """Measures the server with 32 callers beside batches in this process, and an overload."""
     work = mixed_work(round(64 * scale), 50000, 120, fixed_lengths((16, 24, 32)))
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -23,22 +23,22 @@ def replace(target: str, value: Any) -> Callable[[], Any]:
 
 
 def fused_projections() -> None:
-    """Computes queries, keys and values in one product and splits its result, instead of one product each."""
+    """Computes queries, keys and values in one product and splits the result, instead of in three products."""
     from bart_inference.model import onednn
 
-    onednn.available()  # before the threshold changes: its answer is cached, and comes from a product of that size
+    onednn.available()  # caches its answer, which it finds by a product of the threshold's size, before that changes
     mock.patch.object(onednn, "MIN_POSITIONS_TO_HEADS", NEVER).start()
 
 
 def query_by_onednn() -> None:
-    """Computes the scores of a single query by oneDNN, for which onednn.attend uses XLA (attention.scores)."""
+    """Computes the attention scores of a single query by oneDNN; normally XLA does it (attention.scores)."""
     from bart_inference.model import onednn
 
     mock.patch("bart_inference.model.attention.scores", onednn.scores).start()
 
 
 def one_source_a_row() -> None:
-    """Every source is encoded by itself, in the shortest row that holds it."""
+    """Encodes every source by itself, in the shortest row that holds it, instead of several in one row."""
     from bart_server.engine.packing import EncoderBatch, EncoderShape, PackedSource
 
     def pack_sources(sources: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[EncoderBatch]:
