@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import random
@@ -32,10 +33,15 @@ class Cell(NamedTuple):
         return f"{self.model}-b{self.batch}-{search}-s{self.source}"
 
 
+BASE_CELLS = [Cell("base", *shape) for shape in itertools.product((1, 8), (1, 4), (128, 512, 1024))]
 CELLS = (
-    *(Cell("base", batch, beams, source) for batch in (1, 8) for beams in (1, 4) for source in (128, 512, 1024)),
-    *(Cell("distilbart", *shape) for shape in ((1, 1, 512), (1, 4, 1024), (8, 4, 128))),
-    *(Cell("large", *shape) for shape in ((1, 1, 512), (1, 4, 1024), (8, 4, 128))),
+    *BASE_CELLS,
+    Cell("distilbart", 1, 1, 512),
+    Cell("distilbart", 1, 4, 1024),
+    Cell("distilbart", 8, 4, 128),
+    Cell("large", 1, 1, 512),
+    Cell("large", 1, 4, 1024),
+    Cell("large", 8, 4, 128),
     Cell("tiny", 1, 4, 0),
     Cell("tiny", DOCUMENTS, 4, 0),
 )
@@ -84,11 +90,15 @@ def measures_of(cell: Cell, work: Work) -> Work:
 def limit_of(cell: Cell, work: Work, tokens: Tokens, machine: Machine) -> float:
     """The limit of a cell: the least seconds in which the machine can read the sources and generate these tokens."""
     fields: dict[str, Any] = fields_of(cell.model)
-    seconds, answers = 0.0, iter(tokens)
+    seconds, first = 0.0, 0
     for batch in work["batches"]:
+        answers = tokens[first : first + len(batch)]
+        first += len(batch)
         # A row that ends early has taken one step more, for its end token, than it has tokens.
-        steps = NEW if cell.source else max(len(next(answers)) for _ in batch) + 1
-        source = sum(map(len, batch)) / len(batch)  # a step's cost is linear in it
-        seconds += sum(prefill_seconds(fields, machine, 1, len(row)) for row in batch)
-        seconds += sum(step_seconds(fields, machine, len(batch), cell.beams, source, t) for t in range(1, steps + 1))
+        steps = NEW if cell.source else max(map(len, answers)) + 1
+        mean_source = sum(map(len, batch)) / len(batch)  # a step's cost is linear in the source's length
+        for row in batch:
+            seconds += prefill_seconds(fields, machine, 1, len(row))
+        for t in range(1, steps + 1):
+            seconds += step_seconds(fields, machine, len(batch), cell.beams, mean_source, t)
     return seconds

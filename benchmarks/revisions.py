@@ -39,10 +39,10 @@ def compare(cell: Cell, workers: dict[str, Worker], rounds: int) -> dict[str, An
         for name in order:
             seconds[name].append(workers[name].run(PATIENCE)["seconds"])
         order.reverse()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    before, now = statistics.median(seconds["before"]), statistics.median(seconds["now"])
     return {
-        "ratio": round(medians["before"] / medians["now"], 3),
-        "seconds": {name: round(value, 4) for name, value in medians.items()},
+        "ratio": round(before / now, 3),
+        "seconds": {"before": round(before, 4), "now": round(now, 4)},
         "all_seconds": {name: [round(value, 4) for value in values] for name, values in seconds.items()},
         "tokens_equal": tokens["before"] == tokens["now"],
     }
@@ -83,8 +83,10 @@ def main() -> int:
             print(f"{name:28} {figures['ratio']:.3f}  tokens equal: {figures['tokens_equal']}", flush=True)
             arguments.record.mkdir(parents=True, exist_ok=True)
             (arguments.record / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-    measured = record["cells"].values()
-    return int(any(cell["ratio"] < arguments.least or not cell["tokens_equal"] for cell in measured))
+    for figures in record["cells"].values():
+        if figures["ratio"] < arguments.least or not figures["tokens_equal"]:
+            return 1
+    return 0
 
 
 if __name__ == "__main__":

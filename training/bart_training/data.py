@@ -62,7 +62,8 @@ class Batches:
         target_buckets: list[int], pad: int, seed: int,
     ) -> None:  # fmt: skip
         self.make, self.batch_size, self.pad, self.seed = make, batch_size, pad, seed
-        self.limits, self.shares = list(limits), np.array(list(limits.values())) / sum(limits.values())
+        self.limits = list(limits)
+        self.shares = np.array(list(limits.values())) / sum(limits.values())
         self.source_buckets, self.target_buckets = sorted(limits), target_buckets
         rounded = [(round_up(source, self.source_buckets), target) for source, target in lengths]
         self.sort_keys = np.array(rounded, "i4,i4")

@@ -22,7 +22,8 @@ SPAN_WORDS = 9
 
 
 def summary(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Pair:
-    return truncate(tokenizer.encode(record["document"]).ids, limit), tokenizer.encode(record["summary"]).ids
+    source = truncate(tokenizer.encode(record["document"]).ids, limit)
+    return source, tokenizer.encode(record["summary"]).ids
 
 
 def infill(record: dict[str, str], limit: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Pair:
@@ -55,10 +56,12 @@ OBJECTIVES: dict[str, Callable[[dict[str, str], int, Tokenizer, np.random.Genera
 
 def mixture(shares: dict[str, float], records: list[dict[str, str]], tokenizer: Tokenizer) -> Make:
     """Makes batches of one objective each, drawn by its share, so that the targets of a batch have similar lengths."""
-    names, weights = list(shares), np.array(list(shares.values())) / sum(shares.values())
+    names = list(shares)
+    probabilities = np.array([shares[name] for name in names]) / sum(shares.values())
 
     def make(indices: np.ndarray, limit: int, rng: np.random.Generator) -> list[Pair]:
-        objective = OBJECTIVES[str(rng.choice(names, p=weights))]
+        name = str(rng.choice(names, p=probabilities))
+        objective = OBJECTIVES[name]
         return [objective(records[i], limit, tokenizer, rng) for i in indices]
 
     return make
