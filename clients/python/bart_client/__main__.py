@@ -125,7 +125,7 @@ def connect(args: argparse.Namespace) -> AsyncClient:
 
 
 def read_items(args: argparse.Namespace) -> Iterator[Item]:
-    """What to work on. Files are read as far as needed. ValueError for a line that is not such an object."""
+    """The texts of the input files, each read when it is needed. ValueError for a line of --jsonl without a text."""
     for name in args.files:
         with open(0 if name == "-" else name, encoding="utf-8", closefd=name != "-") as file:
             if not (args.lines or args.jsonl):

@@ -1,4 +1,4 @@
-"""One call, as a transport describes it to the services. Knows no transport."""
+"""One call, as every transport describes it to the services."""
 
 import time
 import uuid
@@ -12,11 +12,11 @@ CANCELLED_EARLY = 0.1  # seconds before our deadline at which the caller, whose 
 
 
 class Call:
-    """Who calls, until when, and under which id; and what the log and the trace will say about it.
+    """One call: its caller, deadline and id, and facts about it for the log and the trace.
 
-    timeout: seconds until the caller's deadline, None without one. identity: tells callers apart, in words that only
-    the transport understands; empty for everybody. request_id: the caller's own, or a new one. reservation: the places
-    that the transport took before it read the message, None if it took none.
+    timeout: seconds until the caller's deadline, None without one. identity: an opaque name of the caller; empty if the
+    transport does not tell callers apart. request_id: the caller's id for the call; if empty, a new one is made.
+    reservation: the places that the transport took before it read the message, None if it took none.
 
     A call belongs to one event loop. It can end early in two ways: the task that runs it is cancelled, or somebody
     calls `cancel`, after which the service raises Cancelled.
@@ -28,7 +28,7 @@ class Call:
         self.cancelled_by: RequestError | None = None  # why the call's task is cancelled, where the transport knows it
         self.request_id = request_id or uuid.uuid4().hex
         self.cancelled = False
-        self.facts: dict[str, Any] = {"request_id": self.request_id}  # never texts, tokens or labels
+        self.facts: dict[str, Any] = {"request_id": self.request_id}  # for the log: never texts, tokens or labels
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._on_end: list[Callable[[RequestError], None]] = []
 
@@ -37,7 +37,7 @@ class Call:
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     def cancellation(self) -> RequestError:
-        """What ends a call whose task is cancelled."""
+        """The error with which a call ends whose task is cancelled."""
         if self._deadline is not None and self._deadline <= time.monotonic() + CANCELLED_EARLY:
             return DeadlineExceeded("the deadline passed")
         return self.cancelled_by or Cancelled("the caller cancelled the call")
@@ -47,13 +47,13 @@ class Call:
         self.facts.update(facts)
 
     def cancel(self) -> None:
-        """Ends the call from outside; its requests leave the scheduler at once. From the event loop."""
+        """Ends the call; its requests leave the scheduler at once. To be called on the call's event loop."""
         self.cancelled = True
         for end in self._on_end:
             end(Cancelled("the caller cancelled the call"))
 
     def on_cancel(self, end: Callable[[RequestError], None]) -> None:
-        """end: called with the error that the call ends with, if it is cancelled."""
+        """Registers `end`, which is called with a Cancelled if the call is cancelled."""
         self._on_end.append(end)
 
     def check(self) -> None:

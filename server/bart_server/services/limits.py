@@ -1,4 +1,4 @@
-"""What may be asked for at all: bounds on one call, checked before anything is tokenized."""
+"""The limits on one call, which are checked before anything is tokenized."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,11 @@ from bart_server.scheduling.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes are in bytes of UTF-8. windows: of one long text. batch_items: texts of one BatchSummarize.
+    """The most that one call may ask for.
 
-    options_bytes: of a request's options in the wire format, and of its token ids.
+    text_bytes, label_bytes: of a text, and of a label with the template, in UTF-8. windows: of one long text.
+    batch_items: texts of one BatchSummarize. labels: of one ClassifyZeroShot. options_bytes: of a request's options,
+    and of its token ids, in protobuf's wire format.
     """
 
     text_bytes: int
@@ -24,7 +26,7 @@ class Limits:
 
 
 def check_size(field: str, text: str, limit: int) -> None:
-    """limit: in bytes of UTF-8."""
+    """Raises InvalidArgument for a text of more than `limit` bytes of UTF-8."""
     size = len(text.encode())
     if size > limit:
         raise InvalidArgument(field, f"{size} bytes, at most {limit} are allowed")
@@ -36,13 +38,13 @@ def check_not_blank(field: str, text: str) -> None:
 
 
 def check_count(field: str, count: int, limit: int) -> None:
-    """field: the name of a repeated field, such as texts."""
+    """Raises InvalidArgument unless a repeated field, such as "texts", has between 1 and `limit` items."""
     if not 1 <= count <= limit:
         raise InvalidArgument(field, f"{count} {field}, between 1 and {limit} are allowed")
 
 
 def check_policy(policy: pb.LongInput, chunk: bool = True) -> None:
-    """chunk: whether a long text may be split."""
+    """Raises InvalidArgument for an unknown policy, and for LONG_INPUT_CHUNK unless `chunk` is true."""
     if policy not in pb.LongInput.values():
         raise InvalidArgument("long_input", f"{policy} is no value of bart.v1.LongInput")
     if policy == pb.LONG_INPUT_CHUNK and not chunk:
@@ -50,7 +52,7 @@ def check_policy(policy: pb.LongInput, chunk: bool = True) -> None:
 
 
 def one_sequence(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with one answer: summaries and streams have one, whatever the checkpoint's default is."""
+    """The options with num_return_sequences 1, not the checkpoint's default; InvalidArgument if they set another."""
     count = options.setdefault("num_return_sequences", 1)
     if count != 1:
         raise InvalidArgument("options.num_return_sequences", f"{count}, only Generate returns more than 1")

@@ -1,4 +1,4 @@
-"""The size of every field of a message, checked on its bytes, before anything is parsed."""
+"""Checks the size of every field of a message from its bytes, before the message is parsed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,15 +9,15 @@ from google.protobuf.message import Message
 from bart_server.scheduling.errors import InvalidArgument
 from bart_server.services.limits import Limits, check_count
 
-MAX_FIELDS = 1000  # beside the items of repeated fields
+MAX_FIELDS = 1000  # fields of a message, without the items of repeated fields
 MAX_NAME = 1000  # bytes of a name or a template
 VARINT, FIXED64, LENGTH, START_GROUP, END_GROUP, FIXED32 = range(6)  # wire types
 
 
 def check_sizes(request: type[Message], data: bytes, limits: Limits) -> None:
-    """Raises InvalidArgument for the first field that is too large. Bytes that are no message are left to the parser.
+    """Raises InvalidArgument for the first field that is too large. Malformed bytes are left to the parser.
 
-    The parts of a field that comes several times are added up: that is how a parser would join them.
+    A message may contain a single field several times; its sizes are added up, because a parser may join its parts.
     """
     fields: Mapping[int, Any] = request.DESCRIPTOR.fields_by_number
     most = MAX_FIELDS + limits.batch_items + limits.labels
@@ -32,7 +32,7 @@ def check_sizes(request: type[Message], data: bytes, limits: Limits) -> None:
             name, limit = "unknown fields", limits.options_bytes
             number = 0
         elif field.name == "texts":
-            continue  # each has a status of its own, and together they are bounded by the message
+            continue  # a text that is too large gets a status of its own, in the service
         elif field.is_repeated:
             check_size(f"{field.name}[{counts[number] - 1}]", size, limits.label_bytes)
             continue
@@ -47,7 +47,7 @@ def check_sizes(request: type[Message], data: bytes, limits: Limits) -> None:
 
 
 def limit_of(field: Any, limits: Limits) -> int:
-    """Bytes of a field that does not repeat."""
+    """The most bytes of a field that does not repeat."""
     if field.message_type is not None:
         return limits.options_bytes
     return limits.text_bytes if field.name in ("text", "target_text") else MAX_NAME
@@ -59,7 +59,7 @@ def check_size(field: str, size: int, limit: int) -> None:
 
 
 def top_level(data: bytes) -> Iterator[tuple[int, int]]:
-    """The number and the size in bytes of each field, until the end or the first byte that cannot be."""
+    """Yields the number and the size in bytes of each field, up to the end or the first invalid wire type."""
     at = 0
     while at < len(data):
         key, at = varint(data, at)
@@ -80,7 +80,7 @@ def top_level(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number at a position, and the position behind it; at the end of the data a number that is cut off."""
+    """The varint at a position, and the position after it. If the data ends inside it, the part that is there."""
     value = shift = 0
     while at < len(data) and shift < 70:
         byte = data[at]

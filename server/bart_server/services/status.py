@@ -19,7 +19,7 @@ CODES: dict[type[Exception], int] = {
 
 
 def status(error: Exception) -> status_pb2.Status:
-    """The google.rpc.Status of an error. Whatever is not a RequestError is INTERNAL and tells nothing."""
+    """The google.rpc.Status of an error. An error that is no RequestError becomes INTERNAL, without its message."""
     code = code_number(error)
     text = str(error) if isinstance(error, errors.RequestError) else "internal error"
     return status_pb2.Status(code=code, message=text, details=[pack(detail) for detail in details(error)])

@@ -1,8 +1,9 @@
-"""Reads a call's message, within limits on how many are read at once: a message that comes slowly occupies memory.
+"""Reads the messages of calls. Only so many are read at once, because a message that arrives slowly occupies memory.
 
-A call waits unread until a place is free. Flow control keeps what it sends meanwhile below LOOKAHEAD bytes, so memory
-is bounded by the places times the largest message, and LOOKAHEAD for every other call. A place goes to the client that
-reads the fewest messages. While others wait, a message that takes longer than SLOW is given up, the slowest first.
+A call waits unread until there is a place for reading it. Meanwhile flow control lets it send at most LOOKAHEAD bytes.
+So memory is bounded by the places times the size of the largest message, plus LOOKAHEAD for every waiting call. A free
+place goes to a call of the client of which the fewest messages are being read. While calls wait, reading a message may
+take SLOW seconds: then the one that began first is refused.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from bart_server.scheduling.errors import DeadlineExceeded, InvalidArgument, Ove
 from bart_server.scheduling.jobs import Reservation
 
 LOOKAHEAD = 1 << 16  # bytes of a message that gRPC buffers before it is read
-SLOW = 1.0  # seconds that reading a message may take while others wait
-RETRY_SLOW = 1.0  # seconds after which a call whose message was given up may try again
+SLOW = 1.0  # seconds that reading a message may take while other calls wait
+RETRY_SLOW = 1.0  # seconds that a caller is told to wait if its message was too slow
 END_OF_CALL = 0.05  # seconds in which gRPC cancels a call whose message it has refused
 
 
@@ -27,7 +28,7 @@ class NoMessage(InvalidArgument):
 
 
 class Reading:
-    """One call's way to its message. turn: set when it has a place. ended: set to the error that ends it early."""
+    """A call whose message is not read yet. turn: done when it has a place. ended: the error that ends it early."""
 
     def __init__(self, client: str, order: int) -> None:
         loop = asyncio.get_running_loop()
@@ -43,8 +44,10 @@ class Reading:
 
 
 class Readers:
-    """Of one event loop. places: messages that are read at once, per_client: by one client. timeout: seconds, from the
-    beginning of the call to the end of its message.
+    """Gives places for reading to calls. It belongs to one event loop.
+
+    places: how many messages are read at once. per_client: how many of one client. timeout: seconds from the beginning
+    of a call to the end of its message.
     """
 
     def __init__(self, places: int, per_client: int, timeout: float) -> None:
@@ -54,18 +57,20 @@ class Readers:
         self._orders = itertools.count()
         self._reading: set[Reading] = set()
         self._waiting: set[Reading] = set()
-        self._active: Counter[str] = Counter()  # messages that are read, by client
+        self._active: Counter[str] = Counter()  # client -> number of its messages that are being read
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def unread(self) -> int:
-        """The calls whose message was not read yet."""
+        """The number of calls whose message has not been read to its end."""
         return len(self._reading) + len(self._waiting)
 
     async def read(self, context: grpc.aio.ServicerContext[Any, Any], reservation: Reservation) -> bytes:
-        """Raises NoMessage without a message, DeadlineExceeded for a slow one, or what ends the reservation.
+        """The bytes of a call's message.
 
-        The task that reads is never cancelled: gRPC would lose a message that arrives after that, and its memory.
+        Raises NoMessage if the call has none, DeadlineExceeded if it takes longer than the timeout, and the error with
+        which the reservation is revoked. The task that reads is never cancelled, because grpc.aio would then lose a
+        message that arrives later and never free its memory.
         """
         loop = asyncio.get_running_loop()
         reading = Reading(reservation.client, next(self._orders))
@@ -92,7 +97,7 @@ class Readers:
         return bytes(data)
 
     async def _wait(self, reading: Reading, awaited: "asyncio.Future[Any]", deadline: float) -> None:
-        """Until `awaited` is done; raises what ends the reading before that."""
+        """Waits until `awaited` is done. Raises the error that ends the reading before, or DeadlineExceeded."""
         left = deadline - asyncio.get_running_loop().time()
         await asyncio.wait((awaited, reading.ended), timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if awaited.done():
@@ -102,7 +107,7 @@ class Readers:
         raise DeadlineExceeded(f"the message did not arrive within {self._timeout:g} s")
 
     def _share_out(self) -> None:
-        """Gives free places to those who wait."""
+        """Gives free places to waiting calls."""
         while self._waiting and len(self._reading) < self._places:
             reading = min(self._waiting, key=lambda waiting: (self._active[waiting.client], waiting.order))
             if self._active[reading.client] >= self._per_client:
@@ -123,7 +128,7 @@ class Readers:
             del self._active[reading.client]
 
     def _watch(self) -> None:
-        """Gives up the slowest message when it has taken too long, again and again while somebody waits."""
+        """Starts a timer, while calls wait, that refuses the slowest message when it has taken SLOW seconds."""
         clients = {waiting.client for waiting in self._waiting}
         is_full = len(self._reading) == self._places
         in_the_way = [reading for reading in self._reading if is_full or reading.client in clients]
@@ -146,6 +151,6 @@ class Readers:
 
 
 def retrieve(message: "asyncio.Future[Any]") -> None:
-    """Asks for a task's exception, about which Python would warn otherwise."""
+    """Reads the exception of a finished task. If nobody did, Python would log a warning."""
     if not message.cancelled():
         message.exception()

@@ -12,16 +12,16 @@ from bart_server.scheduling.errors import Overloaded, RequestError, Unavailable
 from bart_server.services.status import status
 
 REQUEST_ID = "x-request-id"
-MAX_REQUEST_ID = 128  # characters
+MAX_REQUEST_ID = 128  # characters of a request id that are kept
 REQUEST_ID_CHARACTERS = frozenset(string.printable) - frozenset(string.whitespace) | {" "}
 CODES = {code.value[0]: code for code in grpc.StatusCode}  # google.rpc.Code has the same numbers
 MAX_BUILT = 256
-BUILT: dict[tuple[str, str, float | None], "Refusal"] = {}  # refusals by what they say
+BUILT: dict[tuple[str, str, float | None], "Refusal"] = {}  # cache: error class, message and retry_after -> refusal
 Trailers = tuple[tuple[str, str | bytes], ...]
 
 
 class Refusal(NamedTuple):
-    """What is sent to every caller that gets the same error."""
+    """An error as gRPC sends it; the same for all callers that get the same error."""
 
     code: grpc.StatusCode
     message: str
@@ -34,7 +34,7 @@ def refusal(error: Exception) -> Refusal:
 
 
 def unread(error: RequestError) -> Refusal:
-    """The refusal of a call that was not read. There are few different ones, and at overload many of each."""
+    """The refusal of a call whose message is not read, from a cache, because an overload repeats the same few."""
     key = type(error).__name__, str(error), getattr(error, "retry_after", None)
     if key not in BUILT:
         if len(BUILT) >= MAX_BUILT:
@@ -44,10 +44,10 @@ def unread(error: RequestError) -> Refusal:
 
 
 def trailers(error: Exception, details: bytes, request_id: str) -> Trailers:
-    """The trailing metadata. Callers that may try again are told when.
+    """The trailing metadata of an error: the request id, the details, and if a retry can help, the pause before it.
 
-    gRPC's own retries wait exactly as long as they are told. The pause is drawn between one and two times
-    `retry_after`, so that callers that were refused together come back at different times.
+    A gRPC client that retries waits exactly as long as this pause. It is drawn between one and two times `retry_after`,
+    so that callers that were refused together come back at different times.
     """
     metadata: list[tuple[str, str | bytes]] = [(REQUEST_ID, request_id), ("grpc-status-details-bin", details)]
     if isinstance(error, Overloaded | Unavailable):
