@@ -23,7 +23,7 @@ from benchmarks.machine import circumstances
 from support.records import Command
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768), (768, 50265))
-ROWS = (1, 4, 32, 512)
+ROW_COUNTS = (1, 4, 32, 512)
 AT_ONCE = 400e6  # bytes of matrices in one call, more than any cache holds
 ROUNDS = 7
 
@@ -79,7 +79,7 @@ def main() -> None:
     for name in command.missing():
         D, F = matrices[name]
         about = circumstances()
-        products = [{"rows": rows, **measure(rows, D, F)} for rows in ROWS]
+        products = [{"rows": rows, **measure(rows, D, F)} for rows in ROW_COUNTS]
         command.record.add(name, {"D": D, "F": F, "products": products, "circumstances": about})
     print(report(command.figures()))
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from benchmarks import counts
 from benchmarks.tpu import CHIPS, CONFIGS, PASSES, Shape, compiled, traffic
 
-LENGTHS = {"bart-base": (512, 128), "bart-large-cnn": (1024, 256)}  # source positions, token buffer
+POSITIONS = {"bart-base": (512, 128), "bart-large-cnn": (1024, 256)}  # source positions, token buffer
 BATCHES = (1, 8, 64)
 COMPILED = 8  # the batch that is compiled
 BEAMS = (1, 4)
@@ -42,14 +42,14 @@ def tokens_per_second(chip: str, B: int, flops: float, moved: float, parity: boo
 
 def limit(model: str, chip: str, B: int, N: int, parity: bool = False) -> float:
     """Tokens a second that no implementation can exceed."""
-    fields, (S, T) = vars(CONFIGS[model]), LENGTHS[model]
+    fields, (S, T) = vars(CONFIGS[model]), POSITIONS[model]
     moved = counts.step_bytes(fields, B, N, S, T) / 2  # counted in float32
     return tokens_per_second(chip, B, counts.step_flops(fields, B, N, S, T), moved, parity)
 
 
 def figures(model: str, chip: str, N: int) -> dict[str, Any]:
     """One row of the table: the limits, and what the compiled step costs."""
-    shape = Shape(COMPILED, N, *LENGTHS[model])
+    shape = Shape(COMPILED, N, *POSITIONS[model])
     program = compiled("step", f"{chip}-1", CONFIGS[model], jnp.bfloat16, shape)
     flops, moved = program.cost_analysis()["flops"], traffic(program)
     return {

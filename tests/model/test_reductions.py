@@ -16,7 +16,7 @@ import pytest
 
 from bart_oneliner import Array, attend, layer_norm, linear, lm_head
 
-ROWS = (32_767, 32_768, 32_769, 65_537)
+ROW_COUNTS = (32_767, 32_768, 32_769, 65_537)
 WIDTHS = (3, 8, 24)
 
 
@@ -77,7 +77,7 @@ def test_products_are_reduced_rightly(form: Callable[..., Array], width: int) ->
     rng = np.random.default_rng(width)
     matrix = jnp.asarray(rng.standard_normal((width, width), np.float32))
     wrong = {}
-    for rows in ROWS:
+    for rows in ROW_COUNTS:
         x = jnp.asarray(rng.standard_normal((rows, width), np.float32))
         wrong[rows] = wrong_rows(form, matrix, x)
     assert not any(wrong.values()), f"wrong rows by number of rows, with jaxlib {jaxlib.__version__}: {wrong}"

@@ -9,7 +9,7 @@ from bart_inference import Model
 from tests import report
 from tests.twins import Twin
 
-ROWS = (  # some rows of every report
+EXPECTED_ROWS = (  # some rows of every report
     "parameters, converted and back",
     "logits, float32",
     "logits of the one line, float32",
@@ -31,7 +31,7 @@ def test_report_is_all_green(arguments: list[str], capsys: pytest.CaptureFixture
     status = report.main(arguments)
     table = capsys.readouterr().out
     assert status == 0 and "❌" not in table, table
-    for row in ROWS:
+    for row in EXPECTED_ROWS:
         assert f"✅ {row}" in table, f"{row} is missing in\n{table}"
     for name in ("jax", "torch", "transformers"):
         assert f"{name} " in table.splitlines()[1]

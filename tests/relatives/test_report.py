@@ -6,7 +6,7 @@ import pytest
 from tests import report
 from tests.relatives import report as relatives
 
-ROWS = (
+EXPECTED_ROWS = (
     "parameters, converted and back",
     "logits, float32",
     "loss, float32",
@@ -26,7 +26,7 @@ def test_report_is_all_green(shape: str, capsys: pytest.CaptureFixture[str]) -> 
     assert status == 0 and "❌" not in table, table
     family, _ = relatives.SHAPES[shape]
     by_family = {"bert": "logits of the one line, float32", "roberta": "gradient of the key biases, float64"}
-    for row in (*ROWS, by_family.get(family, "generated tokens, greedy")):
+    for row in (*EXPECTED_ROWS, by_family.get(family, "generated tokens, greedy")):
         assert f"✅ {row}" in table, f"{row} is missing in\n{table}"
 
 

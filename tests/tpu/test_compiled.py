@@ -22,7 +22,7 @@ from benchmarks.tpu import CHIPS, COLLECTIVES, CONFIGS, Shape, copies, nbytes, s
 from benchmarks.tpu import compiled as compile_program  # noqa: E402
 
 BASE = CONFIGS["bart-base"]
-S, T, ROWS = 512, 128, 8  # rows of sources a chip
+S, T, SOURCES = 512, 128, 8  # sources on each chip
 MODES = {"speed": jnp.bfloat16, "parity": jnp.float32}
 CASES = [("encode", 1), ("step", 1), ("step", 4), ("decode", 1), ("decode", 4)]
 everywhere = pytest.mark.parametrize("chips", ["v5e-1", "v5e-8", "v6e-1"])
@@ -31,7 +31,7 @@ programs = pytest.mark.parametrize(("program", "N"), CASES, ids=[f"{name}-{N}" f
 
 
 def shape(chips: str, N: int) -> Shape:
-    return Shape(ROWS * int(chips.split("-")[1]), N, S, T)
+    return Shape(SOURCES * int(chips.split("-")[1]), N, S, T)
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def compiled(program: str, chips: str, N: int, mode: str = "speed") -> Any:
 def cache_bytes(N: int) -> int:
     """The self-attention cache of one chip's rows."""
     weights = weights_of(BASE, jnp.bfloat16)
-    return nbytes(state_of(BASE, weights, Shape(ROWS, N, S, T)).cache)
+    return nbytes(state_of(BASE, weights, Shape(SOURCES, N, S, T)).cache)
 
 
 @everywhere
@@ -62,7 +62,7 @@ def test_devices_exchange_nothing(program: str, N: int) -> None:
 @searches
 def test_the_state_is_donated_and_not_padded(chips: str, N: int) -> None:
     weights = weights_of(BASE, jnp.bfloat16)
-    state = nbytes(state_of(BASE, weights, Shape(ROWS, N, S, T)))
+    state = nbytes(state_of(BASE, weights, Shape(SOURCES, N, S, T)))
     memory = compiled("decode", chips, N).memory_analysis()
     assert memory.argument_size_in_bytes < 1.02 * (nbytes(weights) + state)
     assert memory.alias_size_in_bytes > 0.98 * (memory.output_size_in_bytes)
@@ -72,7 +72,7 @@ def test_the_state_is_donated_and_not_padded(chips: str, N: int) -> None:
 @searches
 def test_the_loop_copies_no_whole_cache(chips: str, N: int) -> None:
     program = compiled("decode", chips, N)
-    one = ROWS * N * T * BASE.d_model  # elements of a layer's keys
+    one = SOURCES * N * T * BASE.d_model  # elements of a layer's keys
     assert copies(program, one) == []
     # Other temporary arrays take up to the size of one cache, so a copy of the cache would exceed this limit.
     assert program.memory_analysis().temp_size_in_bytes < 1.3 * cache_bytes(N), "room for a second cache"
@@ -83,7 +83,9 @@ def test_the_loop_copies_no_whole_cache(chips: str, N: int) -> None:
 def test_operations_are_within_a_fifth_of_those_counted(chips: str, program: str, N: int) -> None:
     flops = compiled(program, chips, N).cost_analysis()["flops"]  # of one chip
     fields = vars(BASE)
-    counted = counts.prefill_flops(fields, ROWS, S) if program == "encode" else counts.step_flops(fields, ROWS, N, S, T)
+    counted = (
+        counts.prefill_flops(fields, SOURCES, S) if program == "encode" else counts.step_flops(fields, SOURCES, N, S, T)
+    )
     assert 0.99 < flops / counted < 1.2
 
 
@@ -91,7 +93,7 @@ def test_operations_are_within_a_fifth_of_those_counted(chips: str, program: str
 @pytest.mark.parametrize(("N", "limit"), [(1, 1.6), (4, 1.8)], ids=["greedy", "beams"])
 def test_a_step_moves_few_more_bytes_than_it_must(chips: str, N: int, limit: float) -> None:
     """The bytes beyond the minimum are writes to the cache, and the logits that the search reads and writes."""
-    minimum = counts.step_bytes(vars(BASE), ROWS, N, S, T) / 2  # counted in float32
+    minimum = counts.step_bytes(vars(BASE), SOURCES, N, S, T) / 2  # counted in float32
     assert 1 <= traffic(compiled("step", chips, N)) / minimum < limit
 
 
