@@ -93,6 +93,10 @@ class Process:
             if self._claims_platform:
                 await self.runtime.in_thread(self._set_platform, "platform")
             await self.runtime.start()
+        except SettingsError as error:
+            log.error("%s", error)
+            self._finish(Exit.USAGE)
+            return
         except Exception as error:
             log.error("not loaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
             self._finish(Exit.NOT_LOADED)
@@ -113,6 +117,8 @@ class Process:
     async def _drain(self) -> Exit:
         log.info("draining", extra={"grace": self.settings.grace})
         self.health.set(False)
+        with contextlib.suppress(TimeoutError):  # load balancers see that, and send new calls elsewhere
+            await asyncio.wait_for(self._again.wait(), self.settings.drain_pause)
         drained = await self.runtime.drain(self.settings.grace, until=self._again.is_set)
         return Exit.DRAINED if drained else Exit.CUT_OFF
 
@@ -125,6 +131,8 @@ class Process:
         assert self._end is not None
         if status is not None:
             self.health.set(False)
+        if status is Exit.BROKEN:
+            self.health.alive = False
         if self._end.done():
             self._again.set()
         else:
@@ -148,8 +156,16 @@ class Process:
 
 async def serve(settings: Settings, load: Load | None) -> tuple[Exit, bool]:
     """Serves until the end. Returns the exit status and Runtime.busy."""
-    process = Process(settings, load, tracing.otlp() if settings.trace else None)
+    process = Process(settings, load, exporting_tracer() if settings.trace else None)
     return await process.run(process.handle_signals), process.runtime.busy()
+
+
+def exporting_tracer() -> Tracer:
+    """Raises SettingsError without the packages of the extra."""
+    try:
+        return tracing.otlp()
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"--trace needs {error.name}: pip install 'bart-oneliner[otel]'") from None
 
 
 def run(settings: Settings, load: Load | None = None) -> None:
@@ -159,7 +175,8 @@ def run(settings: Settings, load: Load | None = None) -> None:
     try:
         status, busy = asyncio.run(serve(settings, load))
     except (SettingsError, RuntimeError, OSError) as error:  # RuntimeError: grpc cannot bind the port
-        print(f"bart_server: {error}", file=sys.stderr)
+        log.error("%s", error)
+        logging.shutdown()
         sys.exit(Exit.USAGE)
     logging.shutdown()
     if busy:  # a compilation or a call of the device cannot be interrupted, and sys.exit would wait for it

@@ -32,7 +32,7 @@ from bart_server.services.methods import Method, Response, Services
 from bart_server.services.models import RETRY_WHILE_LOADING, Models, Served
 from bart_server.services.status import code_of
 from bart_server.services.text import Text
-from bart_server.settings import Settings
+from bart_server.settings import Settings, SettingsError
 from bart_server.telemetry.metrics import Metrics
 from bart_server.telemetry.tracing import Tracer
 
@@ -99,7 +99,11 @@ class Runtime:
         """Loads and compiles every model of the settings, then serves. Called once. Raises what loading raises."""
         served = [await self._loaded(name, path) for name, path in self._paths.items()]
         for model in served:
-            self.scheduler.add(model.name, model.engine)
+            try:
+                self.scheduler.add(model.name, model.engine)
+            except ValueError as error:
+                raise SettingsError(f"--max-cost is {self.settings.max_cost}: {error}") from None
+        self._spawn(self._watch, "watchdog")
         for worker in range(self.settings.workers):
             self._spawn(partial(self.scheduler.run, worker), f"worker-{worker}")
         self.models.publish(served)
@@ -278,10 +282,22 @@ class Runtime:
             closed = [bucket.name for bucket in engine.buckets if bucket not in engine.open]
             if behind and closed:
                 raise RuntimeError(f"no program could be compiled for {', '.join(closed)}")
+            if tokenizer is None:
+                only = "token_ids instead of text, labels instead of target_text"
+                log.warning("the checkpoint has no tokenizer: calls need %s", only, extra={"model": name})
             text = Text(tokenizer, engine.description.source_tokens) if tokenizer else None
             return Served(name, engine, text)
 
         return await self.in_thread(load, f"loader-{name}")
+
+    def _watch(self) -> None:
+        """Ends the scheduler when a call of the device does not return. Python cannot interrupt such a call."""
+        limit = self.settings.device_timeout
+        while not self._stopping.wait(min(1.0, limit / 4)):
+            seconds = self.scheduler.longest_call()
+            if seconds > limit:
+                self.scheduler.abandon(TimeoutError(f"a call of the device has not returned for {seconds:.0f} s"))
+                return
 
     def _compile_behind(self, engines: Sequence[Engine]) -> None:
         """Compiles the programs that the start did not wait for, one at a time."""

@@ -8,6 +8,7 @@ import dataclasses
 import ipaddress
 import os
 import pathlib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,19 @@ from typing import Any
 
 EMBEDDED = "embedded"  # the path that means the checkpoint that comes with the package
 PREFIX = "BART_SERVER_"
+KUBERNETES = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+COUNTS = ("chunk", "workers", "tokenizer_threads")
+MAX_COUNT = 2**31 - 1  # of a number that has no limit in LIMITS
+LIMITS = {  # above these a value is a slip, or more than gRPC can hold
+    "chunk": 10_000,
+    "workers": 64,
+    "tokenizer_threads": 256,
+    "max_requests": 100_000,
+    "max_readers": 10_000,
+    "max_message_bytes": 1 << 30,
+    "max_text_bytes": 1 << 30,
+    "max_options_bytes": 1 << 30,
+}
 
 
 class SettingsError(ValueError):
@@ -82,7 +96,13 @@ class Settings:
     insecure: bool = setting(False, "listen beyond loopback without TLS")
 
     grace: float = setting(30.0, "seconds that requests in flight get after SIGTERM")
-    max_connection_age: float = setting(0.0, "seconds after which clients are asked to reconnect; 0: never")
+    max_connection_age: float = setting(3600.0, "seconds after which clients are asked to reconnect; 0: never")
+    drain_pause: float = setting(
+        0.5, "seconds after SIGTERM in which calls are still served, for load balancers; 0: none"
+    )
+    device_timeout: float = setting(
+        300.0, "seconds after which a call of the device counts as hung; the process ends with status 4"
+    )
     message_timeout: float = setting(10.0, "seconds in which a request message has to arrive")
     keepalive: float = setting(
         30.0,
@@ -114,8 +134,6 @@ def check(settings: Settings) -> None:
     check_shapes(settings)
     check_numbers(settings)
     check_security(settings)
-    if settings.metrics != "off":
-        address_of(settings.metrics)
 
 
 def check_models(settings: Settings) -> None:
@@ -157,14 +175,22 @@ def check_numbers(settings: Settings) -> None:
     need(settings.keepalive >= 1, "keepalive", settings.keepalive, "at least 1")
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        counts = field.name in ("chunk", "workers", "tokenizer_threads")
-        if counts or (field.name.startswith("max_") and field.type is int):
-            need(value > 0, field.name, value, "positive")
+        limit = LIMITS.get(field.name, MAX_COUNT)
+        if field.name in COUNTS or (field.name.startswith("max_") and field.type is int):
+            need(0 < value <= limit, field.name, value, f"positive, at most {limit:,}")
         if field.type is float or field.name == "target":
             need(0 <= value < 1e6, field.name, value, "at least 0")
+    for name in ("message_timeout", "device_timeout"):
+        need(getattr(settings, name) > 0, name, getattr(settings, name), "more than 0")
+    age = settings.max_connection_age
+    need(age == 0 or age >= 1, "max_connection_age", age, "0 or at least 1")
 
 
 def check_security(settings: Settings) -> None:
+    if settings.metrics != "off":
+        host, _ = address_of(settings.metrics)
+        limit = "a loopback address, for there is no TLS for metrics; --insecure lifts this"
+        need(settings.insecure or loopback(host), "metrics", settings.metrics, limit)
     certificate = bool(settings.tls_cert)
     need(certificate == bool(settings.tls_key), "tls_cert", settings.tls_cert, "given together with --tls-key")
     with_certificate = certificate or not settings.tls_client_ca
@@ -205,6 +231,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     parser = make_parser(kinds)
     flags = vars(parser.parse_args(arguments))
     known = {PREFIX + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
+    environment = {name: value for name, value in environment.items() if not from_kubernetes(name, value)}
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise SettingsError(f"{', '.join(unknown)}: no such setting")
@@ -215,6 +242,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         elif variable in environment:
             values[name] = read(name, kinds[name], environment[variable])
     return Settings(**values)
+
+
+def from_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes has set a variable, in every container, for a Service with the name bart-server."""
+    return bool(KUBERNETES.fullmatch(name)) or (name == f"{PREFIX}PORT" and bool(re.match("(tcp|udp|sctp)://", value)))
 
 
 def make_parser(kinds: Mapping[str, Any]) -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Runs the server's real `main` with a fake engine: `python -m tests.server.echo_server [flags]`.
 
-The variable ECHO_HOLDS names a method of the engine (compile, encode or step) that never returns.
+The variable ECHO_HOLDS names a method of the engine (compile, encode or step) that never returns. ECHO_SAYS is written
+to standard error as C++ code does it, past Python's logging.
 """
 
 import os
@@ -18,6 +19,8 @@ def hold(verb, requests):
 
 
 def load(settings, path):
+    if "ECHO_SAYS" in os.environ:
+        os.write(2, os.environ["ECHO_SAYS"].encode())
     return FakeEngine(on_call=hold), byte_tokenizer()
 
 

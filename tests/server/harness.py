@@ -115,7 +115,14 @@ class Running:
         self.engines = engines or (FakeEngine(),)
         tracer: Tracer | None = settings.pop("tracer", None)
         models = tuple(f"echo{index or ''}={index}" for index in range(len(self.engines)))
-        given = {"model": models, "host": "127.0.0.1", "port": 0, "metrics": "off", "chunk": 4} | settings
+        given = {
+            "model": models,
+            "host": "127.0.0.1",
+            "port": 0,
+            "metrics": "off",
+            "chunk": 4,
+            "drain_pause": 0.0,
+        } | settings
         self.settings = Settings(**given)
         self.process = Process(self.settings, load or self._load, tracer)
         self.runtime = self.process.runtime

@@ -384,12 +384,24 @@ def test_served_with_a_few_programs_and_the_rest_behind_the_answers_are_the_same
     assert count("bart_requests_waited_for_compilation_total") == 0
 
 
-def test_11_nan_weights_are_a_fault_and_no_answer(engine):
+@pytest.fixture(scope="module")
+def spoiled(engine):
+    """An engine whose weights are NaN, with the programs of the other one."""
     spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
     renamed = dict(zip(engine.buckets, spoiled.buckets, strict=True))
     for (kind, *key), executable in engine.store._executables.items():  # the programs are the same, the weights not
         spoiled.store._executables[kind, *(renamed.get(part, part) for part in key)] = executable
     spoiled.store.open = {bucket: bucket.sizes for bucket in spoiled.buckets}
+    return spoiled
+
+
+def test_weights_that_are_not_finite_are_noticed_before_the_model_is_served(spoiled):
+    for bucket in spoiled.buckets:
+        with pytest.raises(FloatingPointError, match=f"NaN in {bucket.name}"):
+            spoiled.work(bucket).warm_up(bucket, 1)
+
+
+def test_11_nan_weights_are_a_fault_and_no_answer(spoiled):
     driver = SchedulerDriver(spoiled)
     boxes = [driver.ask(source(9, 1)), driver.ask(source(9, 1), num_beams=3), driver.ask(source(9, 1), do_sample=True)]
     driver.work()

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from support.echo import FakeEngine
 from tests.server.harness import PATIENCE, Gate, wait_until
+from tests.server.raw_http2 import RawConnection, envelope
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -244,3 +245,161 @@ def test_a_taken_port_is_an_error_and_not_shared():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = Process("--host", "127.0.0.1", "--port", str(taken.getsockname()[1]))
         assert server.end() == 2
+
+
+def test_localhost_is_both_addresses_or_none():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = Process("--host", "localhost", "--port", str(taken.getsockname()[1]))
+        assert server.end() == 2
+
+
+def test_a_budget_that_holds_no_request_ends_the_process_and_names_the_setting():
+    server = Process("--max-cost", "100")
+    with pytest.raises(AssertionError, match=r"--max-cost is 100: bucket \S+ needs a budget of"):
+        server.until("ready")
+    assert server.end() == 2
+
+
+def test_traces_without_their_packages_are_a_setting_that_cannot_be(monkeypatch):
+    from bart_server.process import exporting_tracer
+    from bart_server.settings import SettingsError
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    with pytest.raises(SettingsError, match=r"--trace needs .*otel"):
+        exporting_tracer()
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody():
+    server = Process("--host", "127.0.0.1")
+    address = server.until("listening")["address"]
+    server.until("ready")
+    with grpc.insecure_channel(address) as channel:  # from here on nobody reads standard error, a pipe of 64 KB
+        stub = bart_pb2_grpc.SummarizationServiceStub(channel)
+        for _ in range(600):
+            assert stub.Summarize(pb.SummarizeRequest(text="hi"), timeout=PATIENCE).text == "hi"
+        assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE).status == 1
+    server.process.send_signal(signal.SIGTERM)
+    try:
+        assert server.process.wait(timeout=PATIENCE) == 0
+    finally:
+        server.process.kill()
+
+
+def test_lines_that_do_not_fit_are_counted_and_the_loss_is_logged():
+    readable, writable = os.pipe()
+    os.set_blocking(writable, True)
+    writer = logs.LineWriter(writable, limit=10)
+    long = json.dumps({"message": "x" * 10_000})
+    for _ in range(200):
+        writer.put(long)
+    assert writer.lost > 100
+    with open(readable) as lines:
+        read = 0
+        while (line := json.loads(lines.readline()))["message"] != "log lines were lost":
+            read += 1
+    assert read <= 30 and line["lost"] > 100
+
+
+def test_whatever_is_written_to_standard_error_is_a_line_of_json():
+    server = Process("--host", "127.0.0.1", ECHO_SAYS="F1124 13:00 something in C++\n", GRPC_VERBOSITY="DEBUG")
+    assert server.until("F1124 13:00 something in C++")["logger"] == "stderr"
+    server.until("ready")
+    server.process.send_signal(signal.SIGTERM)
+    server.until("ended")
+    assert server.end() == 0
+
+
+def test_a_header_that_cannot_be_decoded_is_not_logged():
+    server = Process("--host", "127.0.0.1", "--log-level", "debug")
+    address = server.until("listening")["address"]
+    server.until("ready")
+    connection = RawConnection(int(address.rpartition(":")[2]))
+    connection.call(1, "/bart.v1.SummarizationService/Summarize", ((b"authorization", b"Bearer wombat\xff\xfe"),))
+    connection.send(1, envelope(pb.SummarizeRequest(text="ok").SerializeToString()), end=True)
+    connection.trailers(1)
+    connection.close()
+    server.process.send_signal(signal.SIGTERM)
+    server.until("ended")
+    assert not any("wombat" in json.dumps(line) for line in server.lines)
+    assert server.end() == 0
+
+
+def test_a_device_call_that_never_returns_ends_the_process_unready():
+    server = Process("--host", "127.0.0.1", "--device-timeout", "0.5", ECHO_HOLDS="step")
+    address = server.until("listening")["address"]
+    server.until("ready")
+    with grpc.insecure_channel(address) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            bart_pb2_grpc.SummarizationServiceStub(channel).Summarize(pb.SummarizeRequest(text="hi"), timeout=PATIENCE)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert server.until("ended")["exit"] == "broken"
+    assert server.end() == 4
+
+
+# ── draining, probes, and files that change ───────────────────────────────────────────────────────────────────────────
+
+
+def test_while_draining_begins_calls_are_still_served_and_health_is_not_serving(start, stubs):
+    server = start(drain_pause=PATIENCE)
+    summarize = stubs(server).summarization.Summarize
+    server.signal()
+    wait_until(lambda: not server.process.health.serving)
+    assert summarize(pb.SummarizeRequest(text="hi"), timeout=PATIENCE).text == "hi"
+    server.signal()  # ends the pause
+    assert server.join().name in ("DRAINED", "CUT_OFF")
+
+
+def test_callers_behind_health_checks_notice_nothing_when_one_of_two_servers_ends(start):
+    first, second = start(drain_pause=0.5), start()
+    config = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+    options = [("grpc.service_config", json.dumps(config)), ("grpc.enable_retries", 0)]
+    target = f"ipv4:{first.address},{second.address}"
+    codes, over = [], threading.Event()
+
+    def ask():
+        with grpc.insecure_channel(target, options=options) as channel:
+            stub = bart_pb2_grpc.SummarizationServiceStub(channel)
+            while not over.is_set():
+                try:
+                    stub.Summarize(pb.SummarizeRequest(text="hi"), timeout=PATIENCE, wait_for_ready=True)
+                    codes.append("OK")
+                except grpc.RpcError as error:
+                    codes.append(error.code().name)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: first.metric("bart_calls_total", code="OK") > 100)
+    first.signal()
+    first.join()
+    served = second.metric("bart_calls_total", code="OK")
+    wait_until(lambda: second.metric("bart_calls_total", code="OK") > served + 100)
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert set(codes) == {"OK"}, {code: codes.count(code) for code in set(codes)}
+
+
+def test_a_process_that_loads_is_alive_and_not_ready(start):
+    gate = Gate("compile")
+    server = start(FakeEngine(on_call=gate), wait=False)
+    with server.channel() as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        assert check(health_pb2.HealthCheckRequest(service="liveness"), timeout=PATIENCE).status == SERVING
+        assert check(health_pb2.HealthCheckRequest(service=""), timeout=PATIENCE).status == NOT_SERVING
+    gate.open()
+    server.ready()
+
+
+def test_reflection_answers_under_the_name_of_version_1_too(start):
+    from grpc_reflection.v1alpha import reflection_pb2
+
+    with start().channel() as channel:
+        ask = channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        [answer] = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=PATIENCE)
+    names = {service.name for service in answer.list_services_response.service}
+    assert {*SERVICES, "grpc.reflection.v1.ServerReflection", "grpc.health.v1.Health"} <= names

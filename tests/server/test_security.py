@@ -160,3 +160,35 @@ def test_a_token_file_without_a_token_is_refused_at_the_start(tmp_path):
     (tmp_path / "tokens").write_text("# none\n")
     with pytest.raises(SettingsError, match="without a token"):
         security.read_tokens(Settings(token_file=str(tmp_path / "tokens")))
+
+
+def test_changed_tokens_are_used_without_a_restart_and_unusable_ones_are_not(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("bart_server.transport.interceptor.LOOK_AGAIN", 0.0)
+    path = tmp_path / "tokens"
+    path.write_text("first")
+    server = start(token_file=str(path))
+
+    def accepted(token):
+        with server.channel() as channel:
+            stub = bart_pb2_grpc.SummarizationServiceStub(channel)
+            try:
+                stub.Summarize(
+                    pb.SummarizeRequest(text="a"), metadata=(("authorization", f"Bearer {token}"),), timeout=PATIENCE
+                )
+            except grpc.RpcError as error:
+                assert error.code() is UNAUTHENTICATED
+                return False
+            return True
+
+    def change(content, later):
+        path.write_text(content)
+        os.utime(path, ns=(later, later))
+
+    now = os.stat(path).st_mtime_ns
+    assert accepted("first") and not accepted("second")
+    change("second", now + 1)
+    assert accepted("second") and not accepted("first")
+    change("# none", now + 2)
+    assert accepted("second")
+    path.unlink()
+    assert accepted("second")

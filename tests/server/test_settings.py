@@ -53,6 +53,13 @@ def test_an_adapter_belongs_to_a_model():
         (["--tls-cert", "/nonexistent"], "--tls-key"),
         (["--token-file", "/nonexistent"], "--token-file is '/nonexistent', it has to be a file"),
         (["--metrics", "here"], "HOST:PORT"),
+        (["--metrics", "0.0.0.0:9464"], "--metrics is '0.0.0.0:9464', it has to be a loopback address"),
+        (["--max-requests", "1000000000"], "--max-requests is 1000000000, it has to be positive, at most 100,000"),
+        (["--max-message-bytes", "10000000000"], "--max-message-bytes is 10000000000, it has to be positive, at most"),
+        (["--max-cost", "3000000000"], "--max-cost is 3000000000, it has to be positive, at most 2,147,483,647"),
+        (["--max-connection-age", "0.00001"], "--max-connection-age is 1e-05, it has to be 0 or at least 1"),
+        (["--workers", "5000"], "--workers is 5000, it has to be positive, at most 64"),
+        (["--device-timeout", "0"], "--device-timeout is 0.0, it has to be more than 0"),
         (["--host", "0.0.0.0"], "a loopback address without --tls-cert; --insecure lifts this"),
         (["--host", "::"], "--insecure"),
         (["--host", "example.org"], "--insecure"),
@@ -71,6 +78,23 @@ def test_loopback_needs_no_tls(host):
 
 def test_insecure_lifts_the_ban():
     assert parse(["--host", "0.0.0.0", "--insecure"], {}).insecure
+
+
+KUBERNETES = {  # what it sets in every container for a Service with the name bart-server
+    "BART_SERVER_SERVICE_HOST": "10.0.0.11",
+    "BART_SERVER_SERVICE_PORT": "50051",
+    "BART_SERVER_SERVICE_PORT_GRPC": "50051",
+    "BART_SERVER_PORT": "tcp://10.0.0.11:50051",
+    "BART_SERVER_PORT_50051_TCP": "tcp://10.0.0.11:50051",
+    "BART_SERVER_PORT_50051_TCP_PROTO": "tcp",
+    "BART_SERVER_PORT_50051_TCP_PORT": "50051",
+    "BART_SERVER_PORT_50051_TCP_ADDR": "10.0.0.11",
+}
+
+
+def test_variables_that_kubernetes_sets_for_a_service_are_no_settings():
+    assert parse([], KUBERNETES | {"BART_SERVER_CHUNK": "5"}) == Settings(chunk=5)
+    assert parse([], {"BART_SERVER_PORT": "50052"}).port == 50052
 
 
 def test_a_misspelt_variable_is_refused():

@@ -65,6 +65,7 @@ DEFAULT_DEADLINE = 60.0  # seconds after its arrival at which a request without 
 MAX_SUCCESSIVE_FAULTS = 3  # engine calls that may raise in succession before the workers end
 PACE_WEIGHT = 0.2  # of the latest answer in the mean time that answers take; one counts at most twice the mean
 RETRY_ELSEWHERE = 1.0  # seconds after which a caller may find another server, revision or compiled program
+BROKEN = "the server is broken and about to end"
 
 
 def subtract(counter: Counter[str], key: str, count: int) -> None:
@@ -102,6 +103,7 @@ class Scheduler:
         self._places: Counter[str] = Counter()  # of each client
         self._rows: Counter[str] = Counter()  # in which each client's requests run
         self._paces: dict[Bucket, float] = {}  # seconds from the encoder to the answer, for one unit of cost
+        self._calls: dict[int, float] = {}  # of each thread inside an engine, when that call began
         self._draining = False
         self._stopped = False
         self._death: BaseException | None = None
@@ -230,6 +232,17 @@ class Scheduler:
         with self._changed:
             return self._admission.requests == 0 and not self._jobs
 
+    def longest_call(self) -> float:
+        """Seconds since the oldest call of an engine began that has not returned."""
+        return max((self._clock() - began for began in list(self._calls.values())), default=0.0)
+
+    def abandon(self, error: Exception) -> None:
+        """Ends the scheduler although its workers may never return: every request fails, and `on_death` is called."""
+        self._die(error)
+        with self._changed:
+            unfinished = list(self._jobs)
+        self._fail(unfinished, Unavailable(BROKEN, RETRY_ELSEWHERE))
+
     def now(self) -> float:
         return self._clock()
 
@@ -241,17 +254,20 @@ class Scheduler:
             while self._wait(worker):
                 self.iterate(worker)
         except BaseException as error:
-            with self._changed:
-                first = self._death is None
-                self._death = self._death or error
-                self._changed.notify_all()
-            if first:
-                self._on_death(error)
+            self._die(error)
         finally:
-            why = "the server is broken and about to end" if self._death else "the server is shutting down"
+            why = BROKEN if self._death else "the server is shutting down"
             with self._changed:
                 unfinished = list(self._jobs)
             self._fail(unfinished, Unavailable(why, RETRY_ELSEWHERE))
+
+    def _die(self, error: BaseException) -> None:
+        with self._changed:
+            first = self._death is None
+            self._death = self._death or error
+            self._changed.notify_all()
+        if first:
+            self._on_death(error)
 
     def iterate(self, worker: int = 0) -> bool:
         """One iteration; False when there was nothing to do."""
@@ -543,11 +559,11 @@ class Scheduler:
         if brought > limit:
             raise InvalidArgument("request", f"brings {brought} requests at once, the server takes at most {limit}")
         missing = self._admission.requests + count - limit
-        if missing > 0:
+        share = self._places[reservation.client] + count
+        if missing > 0 and max(self._places.values()) > share:  # somebody has more: not so in most refusals
             waiting: list[Job | Reservation] = [job for job in self._jobs if not job.running]
             waiting += [other for other in self._reservations if not other.jobs]
             weights = [other.count if isinstance(other, Reservation) else 1 for other in waiting]
-            share = self._places[reservation.client] + count
             for other in displaced(missing, share, reservation.client, self._places, waiting, weights):
                 self._give_way(other)
         self._admission.reserve(count)
@@ -646,7 +662,7 @@ class Scheduler:
 
     def _check_alive(self) -> None:
         if self._death:
-            raise Unavailable("the server is broken and about to end", RETRY_ELSEWHERE)
+            raise Unavailable(BROKEN, RETRY_ELSEWHERE)
         if self._stopped:
             raise Unavailable("the server is shutting down", RETRY_ELSEWHERE)
 
@@ -665,6 +681,8 @@ class Scheduler:
         requests: how many wait for the call.
         """
         self._observer.calling(requests)
+        thread = threading.get_ident()
+        self._calls[thread] = self._clock()
         try:
             yield
         except Exception as error:
@@ -673,6 +691,7 @@ class Scheduler:
             self._observer.faulted(error)
             raise DeviceFault("the device failed") from error
         finally:
+            del self._calls[thread]
             self._observer.calling(0)
         if computes:
             self._faults = 0

@@ -1,7 +1,7 @@
 """One call, as every transport describes it to the services."""
 
+import secrets
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +9,11 @@ from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestEr
 from bart_server.scheduling.jobs import Reservation
 
 CANCELLED_EARLY = 0.1  # seconds before our deadline at which the caller, whose clock began first, cancels the call
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits."""
+    return secrets.token_hex(16)
 
 
 class Call:
@@ -26,7 +31,7 @@ class Call:
         self.identity = identity
         self.reservation: Reservation | None = None
         self.cancelled_by: RequestError | None = None  # why the call's task is cancelled, where the transport knows it
-        self.request_id = request_id or uuid.uuid4().hex
+        self.request_id = request_id or new_request_id()
         self.cancelled = False
         self.facts: dict[str, Any] = {"request_id": self.request_id}  # for the log: never texts, tokens or labels
         self._deadline = None if timeout is None else time.monotonic() + timeout

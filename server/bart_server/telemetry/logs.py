@@ -1,31 +1,148 @@
-"""Structured logs: a JSON object on each line of standard error. Callers pass facts as `extra`, never a user's text."""
+"""Structured logs: a JSON object on each line of standard error. Callers pass facts as `extra`, never a user's text.
 
+Lines are written by a thread of their own from a bounded queue: whoever logs never waits for whoever reads standard
+error. Lines that do not fit are counted. Whatever else writes to standard error, such as gRPC's and XLA's C++ code and
+Python's warnings, is put into the same form.
+"""
+
+import collections
 import json
 import logging
+import os
+import threading
 import time
 from typing import Any
 
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+MAX_LINES = 10_000  # that wait to be written
+MAX_LINE = 65_536  # bytes of a line of others
+FLUSH_TIMEOUT = 1.0  # seconds that the end of the process waits for lines to be written
 
 
 class JsonFormatter(logging.Formatter):
     """Time (UTC), level, logger and message, and then the record's `extra` fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
+        line = described(record.created, record.levelname.lower(), record.name, record.getMessage())
         line.update({key: value for key, value in vars(record).items() if key not in STANDARD_FIELDS})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
+def described(created: float, level: str, logger: str, message: str) -> dict[str, Any]:
+    """The fields that every line has. created: seconds since the epoch."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created)) + f".{int(created * 1000) % 1000:03d}Z"
+    return {"time": moment, "level": level, "logger": logger, "message": message}
+
+
+class LineWriter:
+    """Writes lines to a file descriptor from a thread of its own. lost: lines that did not fit into the queue."""
+
+    def __init__(self, descriptor: int, limit: int = MAX_LINES) -> None:
+        self.lost = 0
+        self._descriptor = descriptor
+        self._limit = limit
+        self._lines: collections.deque[str] = collections.deque()
+        self._told = 0  # how many lost lines were reported
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def put(self, line: str) -> None:
+        """Never blocks for longer than it takes to append."""
+        with self._changed:
+            if len(self._lines) >= self._limit:
+                self.lost += 1
+                return
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> None:
+        """Waits until everything is written, for at most so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines, timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                text = "".join(f"{line}\n" for line in self._lines)
+                count, lost = len(self._lines), self.lost - self._told
+                self._told = self.lost
+            if lost:
+                line = described(time.time(), "warning", __name__, "log lines were lost") | {"lost": lost}
+                text += f"{json.dumps(line)}\n"
+            try:
+                write_all(self._descriptor, text.encode(errors="replace"))
+            except OSError:
+                return  # nobody can read the log any more
+            with self._changed:
+                for _ in range(count):
+                    self._lines.popleft()
+                self._changed.notify_all()
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+class QueueHandler(logging.Handler):
+    """Hands formatted records to a LineWriter."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.put(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        self._writer.flush(FLUSH_TIMEOUT)
+
+
+def without_headers(record: logging.LogRecord) -> bool:
+    """gRPC logs a call's header that it cannot decode, which may be a token: what it says is kept without that."""
+    if record.name.startswith("grpc"):
+        record.args = ()
+        record.msg = str(record.msg).replace("%s", "…")
+        record.exc_info = None
+    return True
+
+
+WRITERS: list[LineWriter] = []  # of this process: one, once its logs are set up
+
+
+def lost() -> int:
+    """How many lines did not fit into the queue."""
+    return sum(writer.lost for writer in WRITERS)
+
+
 def set_up(level: str) -> None:
-    """Sends all of this process's logs through the formatter."""
-    handler = logging.StreamHandler()
+    """Sends this process's logs, and all that is written to its standard error, through the formatter."""
+    writer = LineWriter(os.dup(2))
+    WRITERS.append(writer)
+    handler = QueueHandler(writer)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(without_headers)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    capture(writer)
+
+
+def capture(writer: LineWriter) -> None:
+    """Replaces standard error by a pipe, whose lines are written as JSON."""
+    readable, writable = os.pipe()
+    os.dup2(writable, 2)
+    os.close(writable)
+
+    def read() -> None:
+        with open(readable, errors="replace") as lines:
+            for line in iter(lambda: lines.readline(MAX_LINE), ""):
+                if line.strip():
+                    writer.put(json.dumps(described(time.time(), "warning", "stderr", line.rstrip("\n"))))
+
+    threading.Thread(target=read, name="stderr", daemon=True).start()

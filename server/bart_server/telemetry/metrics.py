@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bart_server.scheduling.contract import Bucket
 from bart_server.scheduling.observer import Observer
+from bart_server.telemetry import logs
 
 log = logging.getLogger(__name__)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -20,6 +21,7 @@ class Metrics(Observer):
         self.registry = registry = CollectorRegistry()
         self._calls = Counter("bart_calls", "Calls that ended.", ["method", "code"], registry=registry)
         self._active = Gauge("bart_calls_active", "Calls in progress.", ["method"], registry=registry)
+        Gauge("bart_log_lines_lost", "Log lines that nobody read in time.", registry=registry).set_function(logs.lost)
         self._unread = Gauge("bart_calls_unread", "Calls whose message was not read yet.", registry=registry)
         self._latency = Histogram(
             "bart_call_seconds", "From the first byte to the last.", ["method"], buckets=SECONDS, registry=registry

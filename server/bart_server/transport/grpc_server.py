@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any, cast
@@ -10,7 +11,8 @@ from typing import Any, cast
 import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import DeadlineExceeded, Overloaded, RequestError
@@ -27,6 +29,7 @@ from bart_server.transport.refusals import REQUEST_ID, refusal, request_id_of, t
 
 UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
 MAX_UNREAD_STREAMS = 100  # of one client, that wait to be read
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 MAX_PENDING = 100_000
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -43,7 +46,7 @@ class GrpcServer:
         self._runtime = runtime
         self._readers = Readers(settings.max_readers, max(1, settings.max_readers // 2), settings.message_timeout)
         self._unread_streams: Counter[str] = Counter()  # of each client, streams that wait to be read
-        self._authentication = Authentication(credentials.read_tokens(settings))
+        self._authentication = Authentication(settings)
         interceptor = Interceptor(self._authentication, runtime)
         self._server = grpc.aio.server(interceptors=[interceptor], options=options(settings))
         for name in SERVICES:
@@ -53,9 +56,22 @@ class GrpcServer:
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), self._server)
-        address, tls = f"{settings.host}:{settings.port}", credentials.credentials(settings)
-        self.port = self._server.add_secure_port(address, tls) if tls else self._server.add_insecure_port(address)
+        add_reflection(self._server, (*SERVICES, health_name))
+        self.port = self._bind(settings)
+
+    def _bind(self, settings: Settings) -> int:
+        """Listens on every address of the host, on one port, which is returned. Raises OSError if one is taken."""
+        tls = credentials.credentials(settings)
+        port = settings.port
+        for host in addresses(settings.host):
+            try:
+                if tls:
+                    port = self._server.add_secure_port(f"{host}:{port}", tls)
+                else:
+                    port = self._server.add_insecure_port(f"{host}:{port}")
+            except RuntimeError:
+                raise OSError(f"{host}:{port} cannot be bound: is the port taken?") from None
+        return port
 
     async def start(self) -> None:
         """Opens the port."""
@@ -141,6 +157,32 @@ class GrpcServer:
                     self._unread_streams[call.identity] -= 1
                     if not self._unread_streams[call.identity]:
                         del self._unread_streams[call.identity]
+
+
+def addresses(host: str) -> list[str]:
+    """The addresses of a host that this machine has: of localhost, those of IPv4 and IPv6 where it speaks both."""
+    if host != "localhost":
+        return [host]
+    usable = []
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+            usable.append(address if family == socket.AF_INET else f"[{address}]")
+    return usable
+
+
+def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
+    """Reflection under the names of v1 and v1alpha, which differ in nothing else."""
+    names = (*services, reflection.SERVICE_NAME, REFLECTION_V1)
+    servicer = reflection.aio.ReflectionServicer(service_names=names)
+    add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handlers = {"ServerReflectionInfo": handler}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(REFLECTION_V1, handlers),))
 
 
 def client_of(context: Context) -> str:

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+LIVENESS = "liveness"  # the name of a service for probes that restart a process: SERVING while it loads and drains
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -26,6 +27,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the stubs
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self._services = frozenset(services) | {""}
+        self.alive = True  # whether the process can still become ready
         self._status = NOT_SERVING
         self._changed = asyncio.Event()
 
@@ -39,10 +41,16 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the stubs
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def _status_of(self, service: str) -> int:
+        if service == LIVENESS:
+            return int(SERVING if self.alive else NOT_SERVING)
+        return int(self._status if service in self._services else SERVICE_UNKNOWN)
+
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
-        if request.service not in self._services:
+        status = self._status_of(request.service)
+        if status == SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return health_pb2.HealthCheckResponse(status=self._status)
+        return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -50,7 +58,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the stubs
         sent = None
         while True:
             changed = self._changed
-            status = self._status if request.service in self._services else SERVICE_UNKNOWN
+            status = self._status_of(request.service)
             if status != sent:
                 sent = status
                 yield health_pb2.HealthCheckResponse(status=status)

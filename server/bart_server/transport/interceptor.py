@@ -2,7 +2,10 @@
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -10,16 +13,47 @@ import grpc
 from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import Unauthenticated
 from bart_server.services.methods import METHODS
+from bart_server.settings import Settings
+from bart_server.transport.credentials import read_tokens
 
+log = logging.getLogger(__name__)
 HEALTH = "/grpc.health.v1.Health/"  # probes carry no tokens
+LOOK_AGAIN = 1.0  # seconds after which the file of tokens is looked at again
 REFUSAL = "a valid bearer token is needed"
 
 
 class Authentication:
-    """tokens: the accepted bearer tokens; None accepts everybody."""
+    """The accepted bearer tokens of --token-file, read again when it changes; without it everybody is accepted.
 
-    def __init__(self, tokens: Sequence[str] | None) -> None:
-        self._digests = None if tokens is None else [hashlib.sha256(token.encode()).digest() for token in tokens]
+    While a changed file cannot be used, the old tokens stay.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._digests: list[bytes] | None = None
+        self._modified = 0
+        self._looked_at = 0.0  # of time.monotonic()
+        if settings.token_file:
+            self._read()
+
+    def _read(self) -> None:
+        """Raises SettingsError for a file without a token, OSError for one that cannot be read."""
+        self._modified = os.stat(self._settings.token_file).st_mtime_ns
+        self._looked_at = time.monotonic()
+        tokens = read_tokens(self._settings) or []
+        self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens]
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now < self._looked_at + LOOK_AGAIN:
+            return
+        self._looked_at = now
+        try:
+            if os.stat(self._settings.token_file).st_mtime_ns != self._modified:
+                self._read()
+                log.info("tokens reloaded")
+        except (OSError, ValueError):
+            log.warning("the file of tokens cannot be used, the old ones stay")
 
     def identify(self, metadata: Mapping[str, Any]) -> str:
         """A name for the caller, empty if everybody may call. Raises Unauthenticated.
@@ -28,6 +62,7 @@ class Authentication:
         """
         if self._digests is None:
             return ""
+        self._refresh()
         scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
         digest = hashlib.sha256(token.strip().encode()).digest()
         known = sum(hmac.compare_digest(digest, accepted) for accepted in self._digests)

@@ -2,13 +2,13 @@
 
 import random
 import string
-import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import grpc
 
 from bart_server.scheduling.errors import Overloaded, RequestError, Unavailable
+from bart_server.services.call import new_request_id
 from bart_server.services.status import status
 
 REQUEST_ID = "x-request-id"
@@ -61,4 +61,4 @@ def request_id_of(metadata: Mapping[str, Any]) -> str:
     sent = metadata.get(REQUEST_ID)
     if isinstance(sent, str) and sent and REQUEST_ID_CHARACTERS.issuperset(sent):
         return sent[:MAX_REQUEST_ID]
-    return uuid.uuid4().hex
+    return new_request_id()

@@ -43,7 +43,9 @@ class Classification:
 
     def warm_up(self, bucket: Bucket, size: int) -> None:
         source = [self._model.config.eos_token_id] * bucket.source
-        self.run(bucket, size, self.requests(Classify(source), {}))
+        [logits] = self.run(bucket, size, self.requests(Classify(source), {}))
+        if not np.isfinite(logits).all():
+            raise FloatingPointError(f"the model computes NaN in {bucket.name}: its weights are not finite")
 
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         program = self._executables["classify", bucket, size]

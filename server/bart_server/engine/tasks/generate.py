@@ -176,6 +176,8 @@ class Generation:
             pairs = self._model.zeros(self._programs.encoded_shapes(shape))
             state = self.insert(bucket, state, Encoded([part], [EncodedBatch(batch, ids, pairs)]), [0])
         state, _ = self.step(bucket, state, 1)
+        if np.isnan(np.asarray(state.state.score)).any():
+            raise FloatingPointError(f"the model computes NaN in {bucket.name}: its weights are not finite")
         self.prefix(bucket, state, [0])
         self.results(bucket, state, [0])
         self.free(bucket, state, [0])

@@ -42,7 +42,9 @@ class Scoring:
 
     def warm_up(self, bucket: Bucket, size: int) -> None:
         end = self._model.config.eos_token_id
-        self.run(bucket, size, self.requests(Score([end] * bucket.source, [end] * bucket.target), {}))
+        [log_probs] = self.run(bucket, size, self.requests(Score([end] * bucket.source, [end] * bucket.target), {}))
+        if np.isnan(log_probs).any():
+            raise FloatingPointError(f"the model computes NaN in {bucket.name}: its weights are not finite")
 
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         program = self._executables["score", bucket, size]
