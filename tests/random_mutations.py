@@ -166,6 +166,11 @@ class Reporter:
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.tell("failed" if report.failed else "passed", report.nodeid, report.duration, reason(report))
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        # Not later: the server of a failed test can block the garbage collection that pytest ends with.
+        self.tell("ended", "", 0, f"pytest's status {int(exitstatus)}")
+
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             self.tell("failed", report.nodeid, 0, reason(report))
@@ -201,6 +206,11 @@ class Contexts:
         yield
         self._switch(self._test, False)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        self._measured.stop()
+        self._measured.save()
+
 
 def run_tests(tree: Path, tests: list[str], limit: float, measured: Path | None = None) -> list[list[Any]]:
     """What Reporter wrote, in a forked process which has the libraries already; the last line is "ended" or "hung"."""
@@ -225,11 +235,7 @@ def run_tests(tree: Path, tests: list[str], limit: float, measured: Path | None 
             measurement.set_option("run:core", "ctrace")
             plugins.append(Contexts(measurement))
             measurement.start()
-        status = pytest.main([*options, *tests], plugins=plugins)
-        if measured:
-            measurement.stop()
-            measurement.save()
-        plugins[0].tell("ended", "", 0, f"pytest's status {int(status)}")
+        pytest.main([*options, *tests], plugins=plugins)
         os._exit(0)
     os.close(writer)
     output, end = b"", time.monotonic() + limit
