@@ -341,9 +341,9 @@ def main() -> int:
     known = {(record["path"], record["line"], record["new"]) for record in records}
     mutants = draw(arguments.seed, arguments.count, arguments.folders)
     waiting = [mutant for mutant in mutants if (mutant.path, mutant.line, mutant.new) not in known]
-    for name in IMPORTS:
-        importlib.import_module(name)  # once, and not in every forked process
     tree = copy_tree(results)
+    for name in IMPORTS:  # once, and not in every forked process; after `copy_tree`, whose environment jax reads
+        importlib.import_module(name)
     tests = Tests(tree, results, arguments.folders)
     for mutant in waiting[: arguments.at_most]:
         if reason := equivalent.get((mutant.path, mutant.old, mutant.new)):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.contract import Bucket, Delta, Description, Failure, Finish, Hypothesis, Request
-from bart_server.scheduling.errors import DeadlineExceeded, DeviceFault, Overloaded, Unavailable
+from bart_server.scheduling.errors import MAX_QUOTED, DeadlineExceeded, DeviceFault, Overloaded, Unavailable, clipped
 from bart_server.scheduling.observer import Observer
 from bart_server.scheduling.scheduler import MAX_SUCCESSIVE_FAULTS, Scheduler
 from bart_server.scheduling.tasks import Classify, Generate
@@ -330,11 +330,12 @@ def test_a_device_that_always_fails_ends_the_scheduler():
         raise RuntimeError("lost")
 
     driver.engine.on_call = always
-    boxes = [driver.ask([10], max_new_tokens=1) for _ in range(4 * MAX_SUCCESSIVE_FAULTS)]
+    boxes = [driver.ask([10], max_new_tokens=1) for _ in range(20 * MAX_SUCCESSIVE_FAULTS)]
     driver.scheduler.run()
     assert len(deaths) == 1
     assert all(isinstance(box.error, DeviceFault | Unavailable) for box in boxes)
-    with pytest.raises(Unavailable):
+    assert str(boxes[-1].error) == "the server is broken and about to end"
+    with pytest.raises(Unavailable, match="the server is broken"):
         driver.ask([10])
 
 
@@ -382,6 +383,10 @@ class Recorder(Observer):
 
     def __init__(self):
         self.calls, self.ends = [], []
+        self.requests = self.cost = self.waiting = None
+
+    def queued(self, requests, cost, waiting):
+        self.requests, self.cost, self.waiting = requests, cost, waiting
 
     def calling(self, requests):
         self.calls.append(requests)
@@ -409,6 +414,25 @@ def test_the_observer_hears_how_many_requests_wait_for_each_engine_call_and_when
     driver.iterate()
     assert stays.finish and classified.finish
     assert observer.ends == [0, "Cancelled", 9]
+
+
+def test_the_observer_hears_what_is_in_flight_and_how_many_wait_for_a_row():
+    observer = Recorder()
+    driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)), observer=observer)
+    boxes = [driver.ask([10, 11], max_new_tokens=2) for _ in range(2)] + [driver.classify([10])]
+    cost = 2 * (8 + 2) + 8
+    assert (observer.requests, observer.cost, observer.waiting) == (3, cost, 3)
+    driver.iterate()
+    assert (observer.requests, observer.cost, observer.waiting) == (1, 8 + 2, 1)
+    driver.iterate()
+    assert all(box.finish for box in boxes)
+    assert (observer.requests, observer.cost, observer.waiting) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("length", [MAX_QUOTED, MAX_QUOTED + 1, 10 * MAX_QUOTED])
+def test_a_long_text_of_the_callers_is_cut_in_a_message(length):
+    text = "x" * length
+    assert clipped(text) == (text if length == MAX_QUOTED else "x" * (MAX_QUOTED - 1) + "…")
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -473,7 +497,9 @@ def test_a_stopped_scheduler_fails_what_is_left():
     box = driver.ask([10])
     driver.scheduler.stop()
     driver.scheduler.run()
-    assert isinstance(box.error, Unavailable)
+    assert isinstance(box.error, Unavailable) and str(box.error) == "the server is shutting down"
+    with pytest.raises(Unavailable, match="the server is shutting down"):
+        driver.ask([20])
 
 
 def test_timings_are_those_of_the_clock():
