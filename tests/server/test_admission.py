@@ -102,6 +102,13 @@ def test_what_cannot_end_before_its_deadline_is_refused_and_what_ends_just_then_
     assert refusal.value.retry_after == 4.0
 
 
+def test_who_is_served_next_still_takes_its_own_time():
+    admission = measured(Budget(requests=4, cost=1000))
+    admission.admit(10, 40, 6.0, latency=2.0)  # four seconds of others, then two of its own
+    with pytest.raises(Overloaded, match=r"about 6.0 s of work are ahead of a deadline in 5.9 s"):
+        admission.admit(10, 40, 5.9, latency=2.0)
+
+
 @pytest.mark.parametrize(("excess", "seconds"), [(0.1, 0.1), (25.01, 2.6), (299, 29.9), (500, MAX_RETRY_AFTER)])
 def test_the_hint_is_rounded_up_to_a_tenth_of_a_second_within_its_limits(excess, seconds):
     admission = measured(Budget(requests=4, cost=1000))

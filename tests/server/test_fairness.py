@@ -28,6 +28,7 @@ def test_the_client_with_the_fewest_rows_runs_next_and_of_its_requests_the_one_t
     assert next_to_run(waiting, {"a": 3, "b": 2}) is waiting[2]
     assert next_to_run(waiting, {"a": 2, "b": 2}) is waiting[0], "equal rows: who is due first"
     assert next_to_run(waiting, {"b": 1}) is waiting[0], "no row at all"
+    assert next_to_run(waiting, {"a": 0}) is waiting[0], "a client that had a row is like one that never had any"
 
 
 def give_way(missing, share, client, held, waiting):

@@ -7,7 +7,7 @@ from bart_server.scheduling.admission import Budget
 from bart_server.scheduling.contract import Bucket, Delta, Description, Failure, Finish, Hypothesis, Request
 from bart_server.scheduling.errors import MAX_QUOTED, DeadlineExceeded, DeviceFault, Overloaded, Unavailable, clipped
 from bart_server.scheduling.observer import Observer
-from bart_server.scheduling.scheduler import MAX_SUCCESSIVE_FAULTS, Scheduler
+from bart_server.scheduling.scheduler import MAX_SUCCESSIVE_FAULTS, PACE_WEIGHT, Scheduler
 from bart_server.scheduling.tasks import Classify, Generate
 
 from support.echo import END, FakeEngine
@@ -378,6 +378,55 @@ def test_a_computation_that_succeeds_ends_a_succession_of_faults(succeeding):
         driver.iterate()
 
 
+def test_a_fault_in_a_classification_fails_its_batch_and_nothing_else():
+    driver = SchedulerDriver(FakeEngine(on_call=fail_in("run")))
+    boxes, other = [driver.classify([10]) for _ in range(2)], driver.ask([20])
+    driver.iterate()
+    assert [type(box.error) for box in boxes] == [DeviceFault] * 2
+    assert other.finish
+
+
+@pytest.mark.parametrize("verb", ["run", "results"])
+def test_an_engine_that_gives_too_few_answers_is_an_error(verb):
+    driver = SchedulerDriver()
+    setattr(driver.engine, verb, lambda *arguments: [])
+    driver.classify([10]) if verb == "run" else driver.ask([10])
+    with pytest.raises(ValueError, match="shorter than argument 1"):
+        driver.iterate()
+
+
+def test_a_buckets_pace_moves_towards_each_measurement_of_which_one_counts_at_most_twice_the_pace():
+    driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)))
+    scheduler = driver.scheduler
+
+    def latency_after(seconds):
+        """What a request of cost 9 is expected to take when another one has taken so many seconds."""
+
+        def tick(verb, requests):
+            driver.clock.time += seconds if verb == "step" else 0
+
+        driver.engine.on_call = tick
+        box = driver.ask([10], max_new_tokens=1)
+        driver.iterate()
+        return scheduler._latency(box.job.bucket, box.job.request)
+
+    assert latency_after(9.0) == pytest.approx(9.0)
+    assert latency_after(13.5) == pytest.approx(first := 9 + PACE_WEIGHT * 4.5)
+    assert latency_after(900.0) == pytest.approx(second := first + PACE_WEIGHT * first)
+    assert latency_after(1.0) == pytest.approx(second + PACE_WEIGHT * (1 - second))
+
+
+def test_nothing_is_kept_of_an_engine_that_was_removed():
+    driver = SchedulerDriver()
+    box = driver.ask([10])
+    driver.iterate()
+    box.place.release()
+    driver.scheduler.remove(driver.engine)
+    scheduler = driver.scheduler
+    assert not (scheduler._revisions or scheduler._paces or scheduler._queues or scheduler._jobs)
+    assert scheduler._batches == ((),)
+
+
 class Recorder(Observer):
     """Records how many requests wait for each engine call, and the token count or failure of each request that ends."""
 
@@ -483,8 +532,9 @@ def test_draining_refuses_the_new_and_finishes_the_old():
     driver.iterate(1)
     tokenizing = driver.scheduler.reserve(driver.engine)
     driver.scheduler.drain()
-    with pytest.raises(Unavailable, match="shutting down"):
+    with pytest.raises(Unavailable, match="shutting down") as refusal:
         driver.ask([20])
+    assert refusal.value.retry_after == 1.0
     late = Mailbox()
     driver.scheduler.submit(tokenizing, driver.engine.requests(Generate([30]))[0], late)
     assert not driver.scheduler.idle()
