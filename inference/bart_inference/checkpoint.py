@@ -31,7 +31,7 @@ from bart_inference.tokenizer_files import load_tokenizer, save_tokenizer
 from bart_oneliner import Config, Params, convert, revert
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
-HEAD_CLASSES = {  # a head's name among the parameters -> what transformers' class for it is called behind "BartFor"
+HEAD_CLASSES = {  # a head's name among the parameters -> the name of transformers' class for it, without "BartFor"
     "classification_head": "SequenceClassification",
     "qa_outputs": "QuestionAnswering",
 }
@@ -48,10 +48,10 @@ class Model:
     tensors: Params  # bart_oneliner's tree; where dtype is set, of views into the checkpoint's files
     config: Config
     generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
-    tokenizer: Tokenizer | None  # None if the folder has none
+    tokenizer: Tokenizer | None  # None if the checkpoint has no tokenizer's files
     labels: tuple[str, ...] = ()  # a classifier's classes, by id
     config_json: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # config.json with all of its fields
-    dtype: Any = None  # what the views are converted to when they are read; None if `tensors` are arrays
+    dtype: Any = None  # the numpy dtype to which views are converted when they are read; None if `tensors` are arrays
 
     @functools.cached_property
     def params(self) -> Params:

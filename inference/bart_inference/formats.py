@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which are read, which are refused, why, and how those are converted.
+"""The files of a checkpoint: which are read, which are refused and why, and how to convert a refused file.
 
 Tensors are views of their files: arrays whose memory is mapped from the file. A view has its shape and dtype at once,
 and its values are read from the disk when they are used. A file must not be changed in place while a view of it is in
@@ -179,9 +179,10 @@ def open_shards(index: Path, open_file: Callable[[Path], dict[str, np.ndarray]])
 
 
 def check_files(place: str, names: Iterable[str], before: str = "") -> None:
-    """CheckpointError if files of these names are no checkpoint: what they are instead, and how that is converted.
+    """CheckpointError if files of these names are no checkpoint. It says what they are and how to convert them.
 
-    place: the folder or hub id, for the message. before: what has to be done before a command that needs the FOLDER.
+    place: the folder or hub id, for the message. before: what a user has to do first if the command for the conversion
+    works on a local folder, such as to download the files.
     """
     names = sorted(names)
     if ADAPTER_CONFIG in names:
@@ -195,7 +196,7 @@ def check_files(place: str, names: Iterable[str], before: str = "") -> None:
 
 
 def what_instead(names: list[str], before: str) -> str:
-    """The first file of a format that is refused, and how it is converted; empty if there is none."""
+    """The end of an error message: the first file of a refused format and how to convert it; empty if there is none."""
     for form in FORMATS:
         if form.remedy is None:
             continue

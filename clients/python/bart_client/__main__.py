@@ -25,9 +25,9 @@ FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 class Item(NamedTuple):
     """A text to work on."""
 
-    name: str  # of the file, the number of the line, or the id of the record
+    name: str  # the file's name, the line's number or the record's id
     text: str
-    target: str | list[int] | None = None  # of a record, for `score`
+    target: str | list[int] | None = None  # the record's "target", for the command `score`
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls", action="store_true", help="use TLS, trusting the system's authorities")
     parser.add_argument("--ca", help="PEM file of the authorities to trust")
     parser.add_argument("--cert", help="PEM file of a client certificate")
-    parser.add_argument("--key", help="PEM file of its key")
+    parser.add_argument("--key", help="PEM file of the client certificate's private key")
     parser.add_argument("--token-file", help="file with a bearer token [or $BART_TOKEN]")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -247,7 +247,7 @@ async def outcome_of(item: Item, task: asyncio.Task[Any]) -> tuple[Item, Any]:
 
 
 class Progress:
-    """The numbers of answered and failed items, on a line of standard error that is rewritten if it is a terminal."""
+    """The numbers of answered and failed items, on a line of standard error that is rewritten after each item."""
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown

@@ -49,7 +49,7 @@ def from_call(error: grpc.RpcError) -> BartError:
 
     The details come from the google.rpc.Status in the call's trailing metadata, if the server sent one.
     """
-    metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs, in both flavors
+    metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # (key, value) pairs
     status, request_id = metadata.get("grpc-status-details-bin"), metadata.get("x-request-id")
     if status is not None:
         return from_status(status_pb2.Status.FromString(status), request_id)

@@ -17,7 +17,7 @@ class Usage:
 
     input_tokens: int
     output_tokens: int
-    truncated: bool  # whether tokens of the input were left out
+    truncated: bool
     queue_seconds: float
     compute_seconds: float
     model: str
@@ -36,7 +36,7 @@ class Sequence:
     text: str
     token_ids: tuple[int, ...]
     score: float
-    finish_reason: str  # "stop": the model ended it; "length": it reached the limit
+    finish_reason: str
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class Window:
 
 @dataclass(frozen=True)
 class Summary:
-    """text: the windows' summaries, joined by a space. windows: one, or several if a long text was split ("chunk")."""
+    """A summary. text: the windows' summaries, joined by a space. windows: one, or several if a long text was split."""
 
-    text: str  # the windows' summaries, joined by spaces
-    windows: tuple[Window, ...]  # one, unless the text was split
+    text: str
+    windows: tuple[Window, ...]
     usage: Usage
 
 
 @dataclass(frozen=True)
 class Generated:
-    """sequences: `num_return_sequences` of them, best first."""
+    """The result of a generation. sequences: as many as num_return_sequences asked for, the best one first."""
 
-    sequences: tuple[Sequence, ...]  # the best one first
+    sequences: tuple[Sequence, ...]
     usage: Usage
 
     @property
@@ -75,8 +75,8 @@ class Generated:
 class Scored:
     """How likely a target is. labels: its token ids. log_probs: of each label, in nats; 0 where the label is -100."""
 
-    labels: tuple[int, ...]  # the target's tokens
-    log_probs: tuple[float, ...]  # of each token, in nats; 0 where the label is -100
+    labels: tuple[int, ...]
+    log_probs: tuple[float, ...]
     usage: Usage
 
     @property
@@ -95,9 +95,9 @@ class Label:
 
 @dataclass(frozen=True)
 class Labels:
-    """The result of a classification. labels: best first."""
+    """The result of a classification. labels: the best one first."""
 
-    labels: tuple[Label, ...]  # the best one first
+    labels: tuple[Label, ...]
     usage: Usage
 
 

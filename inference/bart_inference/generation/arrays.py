@@ -33,7 +33,7 @@ class OptionArrays(NamedTuple):
     eos: Array  # int32 (B,MAX_EOS): end-of-sequence tokens, -1 where unused
     pad: Array  # int32
     length_norm: Array  # float32 (B,T+1): n ** length_penalty, computed in float64 as transformers does
-    early_stopping_never: Array  # bool: early_stopping is "never" and length_penalty is positive
+    early_stopping_never: Array  # bool: early_stopping is "never" and length_penalty > 0, so length can raise a score
     early_stopping_true: Array  # bool
     no_repeat_ngram: Array  # int32, 0 for off
     encoder_no_repeat_ngram: Array  # int32, 0 for off

@@ -25,7 +25,7 @@ class Continuations(NamedTuple):
     score: Array  # (B,M) float32: the sum of log-probabilities; -inf where not considered
     parent: Array  # (B,M) int32: the beam that is continued
     ends: Array  # (B,M) bool: the sequence is complete
-    is_considered: Array  # (B,M) or (B,1) bool: transformers looks at it, too
+    is_considered: Array  # (B,M) bool: among the N·max(2, 1 + eos tokens) best, which are all that transformers keeps
 
 
 def choose_beams(state: State, scores: Array, do_sample: bool) -> tuple[State, Array]:
@@ -59,7 +59,10 @@ def choose_beams(state: State, scores: Array, do_sample: bool) -> tuple[State, A
 
 
 def best_continuations(state: State, scores: Array, do_sample: bool) -> Continuations:
-    """The best continuations over all beams, or drawn ones; so many that N remain if all others end."""
+    """The best continuations over all beams, or drawn ones: enough that N of them are no end-of-sequence tokens.
+
+    A row has at most MAX_EOS end-of-sequence tokens, each of which can continue each beam.
+    """
     B, N, V = scores.shape
     total = (scores + state.score[..., None]).reshape(B, N * V)
     ranked = total
@@ -84,13 +87,14 @@ def best_continuations(state: State, scores: Array, do_sample: bool) -> Continua
 
 
 def add_finished(state: State, best: Continuations) -> Finished:
-    """The finished sequences with those of the N best continuations that end; the N best of both are kept."""
+    """The N best of the finished sequences so far and of those N best continuations that end."""
     B, M = best.score.shape
     N = state.tokens.shape[1]
     o, finished = state.options, state.finished
     generated_count = state.length + 1 - o.prompt_length
     score = best.score / length_norm(o, generated_count)[:, None]
-    # transformers lowers scores by DEAD_SCORE, and does not exclude them: equal sums are what keeps the order equal.
+    # transformers adds DEAD_SCORE once for each reason to leave a sequence out, and then sorts. The same float32 sums
+    # give the same order, also among the sequences that are left out.
     is_full = finished.valid.all(-1) & o.early_stopping_true
     score += is_full[:, None] * DEAD_SCORE
     score += ~state.can_improve[:, None] * DEAD_SCORE

@@ -27,7 +27,7 @@ class Generated(NamedTuple):
     sequences: np.ndarray  # (R,W) int32: the start token first, padding behind the end, as in transformers
     sequences_scores: np.ndarray  # (R,) float32: sum of log-probabilities / generated tokens ** length_penalty
     lengths: np.ndarray  # (R,) int32: tokens of each sequence, start and end tokens included
-    log_probs: np.ndarray  # (R,W) float32: of each token under the processed scores, 0 where nothing was generated
+    log_probs: np.ndarray  # (R,W) float32: of each generated token after the logits processors; 0 at prompt and padding
 
 
 jit_prefill = jax.jit(prefill, static_argnames="config")
@@ -130,16 +130,19 @@ def start_decoding(
 
 
 def continue_decoding(prepared: Prepared, state: State, steps: int, options: Options) -> State:
-    """At most `steps` steps of a state, which is used up (donated); options: any row's. See search.decode."""
+    """Run at most `steps` steps of a state, whose buffers are donated: it cannot be used afterwards.
+
+    options: those of any row, because do_sample and prompt_lookup_num_tokens are the same in all of them.
+    """
     run = jit_on_rows(mesh_of(prepared.weights), decode, shared=(0, 3), static=(1, 4, 5), donated=(2,))
     state = run(prepared.weights, prepared.config, state, steps, options.do_sample, draft_tokens(state, options))
     return state
 
 
 def draft_tokens(state: State, options: Options) -> int:
-    """The tokens of a draft in lookup decoding: prompt_lookup_num_tokens, as far as it applies; 0 for no drafts.
+    """The number of tokens in a draft of lookup decoding; 0 for no drafts.
 
-    Only greedy search has drafts, and a draft is at most as long as the buffer has room for.
+    Greedy search alone has drafts: of prompt_lookup_num_tokens, or fewer if the token buffer is too short for these.
     """
     _, N, T = state.tokens.shape
     if options.do_sample or N > 1:
@@ -176,7 +179,7 @@ def concat_outputs(outputs: Sequence[Generated]) -> Generated:
     width = int(lengths.max())
 
     def resize(array: np.ndarray) -> np.ndarray:
-        """(R,any) -> (R,width); what is added repeats the last column, which is padding."""
+        """(R,any) -> (R,width). Columns are added by repeating the last one, which holds padding if any is missing."""
         missing = max(0, width - array.shape[1])
         return np.pad(array, ((0, 0), (0, missing)), mode="edge")[:, :width]
 

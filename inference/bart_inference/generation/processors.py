@@ -23,7 +23,7 @@ class History(NamedTuple):
     """The tokens that the processors look at."""
 
     tokens: Array  # (B,N,T) int32
-    length: Array  # (B,) int32: how many of them are real, the start token included
+    length: Array  # (B,) int32: the number of tokens so far, the start token included; padding follows
     source: Array  # (B,S) int32, -1 at positions that we padded
 
 

@@ -19,17 +19,17 @@ from bart_inference.generation.state import State, is_end, prng_keys
 from bart_inference.model.transformer import decode_step
 from bart_oneliner import Array, Config, Params
 
-CHOSEN_FIELDS = ("tokens", "log_probs", "score", "done", "can_improve", "finished")  # of State, which a choice changes
+CHOSEN_FIELDS = ("tokens", "log_probs", "score", "done", "can_improve", "finished")  # what choose_… changes of a State
 
 
 @functools.partial(jax.jit, static_argnames=("config", "do_sample", "draft_tokens"), donate_argnames="state")
 def decode(
     weights: Params, config: Config, state: State, steps: Array | int, do_sample: bool, draft_tokens: int = 0
 ) -> State:
-    """At most `steps` steps, fewer if every row is done before. The state that is given is used up (donated).
+    """Run at most `steps` steps, fewer if every row is done before. The state's buffers are donated.
 
-    `steps` is a value and not a shape: one compiled program runs any number of steps. draft_tokens: the tokens of a
-    draft of lookup decoding, below T, for greedy search; 0 for one token a step.
+    `steps` is no static argument, so that one compiled program runs any number of steps. draft_tokens: the number of
+    tokens in a draft of lookup decoding, below T, for greedy search; 0 for one token a step.
     """
 
     def is_unfinished(carry: tuple[State, Array]) -> Array:

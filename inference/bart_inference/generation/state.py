@@ -34,7 +34,7 @@ class Finished(NamedTuple):
 class DraftHistory(NamedTuple):
     """How the latest drafts of lookup decoding went (see `lookup`); unused by the other searches."""
 
-    failures: Array  # (B,) int32: drafts in a row of which no token was accepted
+    failures: Array  # (B,) int32: the number of consecutive drafts of which no token was accepted
     retry_length: Array  # (B,) int32: the number of tokens from which on the row drafts again
 
 
@@ -45,7 +45,7 @@ class State(NamedTuple):
     cache: KVCache
     options: OptionArrays
     tokens: Array  # (B,N,T) int32: the prompt, the generated tokens, then padding
-    log_probs: Array  # (B,N,T) float32: of each generated token, under the processed scores
+    log_probs: Array  # (B,N,T) float32: of each generated token, after the logits processors
     score: Array  # (B,N) float32: the sum of each beam's log_probs
     length: Array  # (B,) int32: the number of tokens so far, prompt included
     done: Array  # (B,) bool: no further step changes the row
@@ -96,9 +96,9 @@ def prng_keys(state: State) -> Array:
 
 
 def is_end(tokens: Array, length: Array, o: OptionArrays) -> Array:
-    """Whether a next token ends its sequence: as an end-of-sequence token, or since max_length is reached.
+    """Whether a next token ends its sequence, because it is an end-of-sequence token or max_length is reached.
 
-    tokens (B,n): candidates for the token behind `length` (B,) tokens. -> (B,n) bool
+    tokens (B,n): candidates for the next token; length (B,): the number of tokens before it. -> (B,n) bool
     """
     is_last = length + 1 >= o.max_length
     is_eos = (tokens[..., None] == o.eos[:, None]).any(-1)

@@ -1,4 +1,4 @@
-"""The decoder's KV cache: what self-attention keeps of the positions before, and how new positions are written.
+"""The decoder's KV cache: the keys and values of earlier positions for self-attention, and how new ones are written.
 
 Letters as in bart_oneliner; in addition N is the beams of a source, Q the positions that one call computes for a
 source, and T the positions that the cache has room for. The N beams of a source share one pool of T·N entries: the
@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from bart_oneliner import Array, Config
 
-LayerKV = tuple[
-    Array, Array
-]  # one layer's keys (B,H,K,entries), transposed as in attention, and values (B,H,entries,K)
+# One layer's keys (B,H,K,entries), transposed so that queries multiply them as they are, and values (B,H,entries,K).
+LayerKV = tuple[Array, Array]
 KEY_ENTRIES_AXIS = 3
 VALUE_ENTRIES_AXIS = 2
 
@@ -52,10 +51,11 @@ def empty_cache(config: Config, B: int, N: int, T: int, dtype: jnp.dtype) -> KVC
 
 
 def visible_entries(cache_indirection: Array, position: Array, Q: int) -> tuple[Array, Array]:
-    """What Q new positions of a source see, and the cache_indirection with them in it.
+    """The entries that Q new positions of a source see, and the cache_indirection that includes the new positions.
 
-    cache_indirection (B,N,T) before the call; position (B,) the first new position. The Q positions are n of every
-    beam, n = Q/N; each sees the cache and the new positions up to itself. -> mask (B,1,Q,T·N) bool, and (B,N,T).
+    cache_indirection (B,N,T): as before the call. position (B,): the first new position. Each of the N beams has Q/N
+    new positions, and each of these sees the cache and the new positions of its beam up to itself.
+    -> mask (B,1,Q,T·N) bool, cache_indirection (B,N,T)
     """
     B, N, T = cache_indirection.shape
     after_each_position = []
@@ -68,7 +68,7 @@ def visible_entries(cache_indirection: Array, position: Array, Q: int) -> tuple[
 
 
 def update_layer(cache: LayerCache, keys: Array, values: Array) -> LayerKV:
-    """The layer's keys and values with those of new positions, keys (B,H,K,Q) and values (B,H,Q,K), written."""
+    """The layer's keys and values after the new positions' keys (B,H,K,Q) and values (B,H,Q,K) were written."""
     all_keys = update_cache(cache.keys, keys, cache.position, cache.N, KEY_ENTRIES_AXIS)
     all_values = update_cache(cache.values, values, cache.position, cache.N, VALUE_ENTRIES_AXIS)
     return all_keys, all_values
@@ -89,14 +89,14 @@ def update_cache(pool: Array, new: Array, position: Array, N: int, axis: int) ->
 
 
 def update_slices(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
-    """`update_cache` by one dynamic_update_slice a row."""
+    """`update_cache` by one dynamic_update_slice for each row."""
     Q, entries = new.shape[axis], pool.shape[axis]
 
     def update_row(pool: Array, new: Array, position: Array) -> Array:
         start = position * N
         if Q > N:
-            # Q entries may not fit behind `start`. dynamic_update_slice would then move the slice left, over older
-            # entries. So the slice begins further left ourselves, and keeps the older entries that it covers.
+            # If Q entries do not fit behind `start`, dynamic_update_slice moves the slice left, over older entries. So
+            # the slice is prepared for that place: the older entries that it covers come first, then the new ones.
             slice_start = jnp.minimum(start, entries - Q)
             old = jax.lax.dynamic_slice_in_dim(pool, slice_start, Q, axis - 1)
             is_old = (jnp.arange(Q) < start - slice_start).reshape(along(axis, Q)[1:])
@@ -107,7 +107,7 @@ def update_slices(pool: Array, new: Array, position: Array, N: int, axis: int) -
 
 
 def update_by_selection(pool: Array, new: Array, position: Array, N: int, axis: int) -> Array:
-    """`update_cache` by a choice between the old and the new entry for every entry of the pool."""
+    """`update_cache` by a jnp.where over the whole pool, which takes the new or the old value of each entry."""
     Q, entries = new.shape[axis], pool.shape[axis]
     entry = jnp.arange(entries)
     start = position[:, None] * N

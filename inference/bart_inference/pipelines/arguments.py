@@ -1,4 +1,4 @@
-"""Arguments of `pipeline` that say where and how to compute. One that cannot have its effect is a ValueError."""
+"""Arguments of `pipeline` that say where and how to compute. ValueError for a value that cannot be followed."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def check_dtype(dtype: Any) -> str:
 
 
 def check_framework(framework: Any) -> None:
-    """ValueError for a framework other than PyTorch, whose name scripts pass and whose results these are."""
+    """ValueError unless the framework is None or "pt" (PyTorch), which scripts pass and whose results we give."""
     if framework not in (None, "pt"):
         raise ValueError(f"framework {framework!r} is not supported: leave it out, or say 'pt' as scripts do")

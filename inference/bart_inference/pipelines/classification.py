@@ -52,7 +52,7 @@ class TextClassificationPipeline(Classifier):
             settings["top_k"] = None if return_all_scores else 1
         if isinstance(function_to_apply, str):
             function_to_apply = FUNCTIONS[function_to_apply.upper()]
-        if function_to_apply is not None:  # transformers' enumeration has the name as its value
+        if function_to_apply is not None:  # a name, or a member of transformers' enumeration, whose value is the name
             settings["function"] = getattr(function_to_apply, "value", function_to_apply)
         if tokenizer:
             settings["tokenizer"] = tokenizer
@@ -137,7 +137,7 @@ class ZeroShotClassificationPipeline(Classifier):
             if name in keywords:
                 settings[name] = keywords[name]
         if keywords.get("multi_class") is not None:
-            logger.warning("multi_class is the former name of multi_label")
+            logger.warning("multi_class is deprecated: its name is multi_label")
             settings["multi_label"] = keywords["multi_class"]
         if "candidate_labels" in keywords:
             labels = keywords["candidate_labels"]

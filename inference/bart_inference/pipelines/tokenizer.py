@@ -1,4 +1,4 @@
-"""The class of `pipe.tokenizer`: the tokenizers library behind the methods of transformers' tokenizers."""
+"""The class of a pipeline's `tokenizer`: transformers' methods, computed by the tokenizers library."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PipelineTokenizer:
         clean_up_tokenization_spaces: bool = False,
         special_tokens: dict[str, str] | None = None,
     ):
-        """model_max_length: in tokens, where `truncation=True` truncates; None: nowhere."""
+        """model_max_length: the number of tokens to which `truncation=True` shortens a text; None: no limit."""
         self.backend_tokenizer = backend
         self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
@@ -88,7 +88,7 @@ class PipelineTokenizer:
         max_length: int | None = None,
         stride: int = 0,
     ) -> Encoding:
-        """The tokens of a text or a pair, truncated as by transformers, in the library's class.
+        """The tokenizers library's Encoding of a text or a pair, truncated as transformers does it.
 
         truncation: True or the name of a strategy. max_length: in tokens, special ones included; by default
         model_max_length. stride: the number of tokens that a window shares with the one before.
@@ -176,7 +176,7 @@ class PipelineTokenizer:
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
-        """The text of one row of ids, with white space at its ends."""
+        """The text of one row of ids. White space at its ends is kept."""
         ids = [int(i) for i in np.atleast_1d(np.asarray(token_ids))]
         text = self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
@@ -188,7 +188,7 @@ class PipelineTokenizer:
 
 
 def truncation_strategy(truncation: Any) -> str | None:
-    """The library's name of a strategy; None for no truncation."""
+    """The tokenizers library's name of a truncation strategy; None for no truncation."""
     if truncation is None or truncation is False:
         return None
     name = "longest_first" if truncation is True else strategy_name(truncation)
@@ -198,7 +198,7 @@ def truncation_strategy(truncation: Any) -> str | None:
 
 
 def strategy_name(value: Any) -> Any:
-    """The name of a strategy, which is the value of a member of transformers' enumeration."""
+    """The name of a strategy, which may be a str or a member of transformers' enumerations, whose value is the name."""
     return getattr(value, "value", value)
 
 
