@@ -155,24 +155,39 @@ def copying_heads(
     query_w, query_b = least_squares(queries[real], white[tokens])
     value_w, value_b = least_squares(memory[real], (centered @ basis)[tokens])
 
-    # Scale keys and queries so that the mean score of matching pairs exceeds that of random pairs by `sharpness`.
     fitted_keys = (memory[:, 1:][follows] @ key_w + key_b).reshape(-1, heads, K)
     fitted_queries = (queries[:, :-1][follows] @ query_w + query_b).reshape(-1, heads, K)
-    random_queries = fitted_queries[rng.permutation(len(fitted_queries))]
-    margin = (fitted_keys * fitted_queries).sum(-1).mean() - (fitted_keys * random_queries).sum(-1).mean()
-    scale = (sharpness * K**0.5 / margin) ** 0.5
+    scale = scale_for_margin(fitted_keys, fitted_queries, sharpness, rng)
     out_scale = gain * np.linalg.norm(queries[real], axis=-1).mean() / np.linalg.norm(centered, axis=1).mean()
-
-    attention = jax.tree.map(np.array, params["decoder"]["layers"]["encoder_attn"])
     projections = {
         "q_proj": (query_w * scale, query_b * scale),
         "k_proj": (key_w * scale, key_b * scale),
         "v_proj": (value_w, value_b),
     }
+    return with_heads(params, projections, out_scale * basis.T.reshape(heads, K, -1))
+
+
+def scale_for_margin(keys: np.ndarray, queries: np.ndarray, margin: float, rng: np.random.Generator) -> float:
+    """The factor for keys and queries (N,H,K) with which scores of matching pairs exceed those of random pairs.
+
+    margin: by how much, in the mean, after attention's scale of 1/√K.
+    """
+    random_queries = queries[rng.permutation(len(queries))]
+    present = (keys * queries).sum(-1).mean() - (keys * random_queries).sum(-1).mean()
+    return (margin * keys.shape[-1] ** 0.5 / present) ** 0.5
+
+
+def with_heads(params: Params, projections: dict[str, tuple[np.ndarray, np.ndarray]], out_proj: np.ndarray) -> Params:
+    """Params with other weights in the first heads of the last decoder layer's cross-attention.
+
+    projections: weight (D,H·K) and bias (H·K,) by name. out_proj: (H,K,D).
+    """
+    heads, K, _ = out_proj.shape
+    attention = jax.tree.map(np.array, params["decoder"]["layers"]["encoder_attn"])
     for name, (weight, bias) in projections.items():
         attention[name]["weight"][-1, :heads] = weight.reshape(-1, heads, K).swapaxes(0, 1)
         attention[name]["bias"][-1, :heads] = bias.reshape(heads, K)
-    attention["out_proj"]["weight"][-1, :heads] = out_scale * basis.T.reshape(heads, K, -1)
+    attention["out_proj"]["weight"][-1, :heads] = out_proj
     layers = params["decoder"]["layers"] | {"encoder_attn": attention}
     return params | {"decoder": params["decoder"] | {"layers": layers}}
 
