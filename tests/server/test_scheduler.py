@@ -113,6 +113,17 @@ def test_finished_rows_leave_at_once_and_the_batch_shrinks():
     assert batch.state is None and batch.jobs == []
 
 
+def test_a_batch_does_not_shrink_while_somebody_waits_for_its_rows():
+    driver = SchedulerDriver()
+    driver.ask([10] * 8)
+    for index in range(5):
+        driver.ask([20 + index])
+    driver.iterate()
+    assert len(driver.batch().live()) == 1 and len(driver.batch().jobs) == 4
+    driver.iterate()
+    assert len(driver.batch().jobs) == 1
+
+
 def test_more_than_the_rows_wait_their_turn():
     driver = SchedulerDriver()
     boxes = [driver.ask([10 + index]) for index in range(6)]
