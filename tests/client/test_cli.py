@@ -1,4 +1,4 @@
-"""The command line as a process: input forms, order, errors, exit status."""
+"""bart-client, run as a process: the forms of its input, the order of its output, errors and exit status."""
 
 import json
 import subprocess

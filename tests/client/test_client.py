@@ -1,4 +1,4 @@
-"""The Python client against a real server over the fake engine, which echoes."""
+"""The Python client against a real server whose fake engine answers with the request's own tokens."""
 
 import asyncio
 import subprocess
@@ -80,7 +80,7 @@ def test_options_arrive_as_they_were_given():
 def test_none_switches_every_option_off():
     names = pb.GenerationOptions.DESCRIPTOR.fields_by_name
     without = {"max_length", "max_new_tokens", "seed", "decoder_start_token_id"}
-    off = NONE_MEANS | {"min_new_tokens": 0, "exponential_decay_length_penalty": (0, 1.0)}  # without effect too
+    off = NONE_MEANS | {"min_new_tokens": 0, "exponential_decay_length_penalty": (0, 1.0)}  # without effect
     for name in set(names) - without:
         assert wire.options(to_message({name: None})) == {name: off[name]}
 

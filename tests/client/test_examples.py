@@ -1,4 +1,4 @@
-"""The examples beside the Python client, run by the real tools: grpcurl and Node."""
+"""The examples in clients/grpcurl and clients/node run with grpcurl and Node themselves."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.server.harness import PATIENCE, Running
 CLIENTS = pathlib.Path(__file__).parents[2] / "clients"
 GRPCURL = shutil.which("grpcurl", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
 NODE = shutil.which("node") if (CLIENTS / "node" / "node_modules").is_dir() else None
-IN_CI = bool(os.environ.get("CI"))  # where a missing tool is a failure
+IN_CI = bool(os.environ.get("CI"))  # in CI a missing tool fails the tests, elsewhere it skips them
 
 needs_grpcurl = pytest.mark.skipif(not GRPCURL and not IN_CI, reason="grpcurl is not installed")
 needs_node = pytest.mark.skipif(not NODE and not IN_CI, reason="node or clients/node/node_modules is missing")
@@ -31,7 +31,7 @@ def server():
 
 
 def commands(server):
-    """The commands of the README, with this server's address."""
+    """The commands in clients/grpcurl/README.md, with the address of `server`."""
     blocks = re.findall(r"```sh\n(.*?)```", (CLIENTS / "grpcurl" / "README.md").read_text(), flags=re.S)
     lines = [line for block in blocks for line in block.strip().splitlines()]
     return [[GRPCURL, *shlex.split(line.replace("localhost:50051", server.address))[1:]] for line in lines]

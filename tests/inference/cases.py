@@ -18,7 +18,7 @@ from support import oracle
 from support.oracle import Case, Outcome
 from tests.twins import TINY, Twin, of, randomize
 
-torch.set_num_threads(1)  # these models are tiny: a second thread only waits, for ever on a busy machine
+torch.set_num_threads(1)  # PyTorch's threads wait for each other, which costs more than these tiny models' arithmetic
 
 SMALL: dict[str, Any] = {**TINY, "d_model": 48}  # uneven depths, head counts and widths
 CHECKPOINTS: dict[str, dict[str, Any]] = {
@@ -36,11 +36,11 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def checkpoint(name: str) -> tuple[Twin, Prepared]:
-    """A random checkpoint of CHECKPOINTS that has something to say.
+    """A random checkpoint of CHECKPOINTS whose generated sequences vary and end.
 
-    A random BART repeats one token for ever: its tied head favors the token just read and the longest embedding, and
-    what it reads from the source outweighs the rest. So embeddings have one length here, positions and what was
-    generated weigh more, the source less, and the end-of-sequence token is likely enough to be met.
+    A BART with random weights repeats one token: the head that is tied to the embeddings favors the latest token and
+    the longest embedding, and cross-attention outweighs self-attention. So all embeddings have the same norm here,
+    positions have larger embeddings, cross-attention has smaller weights, the end-of-sequence token a positive bias.
     """
     model = BartForConditionalGeneration(BartConfig(**{**SMALL, **CHECKPOINTS[name]}))
     randomize(model, seed=sum(map(ord, name)))
@@ -70,12 +70,12 @@ def words(count: int, length: int) -> Draw:
 
 
 def biases(rng: np.random.Generator, V: int) -> dict[tuple[int, ...], float]:
-    """Single tokens, longer sequences, two that end alike, and one that begins with the start token."""
+    """A sequence_bias with single tokens, longer sequences, two with the same last token, one with the start token."""
     a, b, c, d = rng.integers(3, V, 4).tolist()
     return {(a,): -3.0, (b,): 4.0, (c, b): 2.5, (d, b): 1.5, (a, c, d): 6.0, (2, d): 5.0}
 
 
-# Forced tokens stay clear of suppressed ones: where all are forbidden no answer is right.
+# No forced token can be suppressed here: if every token is excluded, no result is the right one.
 OPTIONS: dict[str, Draw] = {
     "max_length": pick(18, 24, 32),
     "max_new_tokens": pick(17, 25),
@@ -109,7 +109,7 @@ SWITCHED_OFF: list[dict[str, Any]] = [{"eos_token_id": None}, {"forced_eos_token
 
 
 def draw_batch(rng: np.random.Generator, V: int, pad: int, B: int, S: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask (B,S): rows padded on the right, one in four with holes in its mask besides."""
+    """Ids and mask (B,S) of rows with padding on the right. One batch in four also masks tokens inside the rows."""
     mask = np.arange(S) < rng.integers(2, S + 1, B)[:, None]
     ids = np.where(mask, rng.integers(3, V, (B, S)), pad)
     if rng.random() < 0.25:
@@ -119,7 +119,7 @@ def draw_batch(rng: np.random.Generator, V: int, pad: int, B: int, S: int) -> tu
 
 
 def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int]) -> Case:
-    """A case for a checkpoint: `sizes` = (B, S) or up to a quarter less; some with prompts, some without a mask."""
+    """A random case; some have prompts, some have no mask. sizes: (B, S), each lowered by up to a quarter."""
     rng = np.random.default_rng(seed)
     config = checkpoint(name)[0].config
     B, S = (int(rng.integers(limit - limit // 4, limit + 1)) for limit in sizes)
@@ -133,7 +133,7 @@ def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int
 
 
 def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
-    """Every option by itself, in greedy search and with three beams, none at all, and the checkpoint's switched off."""
+    """Cases for greedy search and for three beams: without options, with each option alone, with each default off."""
     for beams in (1, 3):
         pool = OPTIONS if beams == 1 else {**OPTIONS, **BEAM_OPTIONS}
         yield draw(name, beams, {"num_beams": beams}, sizes)
@@ -148,7 +148,7 @@ def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
 def combined(
     name: str, count: int, beams: tuple[int, ...] = (1, 2, 4), sizes: tuple[int, int] = (4, 16)
 ) -> Iterator[Case]:
-    """Many options at once, each with a chance of one in four."""
+    """`count` cases with several options each: an option is in a case with a probability of one quarter."""
     for seed in range(count):
         rng = np.random.default_rng((seed, 7))
         options: dict[str, Any] = {"num_beams": beams[seed % len(beams)]}
@@ -160,6 +160,6 @@ def combined(
 
 
 def compare(case: Case) -> Outcome:
-    """A case on its checkpoint: ours against transformers'."""
+    """Compares our result for a case with transformers' result from the same checkpoint."""
     twin, prepared = checkpoint(case.checkpoint)
     return oracle.compare(case, twin.torch, prepared)

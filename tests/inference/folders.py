@@ -11,7 +11,7 @@ from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer
 
 from tests.twins import TINY, randomize
 
-torch.set_num_threads(1)  # these models are tiny: a second thread only waits
+torch.set_num_threads(1)  # PyTorch's threads wait for each other, which costs more than these tiny models' arithmetic
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 TEXTS = [
@@ -31,7 +31,7 @@ def write_bpe(folder: Path) -> None:
 
 
 def write_folder(folder: Path, kind: type[PreTrainedModel] = BartForConditionalGeneration, **fields: Any) -> Path:
-    """A random checkpoint of that class, with its tokenizer, as save_pretrained leaves it."""
+    """A random checkpoint of the class `kind` with a tokenizer, written by save_pretrained. fields: of its config."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bpe(folder)
     tokenizer = BartTokenizer.from_pretrained(folder)

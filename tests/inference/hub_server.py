@@ -1,7 +1,8 @@
-"""The part of the Hugging Face hub's HTTP interface that huggingface_hub needs to download a model, on this machine.
+"""A local server with those parts of the Hugging Face hub's HTTP interface that a download by huggingface_hub needs.
 
-https://huggingface.co/docs/hub/api: a description of a repository, the list of its files, and the files, each with its
-entity tag and the commit; errors carry the header X-Error-Code. huggingface_hub finds the server by HF_ENDPOINT.
+It answers with the description of a repository, the list of its files, and each file with its ETag and commit, as in
+https://huggingface.co/docs/hub/api. Errors have the header X-Error-Code. huggingface_hub uses the server if the
+variable HF_ENDPOINT holds its address.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def describe(self, hub_id: str, rest: list[str]) -> None:
-        """Answer what the path asks behind the hub id: tree/REVISION lists the files, anything else is the model."""
+        """Answer with the list of files if the path continues with tree/REVISION, else with the model's description."""
         files = self.repositories[hub_id]
         if rest[:1] == ["tree"]:
             entries = [
@@ -71,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *arguments: object) -> None:
-        """The standard error stream is the test's."""
+        """Logs nothing: the base class would write every request to the standard error stream."""
 
 
 def oid(content: bytes) -> str:
@@ -80,7 +81,7 @@ def oid(content: bytes) -> str:
 
 @contextmanager
 def serve(repositories: Repositories, gated: set[str]) -> Iterator[str]:
-    """The address of a hub with these repositories, while the block runs. gated: those whose files it refuses."""
+    """Runs a hub with these repositories and yields its address. gated: the hub ids whose files it refuses to give."""
     handler = type("Hub", (Handler,), {"repositories": repositories, "gated": gated})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""LoRA adapters: merged at load into the weights that peft's merge_and_unload gives, or refused by name."""
+"""LoRA adapters: `load` merges them to the weights that peft's merge_and_unload gives, or refuses them and says why."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from transformers import BartForConditionalGeneration, BartForSequenceClassifica
 from bart_oneliner import revert
 from tests.inference.folders import TEXTS, write_folder
 
-# peft's matrix products and ours are both float32, of r products each: the last bit may differ.
+# peft and we add the same r products for a weight in float32, possibly in another order: the last bit may differ.
 TOLERANCE = 1e-6
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint as transformers leaves it; read only."""
+    """A checkpoint that transformers wrote. All tests share it, so none may change it."""
     return write_folder(tmp_path_factory.mktemp("base"))
 
 
 def trained(model: torch.nn.Module) -> None:
-    """Random values in all that an adapter trains: a fresh lora_B is zero and changes nothing."""
+    """Puts random values into all trainable parameters: a new lora_B is zero, and such an adapter changes nothing."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -44,7 +44,7 @@ def write_adapter(
 ) -> PreTrainedModel:
     """An adapter written by peft, and the model into which peft merged it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the seed of a new head, and tied weights
+        warnings.simplefilter("ignore")  # peft warns about a new head's random weights and about tied weights
         model = get_peft_model(kind.from_pretrained(base), LoraConfig(**options))
         trained(model)
         model.save_pretrained(folder)
@@ -56,7 +56,7 @@ def assert_merged(model: Model, theirs: PreTrainedModel, base: Path) -> None:
     ours = revert(model.params, model.config)
     assert any(not np.array_equal(ours[name], before[name].numpy()) for name in before), "nothing was merged"
     for name, array in ours.items():
-        if name in state:  # only the generating class has final_logits_bias
+        if name in state:  # `revert` always gives final_logits_bias, which transformers' classifier does not have
             np.testing.assert_allclose(array, state[name].numpy(), rtol=0, atol=TOLERANCE, err_msg=name)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: every form that transformers writes is read, what we write it reads, and damage is named."""
+"""`load` reads every form of checkpoint that transformers writes, or says what is damaged; `save` is its inverse."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint as transformers leaves it; read only."""
+    """A checkpoint that transformers wrote. All tests share it, so none may change it."""
     return write_folder(tmp_path_factory.mktemp("written"))
 
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
+    """A copy of `written` that a test may change."""
     return Path(shutil.copytree(written, tmp_path / "copy"))
 
 
@@ -53,7 +53,7 @@ def state_of(folder: Path) -> State:
 
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:
-    """What `load` read, under PyTorch's names again."""
+    """The tensors that `load` read, by PyTorch's names."""
     model = load(folder)
     return revert(model.params, model.config)
 
@@ -104,14 +104,14 @@ def rewrite(change: Callable[[State], State]) -> Callable[[Path], None]:
 
 
 def old_bin(folder: Path) -> None:
-    """As torch wrote it before 1.6: no zip archive."""
+    """pytorch_model.bin in the format that torch wrote before version 1.6, which is no zip archive."""
     torch.save(state_of(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert not zipfile.is_zipfile(folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
 def parameters_bin(folder: Path) -> None:
-    """Parameters, which ask for gradients, instead of a state dict's tensors."""
+    """A pytorch_model.bin of nn.Parameter objects, which require gradients, where a state dict has plain tensors."""
     state = {name: torch.nn.Parameter(tensor) for name, tensor in state_of(folder).items()}
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -184,7 +184,7 @@ def test_a_model_is_read_when_it_is_needed(written: Path) -> None:
         memory = view
         while isinstance(memory, np.ndarray) and not isinstance(memory, np.memmap):
             memory = memory.base
-        assert isinstance(memory, np.memmap) or not view.any(), "a tensor was copied"  # a missing bias is zeros
+        assert isinstance(memory, np.memmap) or not view.any(), "a tensor was copied"  # an absent bias is zeros
     params, config, generation, tokenizer, *_ = model
     assert type(params) is dict and params is model.params
     assert (config, generation, tokenizer) == (model.config, model.generation, model.tokenizer)
@@ -228,7 +228,7 @@ def test_what_we_save_transformers_loads_strictly_and_so_do_we(
     model = load(original)
     save(model, tmp_path / "b")
     theirs, info = kind.from_pretrained(tmp_path / "b", output_loading_info=True)
-    unexpected = set(info["unexpected_keys"]) - {"final_logits_bias"}  # only the generating class has one
+    unexpected = set(info["unexpected_keys"]) - {"final_logits_bias"}  # only BartForConditionalGeneration has one
     assert (set(info["missing_keys"]), unexpected, set(info["mismatched_keys"])) == (set(), set(), set())
     expected = kind.from_pretrained(original)
     for (name, a), (_, b) in zip(theirs.state_dict().items(), expected.state_dict().items(), strict=True):
@@ -447,8 +447,8 @@ def both_tokenizers(folder: Path, keep: str) -> tuple[Any, Any]:
         write_bpe(folder)
         (folder / "tokenizer.json").unlink()
         (folder / "tokenizer_config.json").unlink()
-    # As in BART's training and its published tokenizer.json, <mask> takes the space before it; transformers 5 forgets
-    # that where only vocab.json and merges.txt are left.
+    # In BART's training and its published tokenizer.json, <mask> includes the space before it (lstrip). transformers 5
+    # does not set that if the folder has only vocab.json and merges.txt, so it is set here.
     return load_tokenizer(folder), BartTokenizer.from_pretrained(folder, mask_token=AddedToken("<mask>", lstrip=True))
 
 

@@ -1,4 +1,4 @@
-"""The decoder's layers are one function: one position of every beam, several positions at once, a whole target."""
+"""decode_step gives the same logits for one position of every beam, several positions at once and a whole target."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def as_written(pool: np.ndarray, new: np.ndarray, position: np.ndarray, N: int, 
 def test_entries_written_at_the_end_of_a_cache_overwrite_no_older_ones(
     write: Callable[..., Array], axis: int, N: int, n: int
 ) -> None:
-    """At each of the last three positions, in the middle and at the start; what has no room is dropped."""
+    """Rows write at the start, in the middle and at the last three positions. Entries beyond the cache are dropped."""
     rng = np.random.default_rng(n)
     position = np.array([0, 7, T - 3, T - 2, T - 1], np.int32)
     shape = [len(position), 2, 5, 5]
@@ -51,7 +51,7 @@ def test_entries_written_at_the_end_of_a_cache_overwrite_no_older_ones(
 def one_by_one(
     prepared, source, tokens: np.ndarray, position: np.ndarray, cache: KVCache
 ) -> tuple[list[np.ndarray], KVCache]:
-    """tokens (B,n,N), one position after the other -> the logits (B,N,V) of each."""
+    """Decodes tokens (B,n,N) one position after the other -> the logits (B,N,V) of each position, and the cache."""
     logits = []
     for t in range(tokens.shape[1]):
         step_logits, cache = jit_step(prepared.weights, prepared.config, source, cache, tokens[:, t], position + t)
@@ -62,14 +62,14 @@ def one_by_one(
 @pytest.mark.parametrize("N", [1, 3])
 @pytest.mark.parametrize("start", [0, 5, T - 3, T - 2, T - 1])
 def test_several_positions_at_once_are_those_one_by_one(N: int, start: int) -> None:
-    """Up to the cache's last position, with beams that took over each other's past, every row at its own position."""
+    """Each row is at another position, up to the cache's last one, and beams have continued other beams before."""
     _, prepared = checkpoint("uneven")
     x, rng, n = batch(prepared.config, B=B, S=11), np.random.default_rng(start), 4
     source = prefill(prepared.weights, prepared.config, x["input_ids"], x["attention_mask"].astype(bool))
     cache = empty_cache(prepared.config, B, N, T, jnp.float32)
     position = np.maximum(start - np.arange(B), 0).astype(np.int32)
     tokens = rng.integers(4, 99, (B, T + n, N)).astype(np.int32)
-    for t in range(start):  # a row that is shorter than the others writes its last position again
+    for t in range(start):  # a row with fewer than `start` positions writes its last one again
         at = np.minimum(t, np.maximum(position - 1, 0)).astype(np.int32)
         _, cache = jit_step(prepared.weights, prepared.config, source, cache, tokens[np.arange(B), at], at)
         parents = jnp.asarray(rng.integers(0, N, (B, N)))

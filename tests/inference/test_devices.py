@@ -1,4 +1,4 @@
-"""Several devices share the rows and exchange nothing."""
+"""Several devices share the rows of a batch, give the results of one device, and exchange no data."""
 
 from support.process import run_on_devices
 

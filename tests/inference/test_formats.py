@@ -1,4 +1,4 @@
-"""Files that are not read are refused with the cause and a way out, and the page lists them all."""
+"""Files that `load` does not read are refused with the cause and the remedy; docs/checkpoints.md lists them all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-REFUSED = {  # a file of that name -> what the message says of it
+REFUSED = {  # the name of a file that is not read -> a pattern of the error message
     "flax_model.msgpack": "file of Flax weights.*load_flax_checkpoint_in_pytorch_model",
     "tf_model.h5": "file of TensorFlow weights.*load_tf2_checkpoint_in_pytorch_model",
     "model.ckpt.index": "file of TensorFlow weights",
@@ -78,7 +78,7 @@ def test_quantized_weights_are_refused_by_the_method(tmp_path: Path, case: str) 
 
 
 class Touch:
-    """Asks the unpickler to write a file."""
+    """An object whose pickle, if it is executed, creates the file `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -104,7 +104,7 @@ def cut(write: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 def tar(path: Path) -> None:
-    """As torch wrote before 0.2."""
+    """Writes a tar archive with the members that torch wrote before version 0.2."""
     with tarfile.open(path, "w") as archive:
         for name in ("storages", "tensors", "pickle"):
             archive.add(__file__, name)

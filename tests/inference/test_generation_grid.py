@@ -1,7 +1,7 @@
 """generate's tokens, scores and log-probabilities equal transformers', for every option alone and for many at once.
 
-The sample runs always; the grid, hundreds of cases over every checkpoint, batch sizes and lengths, is marked slow. Run
-with -s to see how many cases were exempt (support/oracle.py says when one is).
+A sample of the cases runs always. The whole grid, hundreds of cases with every checkpoint and several batch sizes and
+lengths, is marked slow. Run with -s to see how many cases were exempt (support/oracle.py says when one is).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def test_combined_options_equal_transformers(name: str) -> None:
 
 
 EDGES: list[dict[str, Any]] = [
-    {"exponential_decay_length_penalty": (-2, 1.1)},  # as if tokens had been generated before
-    {"exponential_decay_length_penalty": (1, 2.0)},  # a factor that is 1 more than "off", one token behind the start
-    {"encoder_repetition_penalty": 0.5},  # its reciprocal is 2
+    {"exponential_decay_length_penalty": (-2, 1.1)},  # the decay counts two tokens more than were generated
+    {"exponential_decay_length_penalty": (1, 2.0)},  # the first token after `start` has a decay of 2.0 - 1
+    {"encoder_repetition_penalty": 0.5},  # scores are penalized by its reciprocal, 2
     {"repetition_penalty": 2.0},
     {"no_repeat_ngram_size": 1},  # no token comes twice
     {"forced_bos_token_id": 7, "begin_suppress_tokens": list(range(10, 60))},
@@ -44,10 +44,10 @@ def test_values_at_which_a_processor_is_switched_on_or_off_equal_transformers(be
 
 @pytest.fixture
 def without_programs() -> Iterator[None]:
-    """Forgets the compiled programs after the test.
+    """Drops all compiled programs after the test.
 
-    Each program of XLA's CPU compiler holds several memory maps, and Linux gives a process 65,530 (vm.max_map_count).
-    Beyond them the compiler crashes.
+    Each program of XLA's CPU compiler holds several memory maps. Linux gives a process at most 65,530 of them
+    (vm.max_map_count), and the compiler crashes if it gets no more.
     """
     yield
     jax.clear_caches()
@@ -76,7 +76,7 @@ def test_the_grid_has_every_option_and_something_to_compare() -> None:
 
 
 def test_a_wrong_answer_is_not_exempt() -> None:
-    """The comparison can fail: with another length penalty than transformers', or one weight changed a little."""
+    """The comparison fails if our length_penalty differs from transformers' or if one of our weights is changed."""
     cases = [case for case in combined("uneven", 20, beams=(1, 3)) if case.decoder_input_ids is None][:6]
     twin, prepared = checkpoint("uneven")
     weights = {**prepared.weights, "final_logits_bias": prepared.weights["final_logits_bias"].at[7:40].add(1.0)}

@@ -1,4 +1,4 @@
-"""What the embedded checkpoint writes, against token ids that transformers generated: needs no PyTorch to compare."""
+"""The embedded checkpoint generates the token ids that transformers generated; the comparison needs no PyTorch."""
 
 import json
 
@@ -21,5 +21,5 @@ def test_tokens_are_those_that_transformers_generated(name: str) -> None:
 
 
 def test_transformers_generates_them_still() -> None:
-    """The only test here that needs PyTorch and transformers."""
+    """The installed transformers still generates the committed ids. This is the only test here that needs PyTorch."""
     assert dict(golden.transformers_tokens()) == TOKENS

@@ -49,7 +49,7 @@ def with_class(kind: type[PreTrainedModel], **fields: Any) -> tuple[Twin, Model]
 
 
 def sources(twin: Twin, ends: int = 1, B: int = 5, S: int = 13) -> dict[str, np.ndarray]:
-    """Padded rows with that many end-of-sequence tokens each, the last real one among them."""
+    """Padded sources (B,S), each with `ends` end-of-sequence tokens as its last tokens before the padding."""
     arrays = batch(twin.config, B, S)
     ids, mask = arrays["input_ids"], arrays["attention_mask"]
     mask[:, : ends + 1] = 1
@@ -95,7 +95,7 @@ def test_classification_equals_bart_for_sequence_classification(fields: dict[str
 def test_rows_with_different_numbers_of_ends_are_classified_as_alone() -> None:
     twin, model = with_class(BartForSequenceClassification, num_labels=3)
     x = sources(twin, ends=1)
-    x["input_ids"][1::2, 0] = twin.config.eos_token_id  # two ends in these rows
+    x["input_ids"][1::2, 0] = twin.config.eos_token_id  # these rows have two end-of-sequence tokens
     with pytest.raises(ValueError, match="same number of <eos>"):
         twin.torch(**tensors(x))
     alone = [twin.torch(**tensors({name: a[i : i + 1] for name, a in x.items()})).logits[0] for i in range(5)]
@@ -128,7 +128,7 @@ def test_the_language_model_equals_bart_for_causal_lm(fields: dict[str, Any]) ->
     alone.tie_weights()
     x = sources(twin)
     seen = x["attention_mask"][..., None] == 1
-    theirs = functools.partial(alone, use_cache=False)  # its cache is made for encoder_layers layers
+    theirs = functools.partial(alone, use_cache=False)  # its cache has room for encoder_layers layers only
     assert_close(causal_lm(model, **x), theirs(**tensors(x)).logits, where=seen)
     assert_close(causal_lm(model, x["input_ids"]), theirs(tensors(x)["input_ids"]).logits, what="without a mask")
 
@@ -158,7 +158,7 @@ NLI = {"id2label": {0: "contradiction", 1: "neutral", 2: "entailment"}}
 
 @pytest.fixture(scope="module")
 def nli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Model, Any]]:
-    """An NLI checkpoint in our hands, and transformers' pipeline on the same folder."""
+    """A model for natural language inference that we loaded, and transformers' pipeline on the same folder."""
     labels = {"label2id": {name: i for i, name in NLI["id2label"].items()}, **NLI}
     folder = write_folder(tmp_path_factory.mktemp("nli"), BartForSequenceClassification, **labels)
     yield load(folder), zero_shot_pipeline(folder)
@@ -227,7 +227,7 @@ def blanks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Any]:
 def test_filled_blanks_equal_the_pipeline(blanks: tuple[Model, Any], text: str, top_k: int) -> None:
     model, theirs = blanks
     expected = theirs(text, top_k=top_k)
-    expected = expected if isinstance(expected[0], list) else [expected]  # the pipeline unwraps a single blank
+    expected = expected if isinstance(expected[0], list) else [expected]  # one <mask> has no outer list
     ours = fill_mask(model, text, top_k)
     assert [[f._asdict() | {"score": 0} for f in blank] for blank in ours] == [
         [dict(f) | {"score": 0} for f in blank] for blank in expected

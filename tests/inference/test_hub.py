@@ -1,6 +1,6 @@
-"""Hub ids, against a hub on this machine: what is downloaded, and that a refusal says the true cause.
+"""Hub ids, with a local server as the hub: which files are downloaded, and that a refusal names its true cause.
 
-huggingface_hub reads its settings when it is imported, so every question is asked in a process of its own.
+huggingface_hub reads its settings when it is imported, so `ask` starts a new process for each setting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.inference.folders import write_folder
 from tests.inference.hub_server import serve
 
 CONFIG = b'{"model_type": "bart"}'
-REFUSED = {  # the only file beside config.json -> what the message says
+REFUSED = {  # the only file beside config.json -> a pattern of the error message
     "flax_model.msgpack": "flax_model.msgpack is a file of Flax weights.*load_flax_checkpoint_in_pytorch_model",
     "tf_model.h5": "tf_model.h5 is a file of TensorFlow weights.*load_tf2_checkpoint_in_pytorch_model",
     "model.pt": "model.pt is a fairseq checkpoint.*convert_bart_original_pytorch_checkpoint_to_pytorch",
@@ -42,7 +42,10 @@ print(json.dumps(answers))
 
 
 def ask(*questions: tuple[str, dict[str, Any]], home: Path, endpoint: str, **environment: str) -> list[Any]:
-    """Of each hub id with keywords for find_folder: the names of the folder's files, or the message of the error."""
+    """Calls find_folder for each question, a hub id and keywords, in a new process.
+
+    An answer is the names of the files in the folder, or the message of the error. home: the folder of the cache.
+    """
     program = PROGRAM.format(questions=json.dumps(questions))
     done = run(program, HF_HOME=str(home), HF_ENDPOINT=endpoint, HF_TOKEN="", **environment)
     assert done.returncode == 0, done.stderr
@@ -52,14 +55,14 @@ def ask(*questions: tuple[str, dict[str, Any]], home: Path, endpoint: str, **env
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a checkpoint that is read."""
+    """The files of a checkpoint that `load` reads: name -> content."""
     folder = write_folder(tmp_path_factory.mktemp("whole"))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
 def endpoint(whole: dict[str, bytes]) -> Iterator[str]:
-    """The address of a hub with repositories of all kinds."""
+    """The address of a hub. find_folder downloads its repositories named read/… and refuses those named refused/…."""
     shards = {"pytorch_model.bin.index.json": b"{}", "pytorch_model-00001-of-00001.bin": b"zip"}
     repositories = {
         "read/safetensors": whole | {"pytorch_model.bin": b"zip", "README.md": b"", "checkpoint-9/config.json": b"{}"},
@@ -146,7 +149,7 @@ def test_without_the_hub_the_message_says_whether_it_is_offline_or_cannot_be_rea
     assert offline == (
         f"read/bin: no such folder, and HF_HUB_OFFLINE forbids to download what the cache {cache} does not hold"
     )
-    nobody = "http://127.0.0.1:9"  # the port of the discard protocol, which nobody serves
+    nobody = "http://127.0.0.1:9"  # port 9 is that of the discard protocol: nothing listens there
     [unreachable] = ask(("read/bin", {}), home=tmp_path, endpoint=nobody)
     assert f"it is not in the cache {cache}, and the hub {nobody} cannot be reached: " in unreachable
 

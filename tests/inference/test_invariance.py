@@ -1,4 +1,4 @@
-"""What must not matter does not: batch, bucket, padding, neighbors, chunks, layout; and nothing compiles anew."""
+"""Results do not depend on batch, bucket, padding, neighbors, chunks or layout; a bucket's programs compile once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bart_inference.model import onednn
 from bart_oneliner import greedy
 from tests.inference.cases import OPTIONS, checkpoint, draw_batch
 
-SAME = 1e-5  # what another shape may change in a score: float32 sums in another order
+SAME = 1e-5  # by which a score may differ in another shape, because float32 sums are taken in another order
 COMPILED = "/jax/core/compile/backend_compile_duration"
 WAYS: list[dict[str, Any]] = [
     {"num_beams": 1},
@@ -140,7 +140,7 @@ def test_nothing_compiles_anew_within_a_bucket() -> None:
                 del options["max_length"]
             generate(prepared, *sources(B, S, seed=S), **way, **options)
     assert compiled.count(COMPILED) == 0
-    jax.jit(lambda x: x + len(compiled))(1.0)  # the listener does hear a compilation
+    jax.jit(lambda x: x + len(compiled))(1.0)  # a new program: the listener must count it
     assert compiled.count(COMPILED) > 0
 
 
@@ -170,7 +170,7 @@ def test_a_layout_changes_no_token(layout: str) -> None:
 @pytest.mark.parametrize("n", [1, 4, 20])
 @pytest.mark.parametrize("M", [20, 128, 300, 8192, 50265])
 def test_the_best_by_blocks_are_the_best(M: int, n: int) -> None:
-    """Ties, which the first wins, and impossible tokens included."""
+    """Also if several scores are equal (the first index comes first) or -inf."""
     noise = np.random.default_rng(M).standard_normal((3, M), np.float32)
     most_ruled_out = np.where(np.arange(M) < 3, noise, -np.inf).astype(np.float32)
     for scores in (noise, np.round(noise), np.zeros_like(noise), most_ruled_out, most_ruled_out[:, ::-1]):

@@ -32,7 +32,7 @@ from support import oracle
 from support.oracle import Case
 from tests.inference.cases import alone, checkpoint, combined, draw_batch
 
-TOLERANCE = 1e-5  # of a log-probability: a step over several positions sums in another order
+TOLERANCE = 1e-5  # by which a log-probability may differ: a step over several positions sums in another order
 K = 4
 DOCUMENTS = (
     "The GNU Aspell spell checker library. This package contains the GNU Aspell spell checker library for C programs.",
@@ -43,7 +43,7 @@ jit_verify = jax.jit(verify_draft, static_argnames="config")
 
 
 def state_of(prepared: Prepared, case: Case) -> tuple[State, Any]:
-    """The state of a case before its first step, and its options."""
+    """The state of a case before its first step, and the options of its rows."""
     ids, mask = check_source(case.input_ids, case.attention_mask, prepared.config)
     rows = resolve(prepared.generation, prepared.config, case.options, None, len(ids))
     prompts = check_prompts(case.decoder_input_ids, rows, prepared.config)
@@ -51,7 +51,7 @@ def state_of(prepared: Prepared, case: Case) -> tuple[State, Any]:
 
 
 def draft_from(answers: np.ndarray, state: State, rng: np.random.Generator) -> Draft:
-    """The K tokens that follow in the answers (B,W), some of them replaced, of random length."""
+    """Drafts of random lengths up to K: what follows in the answers (B,W), with one token in five replaced by 4."""
     B = len(answers)
     length = np.asarray(state.length)
     padded = np.pad(answers, ((0, 0), (0, K + 64)), constant_values=3)
@@ -64,7 +64,7 @@ def draft_from(answers: np.ndarray, state: State, rng: np.random.Generator) -> D
 
 
 def with_random_drafts(prepared: Prepared, case: Case, expected: Generated, seed: int) -> tuple[Generated, int]:
-    """A case by steps over drafts that are partly right, and the number of steps."""
+    """Our result for a case whose every step verifies a draft that is partly wrong, and the number of steps."""
     rng = np.random.default_rng(seed)
     state, rows = state_of(prepared, case)
     B = state.tokens.shape[0]
@@ -88,7 +88,7 @@ def assert_greedy(lookup: Generated, expected: Generated, what: object) -> None:
 
 @pytest.mark.parametrize("name", ["uneven", "pad-is-0"])
 def test_drafts_of_any_quality_give_the_tokens_of_greedy_search(name: str) -> None:
-    """For every option alone and many at once, prompts included."""
+    """The cases have each option alone or several at once, and some have prompts."""
     prepared = checkpoint(name)[1]
     cases = [case for case in alone(name) if case.options["num_beams"] == 1] if name == "uneven" else []
     cases += combined(name, 6, beams=(1,))
@@ -128,7 +128,7 @@ def test_an_end_token_inside_a_draft_ends_the_sequence() -> None:
     case = Case("uneven", ids, mask, None, options)
     rows = resolve(prepared.generation, prepared.config, options, None, 4)
     state, _ = state_of(prepared, case)
-    while not state.done.all():  # the drafts go on behind the end
+    while not state.done.all():  # each draft holds what `free` generated next, also beyond an end-of-sequence token
         following = [free.sequences[i, n : n + K] for i, n in enumerate(np.asarray(state.length))]
         tokens = np.stack([np.pad(row, (0, K - len(row)), constant_values=-1) for row in following])
         tokens[np.asarray(state.done)] = -1
@@ -141,7 +141,7 @@ def test_an_end_token_inside_a_draft_ends_the_sequence() -> None:
 
 
 def expected_draft(source: list[int], tokens: list[int], K: int) -> list[int]:
-    """What find_draft promises for a row without rejected drafts."""
+    """The draft of a row that has had no draft rejected, computed in plain Python."""
     for n in (2, 1):
         if len(tokens) >= n:
             for i in range(len(source) - n):
@@ -155,7 +155,7 @@ def test_a_draft_is_what_follows_the_latest_tokens_in_the_source() -> None:
     rng = np.random.default_rng(0)
     lengths_seen = set()
     for _ in range(40):
-        ids = rng.integers(3, 9, (4, 12))  # few different ones, so that most are found
+        ids = rng.integers(3, 9, (4, 12))  # few different ids, so that most n-grams occur in the source
         state, _ = state_of(prepared, Case("uneven", ids, None, None, {"max_length": 16}))
         tokens = rng.integers(3, 11, state.tokens.shape)
         length = rng.integers(1, 15, 4)
@@ -170,7 +170,7 @@ def test_a_draft_is_what_follows_the_latest_tokens_in_the_source() -> None:
 
 
 def test_a_row_that_copies_nothing_drafts_ever_more_rarely() -> None:
-    """The source and what is generated are one token, so that every step finds a draft; each is rejected."""
+    """Source and generated tokens are all the same token, so every step finds a draft. The test rejects every draft."""
     prepared = checkpoint("uneven")[1]
     state, _ = state_of(prepared, Case("uneven", np.full((1, 12), 5), None, None, {"max_length": 32}))
     state = state._replace(tokens=jnp.full_like(state.tokens, 5))
@@ -239,7 +239,7 @@ def test_a_stream_with_drafts_is_the_text_of_summarize(chunk: int) -> None:
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "seed": 3}], ids=str)
 def test_other_searches_have_no_drafts(options: dict[str, Any]) -> None:
-    """The option is accepted, and the program is the one without it."""
+    """Beam search and sampling accept prompt_lookup_num_tokens, and it has no effect."""
     prepared = checkpoint("uneven")[1]
     state, rows = state_of(prepared, Case("uneven", np.full((1, 12), 5), None, None, {"max_length": 16, **options}))
     assert draft_tokens(state, dataclasses.replace(rows[0], prompt_lookup_num_tokens=K)) == 0

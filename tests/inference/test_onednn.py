@@ -1,4 +1,4 @@
-"""oneDNN's products are products, models in its layout generate what transformers does, and its absence is noticed."""
+"""oneDNN's products are right, models in its layout generate transformers' tokens, and its absence is noticed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not onednn.available(), reason="this processor o
 
 @pytest.fixture(autouse=True)
 def nothing_compiled():
-    """The layout's settings are read when a program is traced."""
+    """Drops compiled programs: they hold the settings of `onednn` from the time at which they were traced."""
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -59,7 +59,8 @@ def test_projections_to_heads_are_those_of_the_matrix(H: int, K: int) -> None:
 def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     twin, _ = checkpoint(name)
     prepared = prepare(twin.model, "onednn")
-    monkeypatch.setattr(onednn, "MIN_ATTENTION_MULTIPLY_ADDS", 0)  # attention too, however small, and source by source
+    # Attention of any size uses oneDNN too, one source after the other.
+    monkeypatch.setattr(onednn, "MIN_ATTENTION_MULTIPLY_ADDS", 0)
     monkeypatch.setattr(onednn, "MIN_SCORES_BY_SOURCE", 0)
     ids = np.full((1, 16), 5, np.int32)
     assert onednn.TARGET in jit_prefill.lower(prepared.weights, prepared.config, ids, ids > 0).as_text()

@@ -1,4 +1,4 @@
-"""Options: resolved as transformers' GenerationConfig resolves them, and refused by name, limit and value."""
+"""Options are resolved as by transformers' GenerationConfig, and refused with their name, limit and value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def resolved(
 @pytest.mark.parametrize("name", sorted(set(NONE_MEANS) & set(GenerationConfig().to_dict()) - {"max_length"}))
 def test_the_global_defaults_are_those_of_transformers(name: str) -> None:
     theirs = GenerationConfig._get_default_generation_params().get(name)
-    neutral = {"renormalize_logits": False, "min_p": 0.0}  # unset there, and off
+    neutral = {"renormalize_logits": False, "min_p": 0.0}  # off, which is None in transformers
     assert getattr(Options(), name) == neutral.get(name, theirs)
 
 
@@ -46,7 +46,7 @@ def test_the_global_defaults_are_those_of_transformers(name: str) -> None:
 def test_without_any_length_twenty_tokens_follow_the_prompt(prompt: int) -> None:
     assert Options().lengths(prompt, CONFIG) == (0, prompt + 20)
     short = Config.from_json({"model_type": "bart", **TINY, "max_position_embeddings": 10})
-    assert Options().lengths(prompt, short) == (0, 10)  # as far as the position table goes
+    assert Options().lengths(prompt, short) == (0, 10)  # limited by the position table
 
 
 def test_a_row_overrides_the_call_the_call_the_checkpoint_and_that_the_defaults() -> None:
@@ -93,7 +93,7 @@ LEGACY_FILES = {
 
 
 def as_transformers_loads(folder: Path) -> dict[str, Any]:
-    """The options that transformers' generate would start from, after its own defaults."""
+    """The checkpoint's options in transformers' generate: those of its files, completed by the global defaults."""
     model = BartForConditionalGeneration.from_pretrained(folder)
     prepared, _ = model._prepare_generation_config(None)
     return {name: value for name, value in prepared.to_dict().items() if name in NONE_MEANS}
@@ -114,7 +114,7 @@ def check_against_transformers(folder: Path) -> None:
     for name, theirs in as_transformers_loads(folder).items():
         mine = getattr(ours, name)
         if name == "max_length" and mine is None:
-            theirs = None if theirs == 20 else theirs  # there a number stands for "unset" from here on
+            theirs = None if theirs == 20 else theirs  # transformers has completed an unset max_length with 20
         assert mine == (NONE_MEANS[name] if theirs is None and name != "top_k" else theirs), name
 
 
@@ -144,7 +144,7 @@ def test_a_legacy_config_json_that_is_silent_about_ids_means_those_of_bart(bare:
     defaults = generation_defaults(bare, {"num_beams": 2, "eos_token_id": None})
     options = resolve(defaults, CONFIG, {}, None, 1)[0]
     assert (options.start_id, options.bos_token_id, options.pad_id) == (2, 0, 1)
-    assert options.eos_ids == ()  # an explicit null is an answer
+    assert options.eos_ids == ()  # config.json says null, which means no end-of-sequence token
 
 
 # ── What is refused ───────────────────────────────────────────────────────────────────────────────────────────────────

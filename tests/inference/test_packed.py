@@ -1,4 +1,4 @@
-"""Sources packed into one row are encoded as if each were alone, wherever they lie in it."""
+"""Sources that are packed into one row of the encoder are encoded as if each were alone, at any place in the row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bart_inference.model.transformer import Source, prefill_packed, unpack_sour
 
 from tests.twins import assert_close
 
-S = 48  # of a Source
+S = 48  # source positions after unpacking
 LAYOUTS = ["cpu", pytest.param("onednn", marks=pytest.mark.skipif(not onednn.available(), reason="no oneDNN here"))]
 jit_packed = jax.jit(prefill_packed, static_argnames="config")
 jit_unpack = jax.jit(unpack_source, static_argnames="S")
@@ -25,7 +25,7 @@ def source(length: int, seed: int) -> np.ndarray:
 
 
 def encoded(prepared, sources: Sequence[np.ndarray], which: int, L: int) -> Source:
-    """Source number `which` of some that lie behind each other in the second of two rows of L positions."""
+    """The encoded source number `which` of `sources`, which are packed into the second of two rows of L positions."""
     ids, positions = np.zeros((2, 2, L), np.int32)
     used = sum(map(len, sources))
     ids[1, :used] = np.concatenate(sources)
@@ -53,7 +53,7 @@ def test_a_source_is_encoded_as_alone(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("L", [64, 96, 112, 128])
 def test_neither_its_place_nor_its_neighbors_change_a_bit(layout: str, L: int) -> None:
-    """As the server packs them; see rows.TOGETHER."""
+    """L: the lengths of rows that the server packs several sources into, without the shortest of them."""
     prepared, ids = prepare(load(), layout), source(21, 0)
     first = encoded(prepared, [ids], 0, L)
     for before in sorted({0, 1, 3, 8, 17, 33, L // 2 - 10, L - 50, L - 21}):

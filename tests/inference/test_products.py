@@ -1,4 +1,4 @@
-"""Parity mode is float32 in full on every platform: no product is left to TF32 or to bfloat16 passes by default."""
+"""Every matrix product asks for full float32 on every platform, instead of the default TF32 or bfloat16 passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.inference.cases import checkpoint
 
 
 def programs() -> dict[str, Any]:
-    """Every program that multiplies, traced: prefill, both searches, the task heads and the model's page."""
+    """All programs with matrix products, traced: prefill, greedy and beam search, the task heads, and `forward`."""
     twin, _ = checkpoint("uneven")
     prepared = prepare(twin.model, layout="gpu")
     ids = np.full((2, 16), 5, np.int32)
@@ -42,7 +42,7 @@ def programs() -> dict[str, Any]:
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu", "cpu"])
 def test_every_product_asks_for_the_highest_precision(platform: str) -> None:
-    """Lowered for platforms that need not be here. On NVIDIA's GPUs HIGHEST is what switches TF32 off."""
+    """A program can be lowered for a platform that this machine lacks. On NVIDIA's GPUs HIGHEST switches TF32 off."""
     for name, traced in programs().items():
         products = re.findall(r"stablehlo\.dot_general.*", traced.lower(lowering_platforms=(platform,)).as_text())
         assert len(products) >= 8, name

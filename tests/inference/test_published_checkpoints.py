@@ -1,8 +1,8 @@
-"""With the network: generations and heads on the published checkpoints, against transformers and its tests' numbers.
+"""Generation and task heads on the published checkpoints, which are downloaded, against transformers and its tests.
 
     pytest -m network tests/inference/test_published_checkpoints.py       (about 10 GB of downloads)
 
-The numbers are those of transformers' tests/models/bart/test_modeling_bart.py.
+The expected numbers are those in transformers' tests/models/bart/test_modeling_bart.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHORTER = [0, 31414, 232, 328, 740, 1140, 69, 46078, 1588, 2]
 
 
 def fetch(name: str) -> Prepared:
-    """The checkpoint, or a skip where there is no network."""
+    """Downloads the checkpoint; skips the test if there is no network."""
     import socket
 
     try:

@@ -1,4 +1,4 @@
-"""Sampling: what the warpers leave is what transformers' leave, samples follow it, a seed means the same anywhere."""
+"""Sampling: the filtered distribution is transformers', samples follow it, and a seed gives the same in every batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.twins import TINY
 V = 300
 CONFIG = Config.from_json({"model_type": "bart", **TINY, "vocab_size": V})
 WARPERS: list[dict[str, Any]] = [
-    {},  # transformers' own default: top_k 50
+    {},  # the default of transformers is top_k 50
     {"top_k": 0},
     {"top_k": 1},
     {"top_k": 200, "temperature": 0.3},
@@ -37,7 +37,7 @@ WARPERS: list[dict[str, Any]] = [
 
 
 def theirs(logits: np.ndarray, options: dict[str, Any], beams: int) -> np.ndarray:
-    """One row through the warpers that transformers itself would put together."""
+    """One row's logits after the logits processors that transformers' generate makes for the options."""
     config = GenerationConfig(do_sample=True, num_beams=beams, **{"top_k": 50, **options})
     config._eos_token_tensor = torch.tensor([2, 5])
     processors = checkpoint("uneven")[0].torch._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
@@ -45,7 +45,7 @@ def theirs(logits: np.ndarray, options: dict[str, Any], beams: int) -> np.ndarra
 
 
 def ours(logits: np.ndarray, options: list[dict[str, Any]], beams: int) -> np.ndarray:
-    """All rows at once, each with its own options."""
+    """The rows' logits after our sampling filters, which compute all rows at once, each with its own options."""
     rows = [Options(num_beams=beams, do_sample=True, eos_token_id=[2, 5], max_length=8, **o) for o in options]
     packed = pack_options(rows, CONFIG, 8, [1] * len(rows), [0] * len(rows))
     return np.asarray(jax.jit(apply_sampling_filters)(logits[:, None], packed))[:, 0]
@@ -64,9 +64,9 @@ def test_the_filtered_distribution_is_that_of_transformers(beams: int, spread: f
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_ties_stay_together(beams: int) -> None:
-    """transformers' top_k keeps all tokens that tie with the last; its top_p leaves to torch's sort which of them live.
+    """We keep all tokens whose score equals that of the last token kept. transformers' top_k does so too.
 
-    We keep them all, so that the result does not depend on an order that nobody promises.
+    transformers' top_p keeps those of them that torch's sort puts first, an order that torch does not promise.
     """
     logits = np.round(np.random.default_rng(7).normal(0, 1.5, (len(WARPERS), V)) * 2).astype(np.float32) / 2
     filtered = ours(logits, WARPERS, beams)
@@ -80,7 +80,7 @@ def test_ties_stay_together(beams: int) -> None:
 
 
 def first_step_probabilities(options: dict[str, Any]) -> np.ndarray:
-    """transformers' filtered distribution of the first token after the source that `draw` uses."""
+    """The distribution (V,) of the first token after SOURCE, as transformers filters it."""
     model = checkpoint("uneven")[0].torch
     out = model.generate(
         torch.tensor(SOURCE), attention_mask=torch.ones(1, 12, dtype=torch.long), do_sample=True, max_new_tokens=1,
@@ -93,7 +93,7 @@ SOURCE = np.random.default_rng(3).integers(3, 99, (1, 12))
 
 
 def draw(n: int, **options: Any) -> np.ndarray:
-    """n samples of one token from n seeds: (n, num_return_sequences or 1, 1)."""
+    """The first tokens (n,R) of samples with the seeds 0 … n - 1. R: num_return_sequences."""
     rows = [{"seed": seed} for seed in range(n)]
     found = generate(
         checkpoint("uneven")[1], np.repeat(SOURCE, n, 0), options=rows, do_sample=True, max_new_tokens=1,
@@ -102,7 +102,7 @@ def draw(n: int, **options: Any) -> np.ndarray:
     return found.sequences[:, 1].reshape(n, -1)
 
 
-FALSE_ALARM = 1e-4  # of each chi-square test, had the seeds not been fixed
+FALSE_ALARM = 1e-4  # probability that a chi-square test would fail without a fault, if the seeds were not fixed
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0, "top_p": 0.95, "temperature": 1.5}, {"top_k": 8, "temperature": 3.0}])
@@ -119,7 +119,7 @@ def test_samples_follow_the_filtered_distribution(options: dict[str, Any]) -> No
 
 
 def test_sampled_beams_are_drawn_without_replacement() -> None:
-    """Two beams, one step: the pair of tokens is a draw of two without replacement."""
+    """After one step of two beams, their two tokens are distributed like a draw of two tokens without replacement."""
     n, options = 3200, {"top_k": 5, "temperature": 4.0, "renormalize_logits": True}
     p = first_step_probabilities({**options, "top_k": 5, "num_beams": 1})
     likely = np.flatnonzero(p)

@@ -1,4 +1,4 @@
-"""summarize: texts in, texts out, as transformers would with the same folder; and the checkpoint that ships with us."""
+"""summarize gives the texts that transformers gives with the same folder, also with the embedded checkpoint."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_streamed_summary_is_the_summary_in_pieces(options: dict[str, Any]) ->
     model = prepare(load(embedded()))
     parts = list(stream(model, DOCUMENTS[0], **options))
     assert "".join(parts) == summarize(model, DOCUMENTS[0], **options)
-    assert len(parts) > 1 or options["num_beams"] > 1  # beams may agree on nothing before the end
+    assert len(parts) > 1 or options["num_beams"] > 1  # beams may begin with different tokens until the end
     assert "".join(stream(model, DOCUMENTS[0], chunk=7, **options)) == "".join(parts)
 
 

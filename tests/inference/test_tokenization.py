@@ -1,4 +1,4 @@
-"""Windows, truncation and detokenization, with one token a byte."""
+"""Windows, truncation and detokenization, with a tokenizer that makes a token of each byte."""
 
 import itertools
 import re
@@ -27,7 +27,7 @@ def test_windows_fit_lose_nothing_but_white_space_and_come_in_order(text, room):
 
 
 def test_a_huge_text_does_not_hold_up_other_threads():
-    """The longest time that another thread stands still, against the time that tokenizing takes."""
+    """Another thread, which ticks every millisecond, never waits half as long as the tokenization takes."""
     text = "a few words. " * 100_000
     ticks, done = [time.perf_counter()], threading.Event()
 

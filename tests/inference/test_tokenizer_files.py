@@ -1,4 +1,4 @@
-"""Tokenizer folders of any age: the tokens of transformers 4.57.6, whose results are committed, or a refusal."""
+"""Tokenizer folders of old and new versions give the committed tokens of transformers 4.57.6, or an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDERS = list(GOLDEN["folders"])
 
 
 def whole(name: str, folder: Path) -> Path:
-    """The folder of that name as it was written, with the vocabulary that all share."""
+    """A copy of the folder `name` of old_tokenizers, completed with the vocabulary files that all folders share."""
     shutil.copytree(WRITTEN / name, folder, dirs_exist_ok=True)
     for file in GOLDEN["folders"][name]["vocabulary"]:
         shutil.copy(WRITTEN / "vocabulary" / file, folder)
@@ -52,12 +52,12 @@ def test_an_old_folder_has_the_tokens_of_transformers_4(tmp_path: Path, name: st
         assert with_special_tokens == golden["text_with_special_tokens"][i], repr(text)
 
 
-UNREADABLE_BY_5 = ["4.30.2-fast", "4.30.2-slow"]  # additional_special_tokens with flags: TypeError
+UNREADABLE_BY_5 = ["4.30.2-fast", "4.30.2-slow"]  # transformers 5 raises TypeError: special tokens with flags
 
 
 @pytest.mark.parametrize("name", [name for name in FOLDERS if name not in UNREADABLE_BY_5])
 def test_an_old_folder_has_the_tokens_of_transformers_5_but_around_the_mask(tmp_path: Path, name: str) -> None:
-    """transformers 5 forgets that <mask> takes the space before it, where no file says so."""
+    """If no file says so, <mask> includes the space before it here, as in transformers 4, but not in transformers 5."""
     folder = whole(name, tmp_path)
     ours, theirs = loaded(folder), AutoTokenizer.from_pretrained(folder)
     texts = [text for text in TEXTS if "mask" not in text.lower()]
@@ -85,7 +85,7 @@ def test_a_saved_tokenizer_is_read_again_and_by_transformers_as_before(tmp_path:
 
 
 def with_fields(name: str, **fields: Any) -> Callable[[Path], None]:
-    """Set fields of a JSON file, which may not be there yet."""
+    """A change of a folder that sets fields of a JSON file, and creates the file if it is missing."""
 
     def change(folder: Path) -> None:
         before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}

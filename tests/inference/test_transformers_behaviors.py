@@ -1,7 +1,7 @@
-"""What the names of transformers' own BART tests promise (tests/models/bart/test_modeling_bart.py), each in our terms.
+"""Our counterparts of transformers' BART tests (tests/models/bart/test_modeling_bart.py), which each docstring names.
 
-Elsewhere: forward, loss and uneven depths in tests/model; the heads' shapes in test_heads.py; strict saving and loading
-in test_checkpoint.py; beam search's values in test_generation_grid.py.
+The others have their counterparts elsewhere: those of forward, loss and uneven depths in tests/model, of the heads'
+shapes in test_heads.py, of saving and loading in test_checkpoint.py, of beam search in test_generation_grid.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.twins import assert_close, batch, torch_logits, twin
 
 
 def test_shift_tokens_right() -> None:
-    """test_shift_tokens_right: the start token first, one padding token less."""
+    """test_shift_tokens_right: the start token comes first, and each row loses its last token."""
     config = checkpoint("uneven")[0].config
     labels = jnp.array([[71, 82, 18, 33, 2, 1, 1], [68, 34, 26, 58, 30, 82, 2]])
     shifted = shift_right(labels, config)
@@ -35,7 +35,7 @@ def test_shift_tokens_right() -> None:
 
 
 def test_generate_beam_search_shape() -> None:
-    """test_generate_beam_search: sampled beams with an n-gram ban, up to max_length."""
+    """test_generate_beam_search: beam search with sampling obeys no_repeat_ngram_size and max_length."""
     found = generate(
         checkpoint("uneven")[1], [[71, 82, 2], [68, 34, 2]], num_beams=2, num_return_sequences=1, do_sample=True,
         no_repeat_ngram_size=3, max_length=20,
@@ -49,7 +49,7 @@ def test_generate_beam_search_shape() -> None:
 
 
 def test_tied_head_after_resizing_the_vocabulary(tmp_path: Path) -> None:
-    """test_resize_embeddings_persists_embeddings_type, test_tied_weights: one matrix, now larger."""
+    """test_resize_embeddings_persists_embeddings_type, test_tied_weights: resized embeddings are still one matrix."""
     larger = twin()
     larger.torch.resize_token_embeddings(107, mean_resizing=False)
     larger.torch.save_pretrained(tmp_path)
@@ -63,7 +63,7 @@ def test_tied_head_after_resizing_the_vocabulary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_cached_decoder_equals_uncached(masked: bool) -> None:
-    """test_decoder_model_past, …_with_large_inputs, …_with_attn_mask: one token at a time gives the logits of all."""
+    """test_decoder_model_past and its variants: steps of one token give the logits of the whole target at once."""
     a, prepared = checkpoint("uneven")
     x = batch(a.config, B=3, S=11, T=9)
     del x["decoder_attention_mask"], x["labels"]
@@ -81,7 +81,7 @@ def test_cached_decoder_equals_uncached(masked: bool) -> None:
 
 @torch.no_grad()
 def test_encoder_and_decoder_standalone() -> None:
-    """test_encoder_decoder_model_standalone: each by itself gives the states it gives within the whole."""
+    """test_encoder_decoder_model_standalone: encoder and decoder, called separately, give transformers' states."""
     a, prepared = checkpoint("deep-decoder")
     x = batch(a.config, B=3, S=11, T=7)
     ids, mask = torch.tensor(x["input_ids"]).long(), torch.tensor(x["attention_mask"])
@@ -102,7 +102,7 @@ def test_encoder_and_decoder_standalone() -> None:
 
 @torch.no_grad()
 def test_decoder_attention_mask() -> None:
-    """test_decoder_attention_mask: hidden target positions are not looked at, wherever they are."""
+    """test_decoder_attention_mask: no position attends to target positions that the mask hides."""
     a, prepared = checkpoint("uneven")
     x = batch(a.config, B=3, S=11, T=7)
     del x["labels"]
@@ -112,7 +112,7 @@ def test_decoder_attention_mask() -> None:
 
 
 def test_padding_invariance_of_generation() -> None:
-    """test_mnli_inference's second half: the same source with more padding gives the same answer."""
+    """The second half of test_mnli_inference: the same source with more padding gives the same result."""
     prepared = checkpoint("uneven")[1]
     ids = np.random.default_rng(0).integers(3, 99, (1, 9))
     wide = np.pad(ids, ((0, 0), (0, 20)), constant_values=1)
@@ -123,14 +123,14 @@ def test_padding_invariance_of_generation() -> None:
 
 
 def test_generation_in_half_precision() -> None:
-    """test_generate_fp16: the answers are about as likely as the float32 model says that they are."""
+    """test_generate_fp16: the bfloat16 model's log-probabilities are near those of the float32 model for its tokens."""
     a, prepared = checkpoint("uneven")
     half = Model(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), a.params), *list(a.model)[1:])
     ids = [[71, 82, 2], [68, 34, 2]]
     for beams in (1, 3):
         found = generate(half, ids, num_beams=beams, max_length=20)
         chosen = (np.arange(found.sequences.shape[1]) < found.lengths[:, None])[:, 1:]
-        chosen[np.arange(2), found.lengths - 2] = False  # the forced end, which has no score of its own
+        chosen[np.arange(2), found.lengths - 2] = False  # the forced end token has log-probability 0
         expected = score(prepared, ids, None, np.where(chosen, found.sequences[:, 1:], -100))
         assert chosen.sum() > 20, "too few tokens to compare"
         assert_close(found.log_probs[:, 1:], expected, tolerance=0.1, what=f"{beams} beams", where=chosen)

@@ -1,7 +1,7 @@
-"""Calls of pipelines as people write them: what transformers 4.57.6 answered to each is in golden/.
+"""Calls of pipelines as people write them. The results of transformers 4.57.6 for them are in golden/.
 
-A call is data: the pipeline's task, checkpoint and keywords, then the call's arguments. Where ours departs on purpose,
-`theirs` holds the keywords that 4.57.6 gets instead (None: it gets the same), and `departs` says why.
+Each Call holds the pipeline's task, checkpoint and keywords, and the arguments of the call. Where our pipeline gives
+another result on purpose, `departs` says why, and `theirs` has the keywords with which transformers 4.57.6 gives ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHORT = "Tests compare every number."
 A = "The library compiles arrays into fast programs, and the programs run on any device."
 B = "A small tool that shows the weather in the terminal; it needs a network connection."
 C = "This package contains the documentation of the server, and a client that prints its answers."
-LONG = " ".join([A, B, C] * 6)  # beyond 320 tokens
+LONG = " ".join([A, B, C] * 6)  # more tokens than the checkpoints' 320 positions
 MASKED = "The <mask> compiles arrays into programs."
 TWO_MASKS = "The <mask> compiles <mask> into programs."
 CONTEXT = (
@@ -30,7 +30,7 @@ LABELS = ["science", "network", "games"]
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Inputs that arrive one by one, from a generator."""
+    """Inputs that a generator gives one by one. Its repr is the same every time, which a generator's is not."""
 
     items: tuple[Any, ...]
 
@@ -40,13 +40,13 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Inputs behind __len__ and __getitem__, as a torch Dataset."""
+    """Inputs that the pipeline gets in a class with __len__ and __getitem__, like a torch Dataset."""
 
     items: tuple[Any, ...]
 
 
 class Rows:
-    """The rows of a Dataset, in a class that is neither a sequence nor torch's."""
+    """A class with __len__ and __getitem__ that is neither a Sequence nor a torch Dataset."""
 
     def __init__(self, items: tuple[Any, ...]):
         self.items = items
@@ -59,7 +59,7 @@ class Rows:
 
 
 def argument(value: Any, rows: type[Rows] = Rows) -> Any:
-    """The object that a pipeline gets. rows: the class of what stands for a Dataset."""
+    """The object that a pipeline gets for a value of a Call. rows: the class of the object for a Dataset."""
     if isinstance(value, Stream):
         return (item for item in value.items)
     return rows(value.items) if isinstance(value, Dataset) else value
@@ -72,14 +72,14 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     init: dict[str, Any] = dataclasses.field(default_factory=dict)
-    theirs: dict[str, dict[str, Any]] | None = None  # {"kwargs": …} or {"init": …}: what 4.57.6 gets instead
-    error: str | None = None  # the class of the error that ours raises on purpose where 4.57.6 answers
-    rare: bool = False  # it needs programs that take seconds to compile and that no other call needs
+    theirs: dict[str, dict[str, Any]] | None = None  # {"kwargs": …} or {"init": …}: what transformers gets instead
+    error: str | None = None  # the name of the error that ours raises on purpose; transformers gives a result
+    rare: bool = False  # it takes seconds, to compile programs that no other call needs: marked slow
     departs: str = ""
 
     @property
     def name(self) -> str:
-        """A key that is the same in both environments."""
+        """The key of the call's result in the golden file. It must not depend on the environment that computes it."""
         init = "".join(f", {name}={value!r}" for name, value in self.init.items())
         call = [repr(a) for a in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
         return f"pipeline({self.task!r}, {self.checkpoint}{init})({', '.join(call)})"
@@ -212,8 +212,8 @@ for task in ("summarization", "text2text-generation"):
     call(task, "base", [A, B], max_new_tokens=20, min_length=3, num_beams=4)
 call("translation_en_to_de", "base", A, max_new_tokens=12, num_beams=4)
 call("text2text-generation", "base", A, num_beams=1, max_new_tokens=30)
-rare(call("text2text-generation", "base", SHORT, num_beams=4))  # 256 new tokens where nobody says otherwise
-rare(call("text2text-generation", "bare", SHORT))  # and 4 beams
+rare(call("text2text-generation", "base", SHORT, num_beams=4))  # no option sets a length: 256 new tokens
+rare(call("text2text-generation", "bare", SHORT))  # no option sets a length or beams: 256 new tokens, 4 beams
 call("translation_en_to_fr", "base", A, max_new_tokens=9, num_beams=4)
 call("translation", "base", A, max_new_tokens=9, num_beams=4)
 call("summarization", "base", A, generation_config={"max_new_tokens": 19})
@@ -240,7 +240,7 @@ rare(call("text2text-generation", "added", ["<sep>JAX<sep>", "bioinformatics"], 
 rare(call("text2text-generation", "added", "JAX JAX", return_tensors=True, max_length=14, num_beams=2))
 rare(call("summarization", "added", A, max_new_tokens=11, num_beams=2))
 
-# Lengths of the call and of the constructor win over those of task_specific_params, and all of these over the 256.
+# Lengths that the call or the constructor sets win over those of task_specific_params, and these over the default, 256.
 LENGTHS = "lengths of the call, then of the constructor, then of task_specific_params win over the default of 256"
 for kwargs in (
     {"max_length": 8, "min_length": 0, "num_beams": 4}, {"max_length": 30, "min_length": 20, "num_beams": 4},

@@ -1,8 +1,8 @@
-"""Small checkpoints of the shapes that people have, bit for bit the same from a seed on every machine.
+"""Builds small random checkpoints with the files and settings of published ones, the same bytes on every machine.
 
-Only numpy, safetensors and json are needed, so that the environment of transformers 4.57.6 that writes the golden
-results and the one that reads them build the same bytes. Weights are sums of random integers, scaled: no function whose
-last bit depends on a library is involved. The tokenizers are the embedded checkpoint's, cut after its first merges.
+Two environments build them: the one with transformers 4.57.6, which writes the golden results, and that of the tests.
+So only numpy, safetensors and json are used, and weights are scaled sums of random integers, whose last bit depends on
+no library. The tokenizers are the embedded checkpoint's with its first merges alone.
 
     cnn         as bart-large-cnn: generation_config.json with lengths, prefix " ", vocab.json and merges.txt
     base        as bart-base: lengths only in task_specific_params, no generation_config.json
@@ -10,7 +10,9 @@ last bit depends on a library is involved. The tokenizers are the embedded check
     bare        no length and no beams anywhere, no task_specific_params
     added       tokens added to tokenizer.json, special and not
     mnli        three labels: contradiction, neutral, entailment
-    sentiment   two labels; topics: four labels, several at once; rating: one number
+    sentiment   two labels
+    topics      four labels, of which a text may have several
+    rating      one number (regression)
     squad       question answering
 """
 
@@ -26,8 +28,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 EMBEDDED_TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "debian-tiny" / "tokenizer.json"
-TOKENS = 1000  # of each tokenizer, special ones included
-POSITIONS = 320  # room for the 256 new tokens that transformers generates where nothing is said
+TOKENS = 1000  # tokens of each tokenizer, special ones included
+POSITIONS = 320  # enough for the 256 new tokens that transformers generates if no option sets a length
 SIZES = {
     "vocab_size": TOKENS, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": POSITIONS,
@@ -115,7 +117,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 
 
 def build(name: str, folder: Path) -> Path:
-    """Write the checkpoint of that name into the folder, which is made."""
+    """Creates the folder and writes the checkpoint `name` of CHECKPOINTS into it."""
     shape = CHECKPOINTS[name]
     folder.mkdir(parents=True, exist_ok=True)
     added = shape.get("added", [])
@@ -139,7 +141,11 @@ def write_json(path: Path, fields: Any) -> None:
 
 
 def write_tokenizer(folder: Path, files: str, added: list[tuple[str, bool]]) -> None:
-    """The embedded tokenizer's first merges, as vocab.json and merges.txt or as tokenizer.json."""
+    """Writes a tokenizer with the embedded one's first merges.
+
+    files: "tokenizer.json", or "bpe" for vocab.json and merges.txt. added: additional tokens of tokenizer.json, each
+    with whether it is special.
+    """
     fields = json.loads(EMBEDDED_TOKENIZER.read_text(encoding="utf-8"))
     vocab = {token: i for token, i in fields["model"]["vocab"].items() if i < TOKENS - 1}
     merges = [pair for pair in fields["model"]["merges"] if "".join(pair) in vocab]
@@ -159,8 +165,8 @@ def write_tokenizer(folder: Path, files: str, added: list[tuple[str, bool]]) -> 
 
 
 def random_weights(seed: int, sizes: dict[str, Any], kind: str, labels: int) -> dict[str, np.ndarray]:
-    """Every tensor of the state dict, drawn in the order of their names here."""
-    random = np.random.RandomState(seed)  # its stream is frozen by numpy's own promise
+    """All tensors of the state dict. The order of the calls below decides which random numbers each one gets."""
+    random = np.random.RandomState(seed)  # numpy promises that its numbers never change
     D, V, P = sizes["d_model"], sizes["vocab_size"], sizes["max_position_embeddings"] + 2
     tensors: dict[str, np.ndarray] = {}
 
@@ -193,7 +199,7 @@ def random_weights(seed: int, sizes: dict[str, Any], kind: str, labels: int) -> 
             linear(f"{name}.fc1", sizes[f"{side}_ffn_dim"], D, 2.0)
             linear(f"{name}.fc2", D, sizes[f"{side}_ffn_dim"], 2.0)
             norm(f"{name}.final_layer_norm")
-    norm("model.decoder.layers.0.final_layer_norm", 2.0, 0.0)  # of both signs, or every token would predict itself
+    norm("model.decoder.layers.0.final_layer_norm", 2.0, 0.0)  # else each token would predict itself
     heads: dict[str, Callable[[], None]] = {
         "ConditionalGeneration": lambda: draw("final_logits_bias", (1, V), 1.0),
         "SequenceClassification": lambda: (
@@ -210,7 +216,7 @@ def random_weights(seed: int, sizes: dict[str, Any], kind: str, labels: int) -> 
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of every file's contents: of the tensors' bytes, in the order of their names, for the weights."""
+    """SHA-256 of the files' names and contents. The weights count as tensors in the order of their names."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         total.update(path.name.encode())

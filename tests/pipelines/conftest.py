@@ -1,4 +1,4 @@
-"""The checkpoints' folders, built when they are first asked for."""
+"""The fixture with the folders of the small checkpoints, each of which is built when a test first asks for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.pipelines.checkpoints import CHECKPOINTS, build
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """The folder of a checkpoint by its name; a name that is none of them has a folder that is not there."""
+    """A function from a checkpoint's name to its folder. For an unknown name it gives a folder that does not exist."""
     root = tmp_path_factory.mktemp("checkpoints")
 
     def folder(name: str) -> str:

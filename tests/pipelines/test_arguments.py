@@ -1,4 +1,4 @@
-"""What pipeline() takes and what a pipe has: models, tokenizers, devices, dtypes, options, laziness, warnings."""
+"""The arguments of pipeline() and the attributes of a pipeline: models, tokenizers, devices, dtypes, options."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_model_may_be_given_in_every_form(checkpoint: Folder, summarizer: Any)
 def test_a_tokenizer_may_be_given_in_every_form(checkpoint: Folder, summarizer: Any) -> None:
     expected, folder = summarizer(A), checkpoint("cnn")
     theirs = BartTokenizer.from_pretrained(folder)
-    theirs(A, padding="max_length", truncation=True, max_length=5)  # it leaves this set in its backend
+    theirs(A, padding="max_length", truncation=True, max_length=5)  # its backend keeps these settings
     for form in (folder, (folder, {"use_fast": True}), theirs, load(folder).tokenizer, summarizer.tokenizer):
         assert pipeline("summarization", folder, tokenizer=form)(A) == expected, type(form).__name__
     assert theirs(A)["input_ids"] == summarizer.tokenizer(A)["input_ids"], "the tokenizer of transformers was changed"
@@ -80,7 +80,7 @@ def test_a_device_that_is_here_is_accepted(device: Any, summarizer: Any) -> None
         ("dtype", "float16"),
         ("torch_dtype", torch.float16),
         ("dtype", "int7"),
-        ("dtype", "bfloat16"),  # of a model that is loaded in float32
+        ("dtype", "bfloat16"),  # the model below has been loaded in float32
         ("framework", "tf"),
         ("model_kwargs", {"load_in_8bit": True}),
         ("config", {"d_model": 3}),
@@ -105,7 +105,7 @@ def test_float32_is_taken_in_every_form(dtype: Any, checkpoint: Folder) -> None:
 
 
 def test_what_is_missing_has_the_error_of_transformers(checkpoint: Folder, tmp_path: Any) -> None:
-    for model in (checkpoint("missing"), tmp_path):  # no folder, an empty folder
+    for model in (checkpoint("missing"), tmp_path):  # a folder that does not exist, and an empty one
         with pytest.raises(OSError):
             pipeline("summarization", model)
     with pytest.raises(RuntimeError, match="task"):

@@ -1,4 +1,4 @@
-"""Every call of calls.py gives what transformers 4.57.6 gave: texts equal, scores within 1e-4, errors of its class."""
+"""Every call of calls.py gives transformers 4.57.6's result: equal texts, scores within 1e-4, the class of an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 def plain(value: Any) -> Any:
-    """A result in the form of the golden file."""
+    """A result in the form of the golden file, where arrays and iterators are marked."""
     if isinstance(value, PipelineIterator):
         return {"lazy": plain(list(value))}
     if isinstance(value, np.ndarray):
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(ours: Any, theirs: Any, where: str = "result") -> Iterator[str]:
-    """What differs between two results, by place."""
+    """A sentence for each difference between two results, with its place in the result."""
     if isinstance(theirs, float) and isinstance(ours, float):
         if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(theirs)):
             yield f"{where}: {ours} instead of {theirs}"
@@ -48,7 +48,7 @@ def differences(ours: Any, theirs: Any, where: str = "result") -> Iterator[str]:
         yield f"{where}: {ours!r:.300} instead of {theirs!r:.300}"
 
 
-PIPELINES: dict[str, Any] = {}  # those that several calls share, by what they were made of
+PIPELINES: dict[str, Any] = {}  # task, checkpoint and keywords -> pipeline, which several calls share
 
 
 def run(call: Call, checkpoint: Callable[[str], str]) -> Any:

@@ -1,4 +1,4 @@
-"""Every line of ours on the page "Coming from pipeline" and in README's snippet runs, on checkpoints of that shape."""
+"""The examples with our pipeline in docs/pipelines.md and README.md run, on small checkpoints in place of the real."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHAPES = {  # names on the page -> the rebuilt checkpoint that stands for it
+SHAPES = {  # a checkpoint's name in the examples -> the small checkpoint that replaces it
     "facebook/bart-large-cnn": "cnn",
     "facebook/bart-large-mnli": "mnli",
     "facebook/bart-base": "base",

@@ -1,4 +1,4 @@
-"""Three scripts as people have them run with one import changed."""
+"""Three scripts that people wrote for transformers' pipeline run with ours if one import is changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ARTICLE = """
 
 
 def test_the_courses_summarizer_without_a_model() -> None:
-    """huggingface/course, chapter 1: no model is named."""
+    """The summarizer of chapter 1 of huggingface/course, which names no model."""
     summarizer = pipeline("summarization")
     [result] = summarizer(ARTICLE)
     assert list(result) == ["summary_text"] and result["summary_text"].strip()
 
 
 def test_the_card_of_bart_large_cnn(checkpoint: Callable[[str], str], capsys: Any) -> None:
-    """The model card's example, with a folder of that shape."""
+    """The example on the model card of facebook/bart-large-cnn, with a small checkpoint that has the same files."""
     summarizer = pipeline("summarization", model=checkpoint("cnn"))
     print(summarizer(ARTICLE, max_length=130, min_length=30, do_sample=False))
     printed = eval(capsys.readouterr().out)
@@ -33,7 +33,7 @@ def test_the_card_of_bart_large_cnn(checkpoint: Callable[[str], str], capsys: An
 
 
 class Summary:
-    """The calls that txtai's pipeline of that name makes (issue 1085), in its order, without what is between them."""
+    """The calls of transformers in txtai's class Summary (issue 1085 of txtai), in their order, without other code."""
 
     def __init__(self, path: Any, **arguments: Any):
         names = inspect.getfullargspec(pipeline).args

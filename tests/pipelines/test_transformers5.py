@@ -1,4 +1,4 @@
-"""The tasks that transformers 5 still has answer as its own pipelines do, on the same checkpoints."""
+"""For the tasks that transformers 5 still has, our pipelines give the results of its own, on the same checkpoints."""
 
 from __future__ import annotations
 

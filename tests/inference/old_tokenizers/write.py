@@ -1,13 +1,14 @@
-"""Tokenizer folders as old versions of transformers left them, and golden.json: what 4.57.6 reads there.
+"""Writes tokenizer folders as old versions of transformers did, and golden.json: what 4.57.6 reads in them.
 
     python -m venv old && old/bin/pip install transformers==4.30.2 "numpy<2"
     python -m venv last && last/bin/pip install transformers==4.57.6
     old/bin/python tests/inference/old_tokenizers/write.py
     last/bin/python tests/inference/old_tokenizers/write.py
 
-Each version writes its own folders with save_pretrained; the uploads of 2020, whose versions cannot be installed beside
-Python 3.11, are written by hand. Then 4.57.6 reads them all. vocab.json and merges.txt are the same in every folder and
-lie in `vocabulary`; golden.json says where they belong. The tests need neither environment.
+Each version writes its own folders with save_pretrained. Folders as uploaded in 2020 are written by hand, because the
+versions of that year cannot be installed with Python 3.11. Then 4.57.6 reads all folders. Most folders need the same
+vocab.json and merges.txt, which lie in `vocabulary`; golden.json says which folders need them. The tests need neither
+environment.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ PIECES = [
 
 
 def texts() -> list[str]:
-    """The same in every version: the corpus, odd ones, and pieces in random order."""
+    """The texts to tokenize, the same in every version: the corpus, unusual texts, and PIECES in random order."""
     draw = random.Random(0)
     mixed = ["".join(draw.choices(PIECES, k=draw.randint(1, 12))) for _ in range(20)]
     return [*CORPUS, "", " ", "\n\t  \r\n", "he is n't here , no ? emoji 👩‍👩‍👧 end", *mixed]
@@ -62,7 +63,7 @@ def token(content: str, **flags: bool) -> dict[str, Any]:
 
 
 def by_hand(size: int) -> dict[str, dict[str, Any]]:
-    """Files beside vocab.json and merges.txt, by folder; size: of the vocabulary."""
+    """For each folder that is written by hand: file name -> JSON content. size: the number of tokens in vocab.json."""
     mask = {"mask_token": token("<mask>", lstrip=True)}
     renamed = {"<s>": "[BOS]", "</s>": "[EOS]", "<mask>": "[MASK]"}
     vocabulary = json.loads((VOCABULARY / "vocab.json").read_text())
@@ -94,7 +95,7 @@ def by_hand(size: int) -> dict[str, dict[str, Any]]:
 
 
 def saved(version: str) -> None:
-    """What this version's own save_pretrained writes."""
+    """Writes this version's folders with save_pretrained, without the files that are equal to those in `vocabulary`."""
     files = (str(VOCABULARY / "vocab.json"), str(VOCABULARY / "merges.txt"))
     kinds = {"slow": BartTokenizer, "fast": BartTokenizerFast}
     if version == "4.57.6":
@@ -117,11 +118,11 @@ def saved(version: str) -> None:
 
 def json_or_lines(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else text.splitlines()[1:]  # the first line names the version
+    return json.loads(text) if path.suffix == ".json" else text.splitlines()[1:]  # merges.txt begins with a version
 
 
 def golden(folder: Path) -> dict[str, Any]:
-    """What 4.57.6 reads: ids of texts and of pairs, texts of ids with and without special tokens, offsets, flags."""
+    """What transformers 4.57.6 reads in a folder: ids, offsets and decoded texts of `texts`, and the added tokens."""
     with tempfile.TemporaryDirectory() as whole:
         shutil.copytree(folder, whole, dirs_exist_ok=True)
         json_only = "tokenizer.json" in {path.name for path in folder.iterdir()}

@@ -1,11 +1,11 @@
-"""Write what transformers 4.57.6 answers to every call of tests/pipelines/calls.py, with the checkpoints' digests.
+"""Writes the results of transformers 4.57.6 for every call of tests/pipelines/calls.py, and the checkpoints' digests.
 
-In an environment of its own, from the repository's root (CI does not need it):
+It runs in a separate environment, from the repository's root (CI does not run it):
 
     python3 -m venv golden-env && golden-env/bin/pip install torch==2.13.0 transformers==4.57.6
     CUDA_VISIBLE_DEVICES= golden-env/bin/python -m tests.pipelines.golden.write
 
-The PyTorch build for CPUs is the one that the committed results come from.
+The committed results come from PyTorch's build for CPUs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ RESULTS = Path(__file__).with_name("transformers-4.57.6.json")
 
 
 class TorchRows(Rows, TorchDataset):
-    """transformers 4.57.6 iterates over torch's class alone."""
+    """Rows that are a torch Dataset, because transformers 4.57.6 iterates over no other class with __getitem__."""
 
 
 def as_json(value: Any) -> Any:
-    """A result as JSON: tensors say that they are, floats keep seven digits, what is lazy is marked."""
+    """A result as JSON: {"tensor": …} for a tensor, {"lazy": …} for an iterator; floats are rounded to seven digits."""
     if isinstance(value, torch.Tensor):
         return {"tensor": as_json(value.tolist())}
     if isinstance(value, (list, tuple)):
@@ -59,14 +59,14 @@ def answer(call: Call, folder: Path) -> Any:
                 keywords |= {"generation_config": GenerationConfig(**keywords["generation_config"])}
         pipe = pipeline(call.task, model=str(folder / call.checkpoint), **init)
         return as_json(pipe(*[argument(a, TorchRows) for a in call.args], **kwargs))
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
+    except BaseException as error:  # a panic of the tokenizers library is a BaseException only
         names = [kind.__name__ for kind in type(error).__mro__ if kind not in (object, BaseException, Exception)]
         return {"error": names, "message": str(error).splitlines()[0][:120] if str(error) else ""}
 
 
 def main() -> None:
     assert transformers.__version__ == "4.57.6", transformers.__version__
-    torch.set_num_threads(1)  # these models are tiny: a second thread only waits
+    torch.set_num_threads(1)  # more threads would only wait for each other: these models are tiny
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity(50)
     with tempfile.TemporaryDirectory() as folder:
