@@ -51,7 +51,7 @@ SHARES = {  # of a hundred mutants
 TESTS = {  # files that are quick enough and run the folders' code in their own process
     "inference": ["options", "sampling", "golden", "lookup", "invariance", "generation_grid", "summarize"],
     "server": [
-        *("admission", "fairness", "scheduler", "workers", "store", "session", "runtime"),
+        *("admission", "fairness", "scheduler", "workers", "store", "session", "runtime", "call", "conversion"),
         *("service", "faults", "operations", "security", "transport", "without_transport"),
     ],
 }
