@@ -68,7 +68,7 @@ MODULES = {  # where each public name is defined
     "zero_shot": "tasks.zero_shot",
 }
 
-if not TYPE_CHECKING:  # a type checker would take any name at all for one of ours
+if not TYPE_CHECKING:  # with __getattr__, a type checker would accept any attribute of this package
 
     def __getattr__(name: str) -> Any:
         """A public name, at its first use (PEP 562)."""

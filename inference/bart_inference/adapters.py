@@ -24,12 +24,12 @@ from bart_inference.formats import (
     read_json,
 )
 
-PREFIX = "base_model.model."  # before each of peft's names
+PREFIX = "base_model.model."  # with which each tensor's name in peft's file begins
 READ = {
     "peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "use_rslora", "rank_pattern",
     "alpha_pattern", "use_dora", "lora_bias", "init_lora_weights",
 }  # fmt: skip
-WITHOUT_EFFECT = {  # on the merge; the tensors of the adapter show what was trained and saved
+WITHOUT_EFFECT = {  # options that do not change the merge; the adapter's tensors show what was trained
     "task_type", "inference_mode", "auto_mapping", "peft_version", "target_modules", "exclude_modules", "lora_dropout",
     "fan_in_fan_out", "bias", "modules_to_save", "layers_to_transform", "layers_pattern", "runtime_config",
     "ensure_weight_tying", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
@@ -138,14 +138,17 @@ def split_adapter(
             parts = updates.setdefault(module, {})
             parts["lora_bias" if suffix == "bias" else part] = array.astype(np.float32)
         else:
-            replaced[name.replace(".base_layer.", ".")] = array  # so peft calls the bias of a layer with an update
+            replaced[name.replace(".base_layer.", ".")] = array  # peft's name of the bias of an updated layer
     return updates, replaced
 
 
 def check_target(
     module: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], config: Mapping[str, Any]
 ) -> np.float32:
-    """The scale of a target's update; ValueError if its tensors are not what the config and the weight (out,in) ask."""
+    """The scale of a target's update; ValueError if its tensors have other shapes than config and weight require.
+
+    shape: that of the weight, (out,in).
+    """
     rank = pattern_value(config.get("rank_pattern"), module, config.get("r", 8))
     alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     expected: dict[str, tuple[int, ...]] = {"lora_A": (rank, shape[-1]), "lora_B": (shape[0], rank)}

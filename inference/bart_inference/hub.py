@@ -62,7 +62,7 @@ def list_files(hub_id: str, revision: str | None, token: str | bool | None) -> l
 
     try:
         return HfApi(token=token).list_repo_files(hub_id, revision=revision)
-    except Exception as error:  # of any HTTP library, as above
+    except Exception as error:  # of requests, httpx or httpx2
         raise CheckpointError(
             f"{hub_id}: the copy in the hub's cache has no weights, and {why_not_downloaded(error, hub_id, revision)}"
         ) from error

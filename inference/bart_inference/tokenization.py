@@ -86,7 +86,7 @@ class TextEncoder:
         self.source_tokens = source_tokens
 
     def whole(self, text: str, pair: str | None = None) -> Window:
-        """All of the text, or of a pair of texts. TextError if that is too long."""
+        """A window with the whole text, or with a pair of texts. TextError if it is too long."""
         ids = encode(self.tokenizer, text, pair).ids
         if len(ids) > self.source_tokens:
             raise TextError(f"{len(ids)} tokens, at most {self.source_tokens} fit")

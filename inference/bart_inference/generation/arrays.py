@@ -114,7 +114,7 @@ def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_inde
         "exponential_decay": decay_by_count(o, T),
         "suppressed": pad_ids(as_ids(o.suppress_tokens), MAX_SUPPRESSED),
         "begin_suppressed": pad_ids(as_ids(o.begin_suppress_tokens), MAX_SUPPRESSED),
-        # A forced first token comes before the token that begin_suppress_tokens is about.
+        # If the first generated token is forced, begin_suppress_tokens applies to the second one.
         "begin_index": prompt_length + 1 if prompt_length == 1 and has_forced_bos else prompt_length,
         "bias_tokens": bias_tokens,
         "bias": bias,
@@ -123,7 +123,7 @@ def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_inde
         "top_k": min(o.top_k, config.vocab_size),
         "top_p": o.top_p,
         "min_p": o.min_p,
-        # Beam search keeps one token more than there are ways to end (GenerationMixin._get_logits_processor).
+        # Beam search keeps one token more than the end-of-sequence tokens (GenerationMixin._get_logits_processor).
         "min_tokens_to_keep": 1 if o.num_beams == 1 else len(o.eos_ids) + 1,
         "seed": o.seed,
         "sample_index": sample_index,

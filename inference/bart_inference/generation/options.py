@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_EOS = 4  # eos_token_id, forced_eos_token_id
 MAX_SUPPRESSED = 256  # suppress_tokens, begin_suppress_tokens
 MAX_BIASES = 256  # sequence_bias and bad_words_ids together
-MAX_BIAS_LENGTH = 8  # tokens in one of their sequences
+MAX_BIAS_LENGTH = 8  # tokens in a sequence of sequence_bias or bad_words_ids
 MAX_BIAS = 1e9  # of one sequence: a thousand of them, added to a beam's score, are finite in float32
 MAX_FACTOR = 1e6  # of exponential_decay_length_penalty
 
@@ -231,7 +231,7 @@ def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 # ── Limits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-MINIMA = {  # of whole numbers
+MINIMA = {  # the smallest values of options that are integers
     "num_beams": 1,
     "num_return_sequences": 1,
     "max_length": 1,

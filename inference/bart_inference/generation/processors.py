@@ -99,7 +99,7 @@ def apply_if(condition: Array, function: Callable[[Array], Array], scores: Array
 
 
 def at_ids(scores: Array, ids: Array) -> Any:
-    """scores.at[…] at token ids (B,n) or (B,N,n), whose update needs mode="drop": it leaves negative ids out."""
+    """scores.at[…] at token ids (B,n) or (B,N,n). Negative ids become V, which updates with mode="drop" leave out."""
     B, N, V = scores.shape
     if ids.ndim == 2:
         ids = ids[:, None]
@@ -169,7 +169,7 @@ def ngram_completions(text: Array, history: History, n: Array) -> Array:
     n = n[:, None, None]
 
     def compare(distance: Array, matches: Array) -> Array:
-        """Keep the positions whose token `distance` before them is the token that far back in the history."""
+        """Keep the positions j where the token `distance` before j is the token `distance` before the history's end."""
         index = jnp.maximum(history.length - distance, 0)
         latest = jnp.take_along_axis(history.tokens, index[:, None, None], 2)
         both_exist = (position >= distance) & (history.length >= distance)[:, None, None]

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from bart_inference.generation.arrays import OptionArrays
 from bart_oneliner import Array
 
-# Scores that are sorted where every row's top_k is at most this many; otherwise the whole vocabulary is sorted.
+# If every row's top_k is at most this number, only so many of the highest scores are sorted, else the whole vocabulary.
 SHORTLIST = 128
 
 
 def apply_sampling_filters(scores: Array, o: OptionArrays) -> Array:
-    """Temperature-, TopK-, TopP- and MinPLogitsWarper on scores (B,N,V): what they exclude becomes -inf.
+    """Temperature-, TopK-, TopP- and MinPLogitsWarper on scores (B,N,V): the scores that they exclude become -inf.
 
-    Each filter keeps the scores above some floor, so the filters together are one floor for each row and beam.
+    Each filter keeps the scores that are at least its floor. So all filters together have one floor for each beam.
     """
     scores = scores / o.temperature[:, None, None]
     shortlist = min(SHORTLIST, scores.shape[-1])
@@ -58,7 +58,7 @@ def score_floor(best: Array, o: OptionArrays) -> Array:
     best = jnp.where(best < top_k_floor, -jnp.inf, best)  # keeps a tie with the k-th score, as transformers does
 
     probabilities = jax.nn.softmax(best)
-    tail_mass = jnp.cumsum(probabilities[..., ::-1], -1)[..., ::-1]  # of each token with all less probable ones
+    tail_mass = jnp.cumsum(probabilities[..., ::-1], -1)[..., ::-1]  # of each token and all less probable ones
     lowest_kept = jnp.where(tail_mass > 1 - top_p, best, jnp.inf).min(-1, keepdims=True)
     top_p_floor = jnp.where(top_p < 1, lowest_kept, -jnp.inf)
     best = jnp.where(best < jnp.minimum(top_p_floor, highest_floor), -jnp.inf, best)

@@ -51,7 +51,8 @@ def common_prefix(sequences: list[np.ndarray]) -> list[int]:
 def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -> Iterator[str]:
     """The summary of a text in parts, each as soon as it is final; joined, they are what `summarize` returns.
 
-    chunk: decoding steps after which final text is looked for. Options, truncation and errors are those of `summarize`.
+    chunk: the number of decoding steps after each of which the text that has become final is yielded. Options,
+    truncation and errors are those of `summarize`.
     """
     prepared = prepare(model)
     tokenizer = require_tokenizer(prepared)
@@ -59,7 +60,7 @@ def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -
     rows = resolve(prepared.generation, prepared.config, options, None, 1)
     state = start_decoding(prepared, ids, mask, [[rows[0].start_id]], rows, [0])
     detokenizer = Detokenizer(tokenizer)
-    sent = 0  # tokens
+    sent = 0  # the number of tokens that the detokenizer has got
     done = False
     while not done:
         state = continue_decoding(prepared, state, chunk, rows[0])

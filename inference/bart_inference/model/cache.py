@@ -23,7 +23,7 @@ VALUE_ENTRIES_AXIS = 2
 
 
 class KVCache(NamedTuple):
-    """What the decoder keeps of its own past positions."""
+    """What the decoder keeps of earlier target positions."""
 
     self_kv: list[LayerKV]  # for each decoder layer: keys (B,H,K,T·N) and values (B,H,T·N,K)
     cache_indirection: Array  # (B,N,T) int32: for each beam and position, the beam whose entry it sees; -1 for none

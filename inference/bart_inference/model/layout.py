@@ -21,12 +21,13 @@ from bart_inference.model import onednn
 from bart_inference.model.weights import Attention, Dense, Panels, Weight
 from bart_oneliner import Config, Params
 
-MIN_BYTES_FOR_ONEDNN = 100 * 2**20  # of weights; fewer stay in the processor's caches, where XLA is as fast as oneDNN
+# Weights with fewer bytes stay in the processor's caches, where XLA is as fast as oneDNN.
+MIN_BYTES_FOR_ONEDNN = 100 * 2**20
 LAYOUTS = ("onednn", "cpu", "gpu", "tpu")
 
 
 class Prepared(NamedTuple):
-    """A Model whose weights are in the layout of a device. The other fields are the Model's."""
+    """A Model whose weights are in a device's layout. Its other fields are those of the Model."""
 
     weights: Params  # see `derive`
     config: Config
@@ -199,5 +200,5 @@ class Derivation(NamedTuple):
         return {name: self.task_head(part) for name, part in p.items()}
 
     def as_is(self, p: Any) -> Any:
-        """Arrays that have the checkpoint's form in every layout."""
+        """The arrays of p, read and finished without another change: they have the same form in every layout."""
         return jax.tree.map(lambda leaf: self.finish(self.read(leaf)), p)

@@ -21,10 +21,10 @@ import numpy as np
 from bart_inference.model import attention
 from bart_oneliner import Array
 
-PANEL = 64  # columns
-MIN_ATTENTION_MULTIPLY_ADDS = 2**21  # below, waking the other cores costs more time than they save
+PANEL = 64  # columns of a panel
+MIN_ATTENTION_MULTIPLY_ADDS = 2**21  # for fewer, waking the other cores costs more time than they save
 MIN_SCORES_BY_SOURCE = 2**25  # elements of a score array (B,H,T,S); a larger one is computed source by source
-MIN_POSITIONS_TO_HEADS = 16  # below, one product for each head's panel is slower than one product for all heads
+MIN_POSITIONS_TO_HEADS = 16  # for fewer, one product for each head's panel is slower than one product for all heads
 TARGET = "__onednn$matmul"
 Settings = dict[str, Any]  # the fields of XLA's OneDnnMatMulConfig
 # "dimensions" is the order in which the axes of the result lie in memory, counted from 1.
@@ -44,7 +44,7 @@ def call(settings: Settings, shape: tuple[int, ...], x: Array, y: Array) -> Arra
 
 
 def to_panels(weight: Any, width: int = PANEL) -> Any:
-    """(D,F) -> (P,D,width), P panels of columns, the last one filled with zeros; numpy or jax, as the weight is."""
+    """A matrix (D,F) -> its P panels of columns (P,D,width), the last one filled with zeros. numpy or jax arrays."""
     xp = weight.__array_namespace__()
     D, F = weight.shape
     missing = -F % width
@@ -110,9 +110,9 @@ def attend_by_source(q: Array, keys: Array, values: Array, mask: Array) -> Array
 
 @functools.cache
 def available() -> bool:
-    """Whether the CPU backend of this process has the call and it computes what is asked.
+    """Whether the CPU backend of this process has oneDNN's custom call and computes right results with it.
 
-    Every use of this module is tried once, on small whole numbers, whose products are exact in float32.
+    Each function of this module is tried once, on small whole numbers, whose products are exact in float32.
     """
     rng = np.random.default_rng(0)
     T = MIN_POSITIONS_TO_HEADS

@@ -87,7 +87,7 @@ def add_and_norm(x: Array, y: Array, projection: Params, norm: Params) -> Array:
 
 
 def attend_function(weights: Params) -> Attend:
-    """What computes attention with these weights."""
+    """The function that computes attention in the layout of these weights."""
     return onednn.attend if weights["attention"] is Attention.ONEDNN else attention.attend
 
 
@@ -126,7 +126,7 @@ def prefill(weights: Params, config: Config, input_ids: Array, mask: Array) -> S
 
 
 def prefill_packed(weights: Params, config: Config, input_ids: Array, positions: Array) -> list[LayerKV]:
-    """`prefill` for rows that hold several sources one after another; `unpack_source` takes them apart.
+    """Cross-attention's keys and values of rows that hold several sources each; `unpack_source` takes them apart.
 
     input_ids and positions (B,L) int32. A source begins where the position is 0, and its tokens see this source only.
     Unused positions at the end of a row have position 0. A source gets the same keys and values wherever in a row it

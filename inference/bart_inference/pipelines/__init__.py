@@ -1,10 +1,10 @@
 """transformers 4's pipelines for BART checkpoints, by name, argument and result, without PyTorch or transformers.
 
 factory      pipeline(): the model, the tokenizer and the arguments that say where and how to compute
-base         what the tasks share: one input, lists and lazy inputs, batches, settings
+base         the class of all tasks: it takes one input, a list or lazy inputs, and runs them in batches
 options      the merging of generation options from the call, the constructor and the checkpoint
 generating, classification, question_answering, fill_mask, feature_extraction: the tasks
-model, tokenizer, arguments: the classes of pipe.model, pipe.tokenizer and pipe.device
+model, tokenizer, arguments: the classes of a pipeline's attributes model, tokenizer and device
 """
 
 from bart_inference.pipelines.base import Pipeline, PipelineException, PipelineIterator, PositionTableError

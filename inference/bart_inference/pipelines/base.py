@@ -1,4 +1,7 @@
-"""What all pipelines share: one input, lists and lazy inputs, batches, and settings of calls and constructors."""
+"""The base class of all pipelines: it takes one input, a list or lazy inputs, and runs them in batches.
+
+Inputs are lazy if they are read one by one, when results are asked for, as from a generator or a torch Dataset.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ logger = logging.getLogger("bart_inference")
 T = TypeVar("T")
 
 BATCH_ROWS = 64  # the largest number of rows in a batch if the caller sets no batch_size
-BATCH_POSITIONS = 16_384  # the largest number of its positions, padding included: 16 rows of 1,024 tokens
+BATCH_POSITIONS = 16_384  # then also the largest number of its positions, padding included: 16 rows of 1,024 tokens
 
 
 class PipelineException(Exception):
-    """An input that the task cannot work on, such as a text without a mask. transformers has a class of this name."""
+    """An input that the task cannot work on, such as a text without <mask>. The class is named as in transformers."""
 
     def __init__(self, task: str, model: str, reason: str):
         super().__init__(reason)
@@ -98,7 +101,7 @@ def only_text(item: Any) -> str:
 
 
 def stated(**keywords: Any) -> dict[str, Any]:
-    """The keywords that are not None: those that the caller has stated."""
+    """The keywords that are not None, because None means that the caller left a keyword out."""
     return {name: value for name, value in keywords.items() if value is not None}
 
 
@@ -108,7 +111,7 @@ class Pipeline:
     Scripts read the attributes task, model, tokenizer, device and framework. Subclasses implement settings and answer.
     """
 
-    framework = "pt"  # scripts compare it with "pt" or "tf"; the arrays of return_tensors=True are numpy's all the same
+    framework = "pt"  # for scripts that compare it with "pt" or "tf"; return_tensors=True gives numpy arrays
 
     def __init__(
         self,
@@ -135,8 +138,8 @@ class Pipeline:
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
         """A result for each input.
 
-        settings: those of the call and the constructor, "batch_size" (or None), and "first": the number of inputs of
-        the call before these, with which messages number them.
+        settings: those of the call and the constructor; "batch_size", or None; "first", the index of the first input
+        among all inputs of the call, for messages.
         """
         raise NotImplementedError
 
@@ -194,11 +197,11 @@ def in_batches(lengths: Sequence[int], batch_size: int | None, run: Callable[[li
 def plan_batches(lengths: Sequence[int], batch_size: int | None) -> list[list[int]]:
     """The indices of the rows of each batch, the longest rows first."""
     batches: list[list[int]] = []
-    capacity = width = 0  # rows that the last batch takes, and positions of each with their padding
+    capacity = width = 0  # the number of rows that the last batch can hold, and its positions a row with padding
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         row_width = bucket(lengths[row], LENGTHS, max(lengths[row], LENGTHS[-1]))
-        # A row of less than half the width starts a batch, unless the last batch has so few rows that another program
-        # would cost more than the padding of this row.
+        # A row of less than half the width starts a new batch. But a batch of fewer than 4 rows takes it in: its
+        # padding costs less than another run of the model.
         is_much_shorter = 2 * row_width < width and len(batches[-1]) >= 4
         if not batches or len(batches[-1]) == capacity or is_much_shorter:
             batches.append([])

@@ -1,4 +1,4 @@
-"""text-classification and zero-shot-classification. Shapes: C classes."""
+"""The pipelines text-classification and zero-shot-classification. In shapes, C is the number of classes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bart_inference.tasks.common import softmax
 from bart_inference.tokenization import pad
 
 FUNCTIONS = {"SIGMOID": "sigmoid", "SOFTMAX": "softmax", "NONE": "none"}
-DEFAULT_TEMPLATE = "This example is {}."  # of a hypothesis, as in transformers
+DEFAULT_TEMPLATE = "This example is {}."  # transformers' default of hypothesis_template
 
 
 class Classifier(Pipeline):
-    """What both tasks share: the classification head's logits."""
+    """The base class of both pipelines, which computes the classification head's logits."""
 
     def logits(self, rows: Sequence[Encoded], batch_size: int | None) -> list[np.ndarray]:
         """The logits (C,) of each row."""

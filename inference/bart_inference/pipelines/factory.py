@@ -1,4 +1,4 @@
-"""pipeline: transformers 4's function of that name."""
+"""`pipeline`: makes the pipeline of a task, as transformers 4's function of that name does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TASKS: dict[str, type[Pipeline]] = {
     "fill-mask": FillMaskPipeline,
     "feature-extraction": FeatureExtractionPipeline,
 }
-# Keywords that change how transformers loads or computes, and not the results.
+# Entries of model_kwargs that change how transformers loads or computes, but no results. They have no effect here.
 ACCEPTED_MODEL_KWARGS = {"attn_implementation", "low_cpu_mem_usage", "use_safetensors", "use_cache"}
 AUTO = "auto"
 
@@ -79,7 +79,7 @@ def pipeline(
 
     KeyError for an unknown task; RuntimeError without a task; CheckpointNotFoundError, which is an OSError, for a
     folder or hub id that does not exist; CheckpointError for one that is not a BART checkpoint or lacks the head;
-    ValueError for an argument that cannot have its effect here, with its name.
+    ValueError, with the argument's name, for a value that this package cannot follow.
     """
     if task is None:
         raise RuntimeError("task must be given: it cannot be told from a model" if model else "task must be given")
@@ -166,7 +166,10 @@ def load_model(
 
 
 def existing_folder(name: str | Path, revision: str | None, token: str | bool | None, weights: bool) -> Path:
-    """A folder, or a hub id's; weights: False for a tokenizer alone. CheckpointNotFoundError says what is missing."""
+    """The folder of that name, or of the hub id. CheckpointNotFoundError says what is missing.
+
+    weights: whether the folder has to hold a checkpoint's weights; False for a tokenizer alone.
+    """
     try:
         folder = find_folder(name, revision, token, weights)
         if weights:
@@ -179,7 +182,10 @@ def existing_folder(name: str | Path, revision: str | None, token: str | bool | 
 def load_tokenizer(
     tokenizer: Any, model: PipelineModel, folder: Path | None, revision: str | None, token: str | bool | None
 ) -> PipelineTokenizer:
-    """The pipeline's tokenizer; without `tokenizer` the model's. folder: the model's, if it is known."""
+    """The pipeline's tokenizer, which is the model's if `tokenizer` is None.
+
+    folder: that of the model; None if the model was loaded before.
+    """
     overrides: dict[str, Any] = {}
     if isinstance(tokenizer, tuple):
         tokenizer, overrides = tokenizer[0], dict(tokenizer[1])

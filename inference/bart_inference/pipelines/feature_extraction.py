@@ -1,4 +1,4 @@
-"""feature-extraction."""
+"""The pipeline feature-extraction, which returns the decoder's hidden states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bart_inference.tokenization import pad
 
 
 class FeatureExtractionPipeline(Pipeline):
-    """For each text the decoder's hidden states, [1][tokens][width]: nested lists, arrays with return_tensors=True.
+    """For each text the decoder's hidden states, as lists [1][tokens][width], or as an array with return_tensors=True.
 
     Keywords: truncation, tokenize_kwargs (other arguments of the tokenizer), return_tensors.
     """
@@ -73,7 +73,7 @@ class FeatureExtractionPipeline(Pipeline):
 def pad_batches(
     items: Sequence[Sequence[Encoded]], batch_size: int, tokenizer: PipelineTokenizer
 ) -> list[list[Encoded]]:
-    """Rows padded to the longest one among each batch_size inputs: transformers returns the padding's states too."""
+    """Each batch_size inputs, with their rows padded to the longest: transformers returns the padding's states too."""
     padded: list[list[Encoded]] = []
     for first in range(0, len(items), batch_size):
         batch = items[first : first + batch_size]

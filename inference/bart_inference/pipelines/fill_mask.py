@@ -1,4 +1,4 @@
-"""fill-mask."""
+"""The pipeline fill-mask, which gives the likeliest tokens for each <mask> of a text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FillMaskPipeline(Pipeline):
         return stated(top_k=top_k, tokenizer=tokenizer_kwargs, targets=target_ids)
 
     def target_ids(self, targets: Sequence[str]) -> list[int]:
-        """Token ids of the targets, ascending. Of a target that is not in the vocabulary it is its first token's."""
+        """The ids of the targets, ascending. A target that is not in the vocabulary is replaced by its first token."""
         ids = set()
         for target in targets:
             token = self.tokenizer.backend_tokenizer.token_to_id(target)
@@ -98,7 +98,8 @@ class FillMaskPipeline(Pipeline):
         targets, top_k = settings.get("targets"), settings.get("top_k", 5)
         candidates = np.arange(len(probabilities)) if targets is None else np.array(targets)
         if targets is None and top_k > len(probabilities):
-            raise RuntimeError(f"top_k={top_k} is more than the vocabulary's {len(probabilities)} tokens")  # as torch
+            # torch.topk, which transformers calls, raises a RuntimeError too.
+            raise RuntimeError(f"top_k={top_k} is more than the vocabulary's {len(probabilities)} tokens")
         order = np.argsort(-probabilities[candidates], kind="stable")
         results = []
         for token in candidates[order[:top_k]].tolist():

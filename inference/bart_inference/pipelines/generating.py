@@ -1,4 +1,4 @@
-"""summarization, text2text-generation and translation: each text is answered with generated texts."""
+"""The pipelines summarization, text2text-generation and translation, which generate texts for each text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bart_inference.tokenization import pad
 
 
 class Text2TextGenerationPipeline(Pipeline):
-    """For each text a list of num_return_sequences dicts with an answer each.
+    """For each text a list of num_return_sequences dicts, each with a generated text ("answer" in this module).
 
     For a list of texts with one answer each, the result is one flat list of dicts. Keywords: truncation, return_tensors
     (numpy int64 token ids instead of text), clean_up_tokenization_spaces, stop_sequence, generation_config, and
@@ -46,7 +46,7 @@ class Text2TextGenerationPipeline(Pipeline):
         stop_sequence: str | None = None,
         **generation: Any,
     ) -> dict[str, Any]:
-        """return_text has no effect, as in transformers. return_type: of its enumeration, 0 for tensors, 1 for text."""
+        """return_text has no effect, as in transformers. return_type: 0 for token ids, 1 for text, or a ReturnType."""
         if return_type is not None:
             return_tensors = getattr(return_type, "value", return_type) == 0
         if stop_sequence is not None:
@@ -63,7 +63,8 @@ class Text2TextGenerationPipeline(Pipeline):
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         if not args and "inputs" in keywords:
-            raise IndexError("give the texts as the first argument, without a name")  # transformers' class
+            # transformers raises an IndexError too.
+            raise IndexError("give the texts as the first argument, without a name")
         if not args:
             raise TypeError(f"{type(self).__name__} needs a text, or a list of texts, as its first argument")
         results = super().__call__(*args, **keywords)
@@ -102,7 +103,7 @@ class Text2TextGenerationPipeline(Pipeline):
         return in_batches([len(row) for row in rows], batch_size, run)
 
     def options(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """All generation options of a call, from all of their sources. ValueError for lengths beyond the model's."""
+        """The generation options of a call, merged from all sources. ValueError if a length is beyond the model's."""
         call = dict(call)
         config = call.pop("generation_config", None)
         if config is None:
@@ -121,12 +122,15 @@ class Text2TextGenerationPipeline(Pipeline):
             if length is not None:
                 break
         if options.get("do_sample") and "seed" not in options:
-            # From Python's generator, so that random.seed, which transformers.set_seed calls, repeats the samples.
+            # The seed is drawn by Python's random module, so that random.seed or transformers.set_seed repeats samples.
             options["seed"] = random.getrandbits(32)
         return options
 
     def encode(self, item: Any, i: int, settings: Mapping[str, Any]) -> list[int]:
-        """Token ids of the prefix and a text; of an inner list its first text, as in transformers. i: for messages."""
+        """Token ids of the prefix and a text. Of an inner list the first text is read, as in transformers.
+
+        i: the index of the text, for messages.
+        """
         texts = item if isinstance(item, list) else [item]
         for text in texts:
             if not isinstance(text, str):
@@ -165,7 +169,7 @@ class Text2TextGenerationPipeline(Pipeline):
         return min(merging.DEFAULT_NEW_TOKENS, self.model.prepared.config.max_position_embeddings - 1)
 
     def is_default_length(self, options: Mapping[str, Any]) -> bool:
-        """Whether nobody set the length of the answers."""
+        """Whether neither the call nor another source sets the length of the answers."""
         return self.generation_config.length_is_default and options.get("max_new_tokens") == self.default_new_tokens
 
 
@@ -178,7 +182,7 @@ def output_limit(options: Mapping[str, Any]) -> int:
 
 
 class SummarizationPipeline(Text2TextGenerationPipeline):
-    """Texts to `summary_text`."""
+    """Summaries of texts, as dicts with `summary_text`."""
 
     return_name = "summary"
     verb = "summarize"
@@ -197,7 +201,10 @@ class SummarizationPipeline(Text2TextGenerationPipeline):
 
 
 class TranslationPipeline(Text2TextGenerationPipeline):
-    """Texts to `translation_text`. src_lang and tgt_lang have no effect: BART has no language tokens."""
+    """Translations, as dicts with `translation_text`.
+
+    src_lang and tgt_lang have no effect, because BART has no language tokens.
+    """
 
     return_name = "translation"
     verb = "translate"

@@ -1,4 +1,4 @@
-"""The class of `pipe.model`: a prepared checkpoint, and its config under the names that scripts read."""
+"""The class of a pipeline's attribute `model`: a prepared checkpoint, and its config with transformers' names."""
 
 from __future__ import annotations
 

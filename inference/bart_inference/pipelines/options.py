@@ -18,8 +18,8 @@ DEFAULT_BEAMS, DEFAULT_NEW_TOKENS = 4, 256  # transformers 4.57.6, Text2TextGene
 LENGTHS = ("max_length", "min_length")
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 SAMPLING_ONLY = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-GLOBAL_DEFAULTS = {**NONE_MEANS, "max_length": 20, "top_k": 50, "min_p": None}  # of transformers' GenerationConfig
-WITHOUT_EFFECT = {  # on tokens: they change how transformers computes, or what it returns beside the tokens
+GLOBAL_DEFAULTS = {**NONE_MEANS, "max_length": 20, "top_k": 50, "min_p": None}  # transformers' defaults
+WITHOUT_EFFECT = {  # these options change no tokens: only how transformers computes, or what else it returns
     "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "cache_config",
     "cache_implementation", "compile_config", "disable_compile", "is_assistant", "max_matching_ngram_size",
     "num_assistant_tokens", "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states",
@@ -29,7 +29,7 @@ WITHOUT_EFFECT = {  # on tokens: they change how transformers computes, or what 
 
 
 class GenerationConfig:
-    """The class of `pipe.generation_config`: options as attributes, by default transformers' defaults.
+    """The class of a pipeline's attribute `generation_config`: options as attributes, with transformers' defaults.
 
     Setting an attribute changes the next call of the pipeline.
     """
@@ -92,7 +92,7 @@ def version_of(generation: Mapping[str, Any]) -> str | None:
 def of_pipeline(
     checkpoint: Mapping[str, Any], task_params: Mapping[str, Any], constructor: Mapping[str, Any]
 ) -> GenerationConfig:
-    """The options of calls that state none."""
+    """The options of calls that set no options themselves."""
     constructor = supported(constructor, "the constructor")
     task_params = supported(task_params, "task_specific_params")
     lengths: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def is_recent(version: str | None) -> bool:
 def of_call(base: Mapping[str, Any], length_is_default: bool, call: Mapping[str, Any]) -> dict[str, Any]:
     """The options of one call.
 
-    base: the options of calls that state none. length_is_default: whether its length is the default of 256.
+    base: from of_pipeline or of_generation_config. length_is_default: whether its length is the default of 256.
     As in transformers, an unknown name is a ValueError, and a TypeError if its value is None.
     """
     unknown = [name for name in call if not is_option(name)]
@@ -157,7 +157,7 @@ def of_call(base: Mapping[str, Any], length_is_default: bool, call: Mapping[str,
     options |= stated
     for name in SAMPLING_ONLY:
         if not options.get("do_sample"):
-            options.pop(name, None)  # no value has an effect, not even temperature=0
+            options.pop(name, None)  # ignored without sampling, as in transformers, also temperature=0
         elif name in UNSUPPORTED and options.pop(name, None) not in (None, *UNSUPPORTED[name]):
             raise OptionError(name, "is not supported")
     return options

@@ -1,4 +1,4 @@
-"""question-answering: where in a context the answer to a question is. Shapes: S positions."""
+"""The pipeline question-answering, which finds the answer to a question in a context. In shapes, S is the positions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ScoredWindow(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Tokens of a window, from start to end, both included."""
+    """The tokens `start` to `end` of a window, `end` included, and the probability that they are the answer."""
 
     start: int
     end: int
@@ -68,7 +68,7 @@ class QuestionAnsweringPipeline(Pipeline):
     ) -> dict[str, Any]:
         """padding, max_question_len and unknown names have no effect, as in transformers."""
         if topk is not None and top_k is None:
-            logger.warning("topk is the former name of top_k")
+            logger.warning("topk is deprecated: its name is top_k")
             top_k = topk
         for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
             if value is not None and value < 1:
@@ -84,7 +84,7 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         if args:
-            logger.warning("give the question and the context by name: pipe(question=…, context=…)")
+            logger.warning("positional arguments are deprecated: use pipe(question=…, context=…)")
         inputs = find_inputs(args, keywords)
         if is_lazy(inputs):
             return self.call(inputs, **keywords)
@@ -122,7 +122,7 @@ class QuestionAnsweringPipeline(Pipeline):
         return in_batches([len(window.encoding.ids) for window in windows], batch_size, run)
 
     def windows(self, i: int, example: Example, settings: dict[str, Any]) -> Iterator[Window]:
-        """The windows of one example. i: its index."""
+        """The windows of one example. i: the index of the example."""
         max_length = settings.get("max_seq_len", min(self.tokenizer.model_max_length, 384))
         stride = settings.get("doc_stride", min(max_length // 2, 128))
         if stride > max_length:
@@ -142,7 +142,7 @@ def find_inputs(args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
             return {"question": args[0], "context": args[1]}
         inputs = args[0] if len(args) == 1 else list(args)
     elif "X" in keywords or "data" in keywords:
-        logger.warning("X and data are former names: pipe(question=…, context=…)")
+        logger.warning("X and data are deprecated: use pipe(question=…, context=…)")
         inputs = keywords["X"] if "X" in keywords else keywords["data"]
     elif "question" in keywords and "context" in keywords:
         return pair_up(keywords["question"], keywords["context"])
@@ -169,7 +169,7 @@ def pair_up(question: Any, context: Any) -> list[dict[str, Any]]:
 
 
 def as_examples(item: Any) -> Example | list[Example]:
-    """An example, checked; several if the dict holds lists."""
+    """The Example of a dict, or several if the dict holds lists; KeyError, ValueError or TypeError if it is wrong."""
     if isinstance(item, Example):
         return item
     if not isinstance(item, dict):
@@ -222,8 +222,8 @@ def best_spans(
 ) -> Iterator[Span]:
     """The likeliest spans of at most max_tokens tokens that begin and end in the context.
 
-    start, end: probabilities (S,). count: the number of likeliest spans, of which those outside the context are left
-    out.
+    start, end: probabilities (S,). count: the number of likeliest spans; those of them that are outside the context are
+    left out.
     """
     products = np.tril(np.triu(np.outer(start, end)), max_tokens - 1)
     costs = -products.ravel()
@@ -240,7 +240,7 @@ def best_spans(
 
 
 def characters(encoding: Encoding, span: Span, align: bool) -> tuple[int, int]:
-    """The span's first character in the context, and the one behind its last.
+    """The characters of a span in the context: the index of the first one, and of the one after the last.
 
     align: widen the span to whole words, if its tokens belong to words.
     """

@@ -1,4 +1,4 @@
-"""What the tasks share: batches in shape buckets, and the hidden states that the heads read.
+"""Functions for several tasks: batches in shape buckets, and the hidden states that the heads read.
 
 Task functions on token ids return what transformers' model class for the task returns; those on texts return what its
 pipeline returns. All take a Model or, which saves a conversion at every call, a Prepared one. They raise ValueError,
@@ -85,7 +85,7 @@ def reread(weights: Params, config: Config, ids: Array, mask: Array) -> Array:
 
 
 def at_positions(hidden: Array, positions: Array) -> Array:
-    """Of hidden states (B,S,D) those at the positions (B,n): (B,n,D)."""
+    """The hidden states (B,n,D) at positions (B,n) out of all hidden states (B,S,D)."""
     return jnp.take_along_axis(hidden, positions[..., None], 1)
 
 

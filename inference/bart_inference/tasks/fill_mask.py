@@ -63,7 +63,7 @@ def fill_mask(
 
 
 def mask_positions(ids: Sequence[int], mask_id: int | None) -> list[int]:
-    """Where in a row the mask token stands."""
+    """The positions of the mask token in a row of ids."""
     return [i for i, token in enumerate(ids) if token == mask_id]
 
 

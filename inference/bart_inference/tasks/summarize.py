@@ -1,4 +1,4 @@
-"""summarize: text in, text out."""
+"""summarize: the summaries of texts."""
 
 from __future__ import annotations
 
