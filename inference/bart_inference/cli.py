@@ -24,7 +24,7 @@ class Document(NamedTuple):
 
     name: str
     text: str
-    reference: str | None = None  # the summary that a person wrote, of a bundled document
+    reference: str | None = None  # a person's summary of the text, which only bundled documents have
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_documents(args: argparse.Namespace) -> list[Document]:
-    """What is to be summarized. OSError or UnicodeDecodeError for files that cannot be read as text."""
+    """The texts to summarize. OSError or UnicodeDecodeError for a file that cannot be read as text."""
     if args.text == "-":
         return [Document("standard input", sys.stdin.read())]
     if args.text is not None:

@@ -37,15 +37,15 @@ def place(array: np.ndarray) -> jax.Array:
 
 
 def in_huge_pages(array: np.ndarray) -> np.ndarray:
-    """A copy of an array in memory of its own, for which Linux is asked for huge pages.
+    """A copy of an array in newly mapped memory, for which Linux is asked to use huge pages.
 
-    Decoding reads every weight at every step; with huge pages there are fewer address translations to look up. A CPU
-    device uses this memory without copying it. It does not come from malloc, whose heap would be fragmented by it.
+    Decoding reads every weight at every step, and with huge pages fewer address translations have to be looked up. A
+    CPU device uses this memory without copying it. It is mapped separately, because it would fragment malloc's heap.
     """
     if array.nbytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.array(array)
     memory = mmap.mmap(-1, array.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
+    with contextlib.suppress(OSError):  # raised by a kernel that has no huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     copy = np.frombuffer(memory, array.dtype).reshape(array.shape)
     copy[...] = array

@@ -15,9 +15,9 @@ OLD_WEIGHTS = ["pytorch_model*.bin", "adapter_model.bin"]  # downloaded only whe
 def find_folder(
     path_or_hub_id: str | Path, revision: str | None = None, token: str | bool | None = None, weights: bool = True
 ) -> Path:
-    """A folder on this machine as it is; anything else from the hub, with its cache and progress bars.
+    """The folder of that name, or a hub id's folder in huggingface_hub's cache, downloaded if files are missing.
 
-    revision: the hub's branch, tag or commit; its main branch by default. token: the reader's access token.
+    revision: a branch, tag or commit of the repository; its main branch by default. token: an access token of the hub.
     weights: False downloads only what a tokenizer needs.
     CheckpointError says why there is no such folder, or that the hub's repository holds no weights that are read.
     """
@@ -35,7 +35,8 @@ def find_folder(
     try:
         check_files(hub_id, [path.name for path in folder.iterdir()])
     except CheckpointError:
-        # The download left out files of other kinds: their names say what the repository holds instead.
+        # The download has left out all files that `load` does not read. The error names the first of them that holds
+        # weights, and says how to convert it.
         command = f"hf download {hub_id} --local-dir FOLDER" + (f" --revision {revision}" if revision else "")
         check_files(hub_id, list_files(hub_id, revision, token), f"First: {command}")
         raise
@@ -46,7 +47,7 @@ def download(hub_id: str, revision: str | None, token: str | bool | None, patter
     """The cached copy of a repository's files of these names; CheckpointError says why there is none."""
     from huggingface_hub import snapshot_download
 
-    subfolders = "*/*"  # training leaves a copy of the weights in each of them
+    subfolders = "*/*"  # they often hold copies of the weights at earlier steps of training
     try:
         folder = snapshot_download(
             hub_id, revision=revision, token=token, allow_patterns=patterns, ignore_patterns=subfolders

@@ -61,7 +61,7 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, model_max_length: int) -> None:
     """Write tokenizer.json, and the tokenizer_config.json with which transformers and `load_tokenizer` read it alike.
 
-    model_max_length: in tokens, where transformers truncates.
+    model_max_length: the number of tokens to which transformers truncates a text.
     """
     tokenizer.save(str(folder / "tokenizer.json"))
     splitter, template = state_of(tokenizer.pre_tokenizer), state_of(tokenizer.post_processor)
@@ -181,9 +181,10 @@ def added_tokens_of_config(fields: Mapping[str, Any]) -> tuple[dict[int, AddedTo
 def added_tokens_of_old_files(
     folder: Path, fields: Mapping[str, Any], backend: Tokenizer | None
 ) -> tuple[dict[int, AddedToken], dict[str, Any]]:
-    """The same of a folder from before transformers 4.34 (PreTrainedTokenizerBase._from_pretrained).
+    """The result of added_tokens_of_config for a folder that transformers before 4.34 wrote.
 
-    special_tokens_map.json has the special tokens and added_tokens.json the ids; tokenizer.json has tokens of both.
+    There special_tokens_map.json has the special tokens, added_tokens.json the ids of added tokens, and tokenizer.json
+    may have tokens of both kinds (PreTrainedTokenizerBase._from_pretrained).
     """
     fields = with_tokens(fields)
     for name, value in read_fields(folder, "special_tokens_map.json").items():
@@ -213,7 +214,7 @@ def with_tokens(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_special_tokens(fields: dict[str, Any], added: Iterable[AddedToken]) -> dict[str, Any]:
-    """Fields in which each special token that is one of the added tokens has the flags of that one."""
+    """The fields, with each special token replaced by the added token of the same content, which has its own flags."""
     by_content = {str(token): token for token in added}
     for name in DEFAULTS:
         if fields.get(name) is not None:
@@ -227,7 +228,7 @@ def special_tokens(fields: Mapping[str, Any], kind: str, from_json: bool) -> dic
     for name in DEFAULTS:
         token = fields.get(name, None if kind in ANY_BACKEND else DEFAULTS[name])
         if isinstance(token, str) and kind in BYTE_LEVEL:
-            if name == "mask_token":  # it takes the space before it, as in training
+            if name == "mask_token":  # <mask> includes the space before it, as in BART's training
                 token = AddedToken(token, lstrip=True, normalized=kind == "BartTokenizer", special=from_json)
             elif not from_json:
                 token = AddedToken(token, normalized=True)
@@ -252,7 +253,7 @@ def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Map
     tokens = list(added.values())
     special: set[str] = set()
     for group in named.values():
-        # Of a token with several names, such as <s>, the flags under its first name hold.
+        # A token with several names, such as <s>, which is bos_token and cls_token, has the flags of the first name.
         new = [token for token in group if str(token) not in special]
         for token in new:
             special.add(str(token))
@@ -262,7 +263,7 @@ def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Map
                 tokens.append(AddedToken(token, special=True))
     for token in tokens:
         token.special = token.special or str(token) in special
-    tokenizer.add_tokens([token for token in tokens if token not in present])  # of equal tokens the last one holds
+    tokenizer.add_tokens([token for token in tokens if token not in present])  # of equal ones the last counts
     for i, token in added.items():
         if tokenizer.token_to_id(str(token)) != i:
             raise ValueError(

@@ -50,7 +50,7 @@ def generate(
     row, whose entries take precedence. A Prepared model saves the conversion to the device's layout at every call.
 
     OptionError for an unknown option or a value out of its limits. ValueError for an empty batch, shapes that disagree,
-    ids outside the vocabulary, or a source beyond the position table. Nothing is cut without an error.
+    ids outside the vocabulary, or a source beyond the position table. No input is truncated.
     """
     prepared = prepare(model)
     ids, mask = check_source(input_ids, attention_mask, prepared.config)

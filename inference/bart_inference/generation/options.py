@@ -243,7 +243,7 @@ MINIMA = {  # the smallest values of options that are integers
     "top_k": 0,
     "prompt_lookup_num_tokens": 0,
 }
-RANGES = {  # wider than any use needs, and narrow enough for float32
+RANGES = {  # the smallest and largest values: wider than any use needs, and narrow enough for float32
     "length_penalty": (-10, 10),
     "repetition_penalty": (1e-6, 1e6),
     "encoder_repetition_penalty": (1e-6, 1e6),
@@ -251,7 +251,7 @@ RANGES = {  # wider than any use needs, and narrow enough for float32
     "top_p": (0, 1),
     "min_p": (0, 1),
 }
-CAPACITIES = {  # entries of lists of token ids
+CAPACITIES = {  # the largest numbers of entries in lists of token ids
     "eos_token_id": MAX_EOS,
     "forced_eos_token_id": MAX_EOS,
     "suppress_tokens": MAX_SUPPRESSED,

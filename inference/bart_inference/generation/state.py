@@ -22,13 +22,13 @@ DEAD_SCORE = -1.0e9  # the score of a beam that does not exist; transformers' va
 
 
 class Finished(NamedTuple):
-    """The N best complete sequences of each row, best first. A place that is still empty scores DEAD_SCORE."""
+    """The N best complete sequences of each row, best first. An entry without a sequence yet has DEAD_SCORE."""
 
     tokens: Array  # (B,N,T) int32
     log_probs: Array  # (B,N,T) float32
     score: Array  # (B,N) float32: the sum of log-probabilities / (number of generated tokens ** length_penalty)
     length: Array  # (B,N) int32
-    valid: Array  # (B,N) bool: false where a place is empty
+    valid: Array  # (B,N) bool: false for an entry without a sequence
 
 
 class DraftHistory(NamedTuple):

@@ -39,7 +39,7 @@ def check_device(device: Any, platform: str) -> Device:
         name, _, number = str(device).partition(":")  # the text of a torch.device is "cuda:0"
         index = int(number) if number.isdigit() else 0
     if PLATFORM_NAMES.get(name) != platform:
-        raise ValueError(f"device {device!r} is not here: JAX runs on {platform!r}; the variable JAX_PLATFORMS chooses")
+        raise ValueError(f"device {device!r} is unavailable: JAX runs on {platform!r}; JAX_PLATFORMS selects another")
     if index != 0:
         raise ValueError(f"device {device!r}: give 0, and choose among accelerators with CUDA_VISIBLE_DEVICES")
     return default
