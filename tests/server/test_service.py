@@ -223,6 +223,13 @@ def test_a_chunked_stream_is_in_order_and_joins_to_the_summary(start, stubs):
     assert windows == sorted(windows) and set(windows) == set(range(len(last.summary.windows)))
 
 
+def test_token_ids_that_are_cut_keep_the_last_one(start, stubs):
+    request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[70] * 99 + [71]), long_input=pb.LONG_INPUT_TRUNCATE)
+    response = stubs(start(FakeEngine(target_tokens=80))).generation.Generate(request, timeout=PATIENCE)
+    assert list(response.sequences[0].token_ids) == [70] * 63 + [71, 2]
+    assert response.usage.truncated and response.usage.input_tokens == 64
+
+
 def test_too_many_windows_are_refused_by_name(start, stubs):
     request = pb.SummarizeRequest(text="word " * 100, long_input=pb.LONG_INPUT_CHUNK)
     error = failure(stubs(start(max_windows=2)).summarization.Summarize, request)
@@ -341,6 +348,12 @@ REFUSALS = [
         "for summaries only",
     ),
     ("classification.ClassifyZeroShot", pb.ClassifyZeroShotRequest(text="a"), "labels", "0 labels, between 1 and 2"),
+    (
+        "classification.ClassifyZeroShot",
+        pb.ClassifyZeroShotRequest(text="a", labels=["b"], long_input=pb.LONG_INPUT_CHUNK),
+        "long_input",
+        "for summaries only",
+    ),
     (
         "classification.ClassifyZeroShot",
         pb.ClassifyZeroShotRequest(text="a", labels="abc"),
