@@ -80,7 +80,8 @@ def test_options_arrive_as_they_were_given():
 def test_none_switches_every_option_off():
     names = pb.GenerationOptions.DESCRIPTOR.fields_by_name
     without = {"max_length", "max_new_tokens", "seed", "decoder_start_token_id"}
-    off = NONE_MEANS | {"min_new_tokens": 0, "exponential_decay_length_penalty": (0, 1.0)}  # without effect
+    # A message has no None for these two options, so the client sends values that have no effect.
+    off = NONE_MEANS | {"min_new_tokens": 0, "exponential_decay_length_penalty": (0, 1.0)}
     for name in set(names) - without:
         assert wire.options(to_message({name: None})) == {name: off[name]}
 

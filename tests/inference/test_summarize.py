@@ -103,7 +103,7 @@ def test_a_streamed_summary_is_the_summary_in_pieces(options: dict[str, Any]) ->
     model = prepare(load(embedded()))
     parts = list(stream(model, DOCUMENTS[0], **options))
     assert "".join(parts) == summarize(model, DOCUMENTS[0], **options)
-    assert len(parts) > 1 or options["num_beams"] > 1  # beams may begin with different tokens until the end
+    assert len(parts) > 1 or options["num_beams"] > 1  # beams can differ from the first token on
     assert "".join(stream(model, DOCUMENTS[0], chunk=7, **options)) == "".join(parts)
 
 
