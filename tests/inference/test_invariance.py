@@ -41,8 +41,8 @@ def assert_same(a: Generated, b: Generated, what: str, tolerance: float = SAME) 
         assert (np.abs(x - y) <= limit).all(), f"{what}: {name} differ by {np.abs(x - y).max():.2e}"
 
 
-def rows_of(found: Generated, index: list[int]) -> Generated:
-    return Generated(*(array[index] for array in found))
+def rows_of(generated: Generated, index: list[int]) -> Generated:
+    return Generated(*(array[index] for array in generated))
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_the_cached_search_is_the_uncached_specification(name: str, forced: dict
     ids, mask = sources()
     forced = {"forced_eos_token_id": twin.config.eos_token_id, **forced}
     expected = np.asarray(greedy(twin.params, twin.config, ids, mask, max_length=24, **forced))
-    found = generate(prepared, ids, mask, max_length=24, **forced)
-    assert np.array_equal(found.sequences, expected[:, : found.sequences.shape[1]])
-    assert (expected[:, found.sequences.shape[1] :] == twin.config.pad_token_id).all()
+    generated = generate(prepared, ids, mask, max_length=24, **forced)
+    assert np.array_equal(generated.sequences, expected[:, : generated.sequences.shape[1]])
+    assert (expected[:, generated.sequences.shape[1] :] == twin.config.pad_token_id).all()
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -72,8 +72,8 @@ def test_buckets_batch_size_and_dummy_rows_do_not_matter(way: dict[str, Any], mo
     assert_same(generate(prepared, ids, mask, max_length=24, **way), expected, "larger buckets")
     per_row = way.get("num_return_sequences", 1)
     alone = generate(prepared, ids[1:2], mask[1:2], max_length=24, **way)
-    wanted = rows_of(expected, list(range(per_row, 2 * per_row)))
-    assert_same(alone, wanted, "a row with dummies only")
+    expected_row = rows_of(expected, list(range(per_row, 2 * per_row)))
+    assert_same(alone, expected_row, "a row with dummies only")
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -86,8 +86,8 @@ def test_neighbors_do_not_change_a_row_by_a_bit(way: dict[str, Any]) -> None:
     first = list(range(per_row))
     expected = rows_of(generate(prepared, ids, mask, max_length=24, **way), first)
     changed = np.concatenate([ids[:1], neighbors[1:]]), np.concatenate([mask[:1], their_mask[1:]])
-    found = rows_of(generate(prepared, *changed, options=others, max_length=24, **way), first)
-    assert_same(found, expected, "row 0", tolerance=0)
+    generated = rows_of(generate(prepared, *changed, options=others, max_length=24, **way), first)
+    assert_same(generated, expected, "row 0", tolerance=0)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

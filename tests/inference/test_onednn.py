@@ -50,9 +50,9 @@ def test_heads_multiply_one_by_one(T: int, n: int, m: int) -> None:
 def test_projections_to_heads_are_those_of_the_matrix(H: int, K: int) -> None:
     rng = np.random.default_rng(K)
     x, weight = rng.standard_normal((3, 20, 48), np.float32), rng.standard_normal((48, H * K), np.float32)
-    found = jax.jit(onednn.to_heads)(x, onednn.to_panels(weight, K))
+    heads = jax.jit(onednn.to_heads)(x, onednn.to_panels(weight, K))
     expected = (x.astype(float) @ weight).reshape(3, 20, H, K).swapaxes(1, 2)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * 48)
+    np.testing.assert_allclose(heads, expected, rtol=0, atol=1e-6 * 48)
 
 
 @pytest.mark.parametrize("name", ["uneven", "wide"])

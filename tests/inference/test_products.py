@@ -27,7 +27,7 @@ def programs() -> dict[str, Any]:
     ids = np.full((2, 16), 5, np.int32)
     model = (prepared.weights, prepared.config, ids, ids > 0)
     head = {"qa_outputs": {"weight": Dense(jnp.ones((48, 2))), "bias": jnp.ones(2)}}
-    found = {
+    programs = {
         "prefill": jit_prefill.trace(*model),
         "spans": run_spans.trace(prepared.weights | head, *model[1:]),
         "blanks": run_at_positions.trace(*model, ids[:, :2]),
@@ -36,8 +36,8 @@ def programs() -> dict[str, Any]:
     for N in (1, 3):
         rows = resolve({}, prepared.config, {"num_beams": N, "max_length": 16}, None, 2)
         state = start_decoding(prepared, ids, ids > 0, [[2], [2]], rows, [0, 0])
-        found[f"decode, {N} beams"] = decode.trace(prepared.weights, prepared.config, state, 5, False)
-    return found
+        programs[f"decode, {N} beams"] = decode.trace(prepared.weights, prepared.config, state, 5, False)
+    return programs
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu", "cpu"])

@@ -95,11 +95,11 @@ SOURCE = np.random.default_rng(3).integers(3, 99, (1, 12))
 def draw(n: int, **options: Any) -> np.ndarray:
     """The first tokens (n,R) of samples with the seeds 0 … n - 1. R: num_return_sequences."""
     rows = [{"seed": seed} for seed in range(n)]
-    found = generate(
+    generated = generate(
         checkpoint("uneven")[1], np.repeat(SOURCE, n, 0), options=rows, do_sample=True, max_new_tokens=1,
         forced_eos_token_id=None, **options,
     )  # fmt: skip
-    return found.sequences[:, 1].reshape(n, -1)
+    return generated.sequences[:, 1].reshape(n, -1)
 
 
 FALSE_ALARM = 1e-4  # probability that a chi-square test would fail without a fault, if the seeds were not fixed
@@ -113,9 +113,9 @@ def test_samples_follow_the_filtered_distribution(options: dict[str, Any]) -> No
     assert not counts[expected == 0].any(), "a token was drawn that transformers filters out"
     common = expected >= 5
     observed = [*counts[common], counts[~common].sum()]
-    wanted = [*expected[common], expected[~common].sum()]
-    keep = [i for i, value in enumerate(wanted) if value > 0]
-    assert chisquare([observed[i] for i in keep], [wanted[i] for i in keep]).pvalue > FALSE_ALARM
+    expected_counts = [*expected[common], expected[~common].sum()]
+    keep = [i for i, value in enumerate(expected_counts) if value > 0]
+    assert chisquare([observed[i] for i in keep], [expected_counts[i] for i in keep]).pvalue > FALSE_ALARM
 
 
 def test_sampled_beams_are_drawn_without_replacement() -> None:

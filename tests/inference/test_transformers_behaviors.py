@@ -36,13 +36,13 @@ def test_shift_tokens_right() -> None:
 
 def test_generate_beam_search_shape() -> None:
     """test_generate_beam_search: beam search with sampling obeys no_repeat_ngram_size and max_length."""
-    found = generate(
+    generated = generate(
         checkpoint("uneven")[1], [[71, 82, 2], [68, 34, 2]], num_beams=2, num_return_sequences=1, do_sample=True,
         no_repeat_ngram_size=3, max_length=20,
     )  # fmt: skip
-    assert found.sequences.shape == (2, found.lengths.max())
-    assert found.lengths.max() <= 20
-    for row, length in zip(found.sequences.tolist(), found.lengths, strict=True):
+    assert generated.sequences.shape == (2, generated.lengths.max())
+    assert generated.lengths.max() <= 20
+    for row, length in zip(generated.sequences.tolist(), generated.lengths, strict=True):
         assert length > 10, "too short an answer for the ban to matter"
         triples = list(zip(row[:length], row[1:length], row[2:length], strict=False))
         assert len(set(triples)) == len(triples), f"three tokens in a row come twice in {row}"
@@ -128,9 +128,9 @@ def test_generation_in_half_precision() -> None:
     half = Model(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), a.params), *list(a.model)[1:])
     ids = [[71, 82, 2], [68, 34, 2]]
     for beams in (1, 3):
-        found = generate(half, ids, num_beams=beams, max_length=20)
-        chosen = (np.arange(found.sequences.shape[1]) < found.lengths[:, None])[:, 1:]
-        chosen[np.arange(2), found.lengths - 2] = False  # the forced end token has log-probability 0
-        expected = score(prepared, ids, None, np.where(chosen, found.sequences[:, 1:], -100))
+        generated = generate(half, ids, num_beams=beams, max_length=20)
+        chosen = (np.arange(generated.sequences.shape[1]) < generated.lengths[:, None])[:, 1:]
+        chosen[np.arange(2), generated.lengths - 2] = False  # the forced end token has log-probability 0
+        expected = score(prepared, ids, None, np.where(chosen, generated.sequences[:, 1:], -100))
         assert chosen.sum() > 20, "too few tokens to compare"
-        assert_close(found.log_probs[:, 1:], expected, tolerance=0.1, what=f"{beams} beams", where=chosen)
+        assert_close(generated.log_probs[:, 1:], expected, tolerance=0.1, what=f"{beams} beams", where=chosen)
