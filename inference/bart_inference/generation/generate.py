@@ -30,6 +30,7 @@ class Generated(NamedTuple):
     log_probs: np.ndarray  # (R,W) float32: of each generated token after the logits processors; 0 at prompt and padding
 
 
+DEFAULT_DRAFT_TOKENS = 4  # on summaries, which copy: 1.96 tokens a step with 3, 2.07 with 4, 2.22 with 6
 jit_prefill = jax.jit(prefill, static_argnames="config")
 jit_init_state = jax.jit(init_state, static_argnames=("config", "N", "dtype"), donate_argnames="source")
 
@@ -143,11 +144,16 @@ def draft_tokens(state: State, options: Options) -> int:
     """The number of tokens in a draft of lookup decoding; 0 for no drafts.
 
     Greedy search alone has drafts: of prompt_lookup_num_tokens, or fewer if the token buffer is too short for these.
+    Where that option is None, a batch of one row has drafts and a larger batch has none: with several rows a step over
+    drafts costs more, and how a row's log-probabilities round would depend on whether another row has a draft.
     """
-    _, N, T = state.tokens.shape
+    B, N, T = state.tokens.shape
     if options.do_sample or N > 1:
         return 0
-    return min(options.prompt_lookup_num_tokens or 0, T - 1)
+    count = options.prompt_lookup_num_tokens
+    if count is None:
+        count = DEFAULT_DRAFT_TOKENS if B == 1 else 0
+    return min(count, T - 1)
 
 
 def read_outputs(state: State, rows: Sequence[Options]) -> Generated:

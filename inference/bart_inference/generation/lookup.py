@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from bart_inference.generation.indexing import top_indices
 from bart_inference.generation.processors import History, process
 from bart_inference.generation.state import DraftHistory, State, is_end
+from bart_inference.model.cache import KVCache
 from bart_inference.model.transformer import decode_step
 from bart_oneliner import Array, Config, Params
 
@@ -37,6 +38,11 @@ class Draft(NamedTuple):
 
     tokens: Array  # (B,K) int32, -1 behind the draft's end
     length: Array  # (B,) int32: the number of tokens, 0 for no draft
+
+
+def lookup_step(weights: Params, config: Config, state: State, K: int) -> State:
+    """One or several more tokens for every row that is not done. K is below T."""
+    return verify_draft(weights, config, state, find_draft(state, K))
 
 
 def find_draft(state: State, K: int) -> Draft:
@@ -73,10 +79,8 @@ def token_at(state: State, position: Array) -> Array:
 def verify_draft(weights: Params, config: Config, state: State, draft: Draft) -> State:
     """One step of every row that is not done: the accepted tokens of its draft and one token more."""
     K = draft.tokens.shape[1]
-    position = state.length - 1
-    inputs = jnp.concatenate([token_at(state, position)[:, None], jnp.maximum(draft.tokens, 0)], 1)
-    logits, cache = decode_step(weights, config, state.source, state.cache, inputs, position)
-    tokens, log_probs, ends = choose_tokens(state, draft, logits.astype(jnp.float32))
+    logits, cache = decode_draft(weights, config, state, draft)
+    tokens, log_probs, ends = choose_tokens(state, draft, logits)
 
     # A draft's token is accepted if greedy search chooses it and all tokens before it are accepted. Nothing is accepted
     # from a token on that ends the sequence.
@@ -103,6 +107,29 @@ def verify_draft(weights: Params, config: Config, state: State, draft: Draft) ->
         done=jnp.where(is_kept, state.done, done),
         drafts=update_history(state.drafts, draft, accepted, length),
     )
+
+
+def decode_draft(weights: Params, config: Config, state: State, draft: Draft) -> tuple[Array, KVCache]:
+    """The decoder over the latest token and the draft: logits (B,Q,V) float32, and the cache with Q positions written.
+
+    If no row has a draft it runs over the latest token only, and the logits behind it are zero.
+    """
+    K = draft.tokens.shape[1]
+    position = state.length - 1
+    latest = token_at(state, position)[:, None]
+
+    def over_draft(cache: KVCache) -> tuple[Array, KVCache]:
+        inputs = jnp.concatenate([latest, jnp.maximum(draft.tokens, 0)], 1)
+        logits, cache = decode_step(weights, config, state.source, cache, inputs, position)
+        return logits.astype(jnp.float32), cache
+
+    def over_latest_token(cache: KVCache) -> tuple[Array, KVCache]:
+        logits, cache = decode_step(weights, config, state.source, cache, latest, position)
+        return jnp.pad(logits.astype(jnp.float32), ((0, 0), (0, K), (0, 0))), cache
+
+    has_draft = (draft.length > 0).any()
+    decoded: tuple[Array, KVCache] = jax.lax.cond(has_draft, over_draft, over_latest_token, state.cache)
+    return decoded
 
 
 def choose_tokens(state: State, draft: Draft, logits: Array) -> tuple[Array, Array, Array]:

@@ -79,7 +79,7 @@ class Options:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
-    prompt_lookup_num_tokens: int | None = None  # tokens of a draft in greedy search (see `lookup`); None for no drafts
+    prompt_lookup_num_tokens: int | None = None  # tokens of a draft in greedy search; None: see generate.draft_tokens
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bart_inference.generation.beam_search import choose_beams
 from bart_inference.generation.indexing import gather_beams, top_indices
-from bart_inference.generation.lookup import find_draft, verify_draft
+from bart_inference.generation.lookup import lookup_step
 from bart_inference.generation.processors import History, process
 from bart_inference.generation.state import State, is_end, prng_keys
 from bart_inference.model.transformer import decode_step
@@ -72,21 +72,6 @@ def step(weights: Params, config: Config, state: State, do_sample: bool) -> Stat
     parents = jnp.where(is_kept[:, None], jnp.arange(N), parents)
     cache = cache._replace(cache_indirection=gather_beams(cache.cache_indirection, parents))
     return state._replace(cache=cache, length=state.length + ~state.done, **changed)
-
-
-def lookup_step(weights: Params, config: Config, state: State, K: int) -> State:
-    """One or several more tokens for every row of greedy search: a step over drafts of K tokens if a row has one."""
-    draft = find_draft(state, K)
-
-    def step_with_draft(state: State) -> State:
-        return verify_draft(weights, config, state, draft)
-
-    def step_without_draft(state: State) -> State:
-        return step(weights, config, state, do_sample=False)
-
-    has_draft = (draft.length > 0).any()
-    next_state: State = jax.lax.cond(has_draft, step_with_draft, step_without_draft, state)
-    return next_state
 
 
 def choose_token(state: State, scores: Array, do_sample: bool) -> tuple[State, Array]:
