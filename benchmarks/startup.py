@@ -1,6 +1,7 @@
 """Start-up and memory: from the start of a process to its first summary, beside PyTorch and CTranslate2.
 
     python -m benchmarks.startup --record benchmarks/records/<date>_startup            # both models, and buckets
+    python -m benchmarks.startup server demo --code FOLDER --record …                  # of another checkout's code
     python -m benchmarks.startup --report --record …                                   # the table again
 
 Every run is a new process that imports, loads the model, generates once and ends; the rivals take turns, and figures
@@ -9,6 +10,10 @@ same for tiny): programs that call oneDNN cannot be stored, these can, and `ours
 persistent cache. Peak memory is the kernel's: the largest resident set of the process (ru_maxrss). Files of the models
 are in the page cache for all. Below it, what a bucket costs to compile: each is one call of `generate` in an empty
 cache, and the count and the seconds are JAX's own events.
+
+`server-tiny` and `server-base` start `python -m bart_server` with its default settings and an empty compile cache, and
+again with what that start has stored: the seconds until its port is open and until a gRPC client holds the first
+summary. `demo` is `python bart_oneliner.py`, twice. With --code they start the code of another checkout.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +30,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
+
+import psutil
+from bart_client import Client
 
 from benchmarks.cells import real_rows
 from benchmarks.checkpoints import TINY, cache_of, folder_of
@@ -37,6 +46,10 @@ MODELS: dict[str, dict[str, Any]] = {  # model -> options of generate for its on
 }
 SOURCE = 128  # positions of the source of "base"
 CONTENDERS = ("ours", "ours-xla", "ours-xla, warm cache", "pytorch", "ctranslate2", "ctranslate2-int8")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SERVERS = {f"server-{model}": model for model in MODELS}
+STARTS = ("empty cache", "warm cache")
+LONGEST_START = 300.0  # seconds
 # Sources in a batch, beams, and source positions.
 BUCKETS = ((1, 1, 128), (1, 4, 128), (8, 1, 128), (8, 4, 128), (1, 4, 512), (1, 4, 1024), (8, 4, 1024))
 
@@ -130,8 +143,105 @@ def compilation(folder: pathlib.Path) -> dict[str, Any]:
     return found
 
 
+def environment_of(code: pathlib.Path) -> dict[str, str]:
+    """The environment in which Python imports this project from a checkout."""
+    folders = [code / folder for folder in (".", "inference", "server", "clients/python")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": str(THREADS)}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def first_answer(folder: pathlib.Path, model: str, cache: pathlib.Path, code: pathlib.Path) -> dict[str, Any]:
+    """One start of the server, which is killed then: {"listening", "seconds", "cpu_seconds", "peak_mb", "tokens"}."""
+    source = work_of(model)["batches"][0][0]
+    port = free_port()
+    command = [sys.executable, "-m", "bart_server", "--host", "127.0.0.1", "--port", str(port), "--metrics", "off"]
+    command += ["--model", f"bench={folder}", "--compile-cache", str(cache)]
+    began = time.perf_counter()
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment_of(code))
+    try:
+        wait_for_port(server, port)
+        listening = time.perf_counter() - began
+        with Client(f"127.0.0.1:{port}", timeout=LONGEST_START) as client:
+            client.wait_ready(LONGEST_START)
+            tokens = list(client.generate(source, **MODELS[model]).sequences[0].token_ids)
+        seconds = time.perf_counter() - began
+        process = psutil.Process(server.pid)
+        times = process.cpu_times()
+        return {
+            "listening": listening,
+            "seconds": seconds,
+            "cpu_seconds": times.user + times.system,
+            "peak_mb": process.memory_info().rss / 2**20,
+            "tokens": tokens,
+        }
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_for_port(server: subprocess.Popen[bytes], port: int) -> None:
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended with {server.returncode}") from None
+            time.sleep(0.01)
+
+
+def servers(
+    model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path, code: pathlib.Path
+) -> dict[str, dict[str, Any]]:
+    """Medians of `first_answer` over rounds of STARTS."""
+    runs: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
+    for _ in range(rounds):
+        shutil.rmtree(cache, ignore_errors=True)
+        for start in STARTS:
+            runs[start].append(first_answer(folder, model, cache, code))
+    return {start: medians(runs[start], ("listening", "seconds", "cpu_seconds", "peak_mb")) for start in STARTS}
+
+
+def demo(rounds: int, cache: pathlib.Path, code: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Seconds of `python bart_oneliner.py`, from its start to its end."""
+    runs: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
+    help_text = subprocess.run([sys.executable, "bart_oneliner.py", "--help"], cwd=code, capture_output=True, text=True)
+    flags = ["--compile-cache", str(cache)] if "--compile-cache" in help_text.stdout else []
+    for _ in range(rounds):
+        shutil.rmtree(cache, ignore_errors=True)
+        for start in STARTS:
+            began = time.perf_counter()
+            command = [sys.executable, "bart_oneliner.py", *flags]
+            subprocess.run(command, cwd=code, env=environment_of(code), check=True, stdout=subprocess.DEVNULL)
+            runs[start].append({"seconds": time.perf_counter() - began})
+    return {start: medians(runs[start], ("seconds",)) for start in STARTS}
+
+
+def medians(runs: list[dict[str, Any]], figures: tuple[str, ...]) -> dict[str, Any]:
+    result: dict[str, Any] = {name: round(statistics.median(run[name] for run in runs), 2) for name in figures}
+    result["all_seconds"] = [round(run["seconds"], 2) for run in runs]
+    return result
+
+
+def report_starts(name: str, starts: Mapping[str, Any]) -> list[str]:
+    """A table of a server's starts or of the demo's."""
+    columns = [column for column in next(iter(starts.values())) if column != "all_seconds"]
+    lines = [f"| {name} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for start, figures in starts.items():
+        lines.append(f"| {start} | {' | '.join(f'{figures[column]:.2f}' for column in columns)} |")
+    return [*lines, ""]
+
+
 def report(parts: Mapping[str, Any]) -> str:
     lines = []
+    for name in (*SERVERS, "demo"):
+        if name in parts:
+            lines += report_starts(name, parts[name]["starts"])
     for model in MODELS:
         if model not in parts:
             continue
@@ -153,18 +263,25 @@ def main() -> None:
     if sys.argv[1:2] == ["--once"]:
         once(sys.argv[2], pathlib.Path(sys.argv[3]), json.loads(sys.argv[4]))
         return
-    command = Command(__doc__, [*MODELS, "compilation"], "part")
+    command = Command(__doc__, [*MODELS, "compilation", *SERVERS, "demo"], "part")
     command.parser.add_argument("--rounds", type=int, default=3)
     command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    command.parser.add_argument("--code", type=pathlib.Path, default=ROOT, help="checkout of the servers and the demo")
     given = command.parse()
     with cache_of(given.cache) as cache, tempfile.TemporaryDirectory() as programs:
         for name in command.missing():
             about = circumstances()
+            stored, code = pathlib.Path(programs) / "cache", given.code.resolve()
             if name == "compilation":
                 figures: dict[str, Any] = {"seconds": compilation(folder_of(cache, "base"))}
+            elif name in SERVERS:
+                model = SERVERS[name]
+                figures = {"starts": servers(model, folder_of(cache, model), given.rounds, stored, code)}
+            elif name == "demo":
+                figures = {"starts": demo(given.rounds, stored, code)}
             else:
                 folder = folder_of(cache, name)
-                figures = {"contenders": start_up(name, folder, given.rounds, pathlib.Path(programs) / "cache")}
+                figures = {"contenders": start_up(name, folder, given.rounds, stored)}
             command.record.add(name, {**figures, "circumstances": about})
     print(report(command.figures()))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bart_server.engine.store import Program, Shape, Store
-from bart_server.scheduling.contract import Bucket, Description, Hypothesis, Kind, Open, Request, best
+from bart_server.scheduling.contract import Bucket, Description, Hypothesis, Kind, Open, Progress, Request, best
 from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Classify, Generate, Input, Score, Task, task_name
 
@@ -81,10 +81,16 @@ class FakeEngine:
     def open(self) -> Open:
         return self.store.open
 
-    def compile(self, stop: Callable[[], bool], behind: bool = False) -> None:
-        if self.priority is None and not behind:
+    def compile(self, stop: Callable[[], bool], background: bool = False) -> None:
+        if self.priority is None and not background:
             self._call("compile", ())
-        self.store.compile(stop, behind)
+        self.store.compile(stop, background)
+
+    def progress(self, first: bool = False) -> Progress:
+        return self.store.progress(first)
+
+    def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
+        return self.store.oversized(bucket, size, rows, requests)
 
     def work(self, bucket: Bucket) -> "FakeEngine":
         return self

@@ -31,7 +31,15 @@ MAY_IMPORT = {  # folder -> the packages of ours that its modules may import, be
 }
 TEST_BENCHMARKS = ("tests/benchmarks", "tests/tpu")  # the only tests that import benchmarks
 LAYERS = (  # of bart_inference, the lowest first: a module imports from lower layers and from its own folder
-    ("buckets", "formats", "tokenization", "tokenizer_files", "generation.options", "generation.arrays"),
+    (
+        "buckets",
+        "compile_cache",
+        "formats",
+        "tokenization",
+        "tokenizer_files",
+        "generation.options",
+        "generation.arrays",
+    ),
     ("adapters", "hub"),
     ("checkpoint", "devices"),
     ("model",),

@@ -17,10 +17,25 @@ TEXT = json.loads((embedded() / "examples.jsonl").read_text().splitlines()[0])["
 ANOTHER = json.loads((embedded() / "examples.jsonl").read_text().splitlines()[1])["document"]
 
 
-def run(*arguments: str, stdin: str = "", fails: bool = False) -> subprocess.CompletedProcess:
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """The compile cache that the commands of this module share, instead of the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    CACHE.append(str(folder))
+    return folder
+
+
+CACHE: list[str] = []
+
+
+def run(*arguments: str, stdin: str = "", fails: bool = False, home: Path | None = None) -> subprocess.CompletedProcess:
     """`python bart_oneliner.py` with arguments, offline."""
+    if "--compile-cache" not in arguments:
+        arguments = ("--compile-cache", CACHE[-1], *arguments)
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "inference")))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+    if home:
+        environment["HOME"] = str(home)
     command = [sys.executable, str(ROOT / "bart_oneliner.py"), *arguments]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, cwd="/", timeout=300)
     assert (done.returncode != 0) == fails, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -86,3 +101,34 @@ def test_a_text_that_is_too_long_is_cut_with_a_notice():
 def test_bad_input_is_one_clear_line_and_a_failing_status(arguments, complaint):
     done = run(*arguments, fails=True)
     assert complaint in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_second_run_compiles_nothing(model, cache):
+    first = run(TEXT).stdout
+    programs = {path.name for path in cache.glob("*-cache")}
+    assert programs and run(TEXT).stdout == first == summarize(model, TEXT) + "\n"
+    assert {path.name for path in cache.glob("*-cache")} == programs, "what was added was not found before"
+
+
+def test_a_damaged_compile_cache_is_one_line(model, tmp_path):
+    run("--compile-cache", str(tmp_path), TEXT)
+    for path in tmp_path.glob("*-cache"):
+        path.write_bytes(b"garbage")
+    done = run("--compile-cache", str(tmp_path), TEXT)
+    assert done.stdout == summarize(model, TEXT) + "\n"
+    [line] = done.stderr.splitlines()
+    assert "Error reading persistent compilation cache" in line
+
+
+def test_a_compile_cache_that_cannot_be_written_is_one_line(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("--compile-cache", str(tmp_path / "file"), TEXT)
+    assert done.stdout == summarize(model, TEXT) + "\n"
+    [line] = done.stderr.splitlines()
+    assert "compile cache cannot be used" in line and str(tmp_path / "file") in line
+
+
+def test_without_a_compile_cache_nothing_is_written(model, tmp_path):
+    done = run("--compile-cache", "off", TEXT, home=tmp_path)
+    assert done.stdout == summarize(model, TEXT) + "\n" and not done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bart_inference.compile_cache import DEFAULT_FOLDER, TROUBLE, use
+
 if TYPE_CHECKING:
     from bart_inference import Model
+
+
+FEW_TEXTS = 2  # texts for which programs that are stored are better than faster ones that are not
 
 
 class Document(NamedTuple):
@@ -41,6 +46,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest summary, in tokens")
     parser.add_argument("--stream", action="store_true", help="print tokens as they become final")
     parser.add_argument("--json", action="store_true", help="one JSON object per document")
+    parser.add_argument(
+        "--compile-cache",
+        metavar="FOLDER|off",
+        default=DEFAULT_FOLDER,
+        help="folder of compiled programs, trusted like code [%(default)s]",
+    )
     parser.add_argument("--one-line", action="store_true", help="greedy search with the one line alone, uncached")
     args = parser.parse_args(argv)
     if args.text is not None and args.file:
@@ -109,10 +120,11 @@ def write_summaries(model: Model, texts: Sequence[str], args: argparse.Namespace
         options["num_beams"] = args.num_beams
     if args.max_new_tokens is not None:
         options["max_new_tokens"] = args.max_new_tokens
+    layout = choose_layout(model, len(texts), args)
     if args.one_line:
         yield from (one_line_summary(model, text, **options) for text in texts)
         return
-    prepared = prepare(model)
+    prepared = prepare(model, layout)
     if not args.stream:
         yield from summarize(prepared, texts, **options)
         return
@@ -123,6 +135,26 @@ def write_summaries(model: Model, texts: Sequence[str], args: argparse.Namespace
             summary += part
         print()
         yield summary
+
+
+def choose_layout(model: Model, texts: int, args: argparse.Namespace) -> str:
+    """The layout for so many texts. Also sets the compile cache, unless JAX cannot store the layout's programs.
+
+    Programs of "onednn" are faster, those of "cpu" are found in the cache. With more than FEW_TEXTS texts of bart-base
+    the faster programs save more time than it takes to compile them.
+    """
+    from bart_inference.model.layout import default_layout
+
+    layout = default_layout(model)
+    if args.compile_cache == "off":
+        return layout
+    if layout == "onednn" and texts > FEW_TEXTS and not args.one_line:
+        return layout
+    try:
+        use(args.compile_cache)
+    except OSError as error:
+        warnings.warn(f"no programs are kept, the compile cache cannot be used: {error}", stacklevel=1)
+    return "cpu" if layout == "onednn" else layout
 
 
 def show(document: Document, summary: str, args: argparse.Namespace) -> None:
@@ -142,8 +174,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status: 0, or 1 after an error, with one line on standard error."""
     args = parse(argv)
 
+    told: set[str] = set()
+
     def notice(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"bart-oneliner: {message}", file=sys.stderr)
+        """Prints a warning, and only the first of those about the compile cache, which JAX repeats for each program."""
+        kind = next((trouble for trouble in TROUBLE if str(message).startswith(trouble)), str(message))
+        if kind not in told:
+            told.add(kind)
+            print(f"bart-oneliner: {message}", file=sys.stderr)
 
     warnings.showwarning = notice
     try:

@@ -24,7 +24,7 @@ import prometheus_client
 
 from bart_server.runtime import Load, Runtime
 from bart_server.settings import Settings, SettingsError, address_of
-from bart_server.telemetry import logs, tracing
+from bart_server.telemetry import logs, startup, tracing
 from bart_server.telemetry.metrics import Metrics
 from bart_server.telemetry.tracing import Tracer
 from bart_server.transport.grpc_server import GrpcServer
@@ -44,14 +44,25 @@ class Exit(enum.IntEnum):
 
 
 class Process:
-    """One server. load: see Runtime; if None, the process sets jax's platform before it loads a model."""
+    """One server.
 
-    def __init__(self, settings: Settings, load: Load | None = None, tracer: Tracer | None = None) -> None:
+    load: see Runtime; if None, the process sets jax's platform before it loads a model. terminal: where progress is
+    drawn until the server serves; if None, it is written to the log.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Load | None = None,
+        tracer: Tracer | None = None,
+        terminal: logs.LineWriter | None = None,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.runtime = Runtime(settings, load, metrics=self.metrics, tracer=tracer, on_death=self._died)
         self.port = 0
         self.metrics_port = 0
+        self._terminal = terminal
         self._claims_platform = load is None
         self._serve_first: Callable[[], None] = lambda: None
         self._end: asyncio.Future[Exit | None] | None = None  # its result is None if the server is to drain first
@@ -90,9 +101,10 @@ class Process:
 
     async def _load(self, address: str) -> None:
         try:
-            if self._claims_platform:
-                await self.runtime.in_thread(self._set_platform, "platform")
-            await self.runtime.start()
+            async with startup.told(self.runtime.startup, self._terminal):
+                if self._claims_platform:
+                    await self.runtime.in_thread(self._set_platform, "platform")
+                await self.runtime.start()
         except SettingsError as error:
             log.error("%s", error)
             self._finish(Exit.USAGE)
@@ -154,9 +166,9 @@ class Process:
             thread.join()
 
 
-async def serve(settings: Settings, load: Load | None) -> tuple[Exit, bool]:
+async def serve(settings: Settings, load: Load | None, terminal: logs.LineWriter | None) -> tuple[Exit, bool]:
     """Serves until the end. Returns the exit status and Runtime.busy."""
-    process = Process(settings, load, exporting_tracer() if settings.trace else None)
+    process = Process(settings, load, exporting_tracer() if settings.trace else None, terminal)
     return await process.run(process.handle_signals), process.runtime.busy()
 
 
@@ -170,10 +182,10 @@ def exporting_tracer() -> Tracer:
 
 def run(settings: Settings, load: Load | None = None) -> None:
     """Serves, and ends the process."""
-    logs.set_up(settings.log_level)
+    terminal = logs.set_up(settings.log_level)
     log.info("settings", extra={"settings": dataclasses.asdict(settings)})
     try:
-        status, busy = asyncio.run(serve(settings, load))
+        status, busy = asyncio.run(serve(settings, load, terminal))
     except (SettingsError, RuntimeError, OSError) as error:  # RuntimeError: grpc cannot bind the port
         log.error("%s", error)
         logging.shutdown()

@@ -34,6 +34,7 @@ from bart_server.services.status import code_of
 from bart_server.services.text import Text
 from bart_server.settings import Settings, SettingsError
 from bart_server.telemetry.metrics import Metrics
+from bart_server.telemetry.startup import Startup
 from bart_server.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.metrics = metrics or Metrics()
-        self.models = Models()
+        self.startup = Startup()
+        self.models = Models(self.startup.seconds_left)
         self.scheduler = Scheduler(
             Budget(settings.max_requests, settings.max_cost),
             settings.chunk,
@@ -108,7 +110,7 @@ class Runtime:
             self._spawn(partial(self.scheduler.run, worker), f"worker-{worker}")
         self.models.publish(served)
         self.metrics.ready(True)
-        self._spawn(partial(self._compile_behind, [model.engine for model in served]), "compiler")
+        self._spawn(partial(self._compile_background, [model.engine for model in served]), "compiler")
 
     async def replace(self, name: str, path: str | None = None) -> None:
         """Serves a new revision of a model, from another path or from the one that it came from.
@@ -120,7 +122,7 @@ class Runtime:
         async with self._replacing:
             old = self.models.find(name)
             path = path or self._paths[old.name]
-            new = await self._loaded(old.name, path, behind=True)
+            new = await self._loaded(old.name, path, background=True)
             self.scheduler.add(new.name, new.engine)
             self.models.publish([new])  # calls begin on this event loop, so none begins before the next line
             self.scheduler.remove(old.engine)
@@ -270,17 +272,20 @@ class Runtime:
 
     # ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _loaded(self, name: str, path: str, behind: bool = False) -> Served:
-        """A model, read and compiled on a thread. behind: at a low priority, because calls are served meanwhile."""
+    async def _loaded(self, name: str, path: str, background: bool = False) -> Served:
+        """A model, read and compiled on a thread. background: all of it, at a low priority, as calls are served."""
 
         def load() -> Served:
             read = self._load or engine_load()
+            self.startup.reading(name)
             engine, tokenizer = read(self.settings, path)
-            engine.compile(self._stopping.is_set, behind)
+            self.metrics.watch(name, engine.progress)
+            self.startup.compiling(name, partial(engine.progress, True))
+            engine.compile(self._stopping.is_set, background)
             if self._stopping.is_set():
                 raise Unavailable("the runtime has ended", RETRY_WHILE_LOADING)
             closed = [bucket.name for bucket in engine.buckets if bucket not in engine.open]
-            if behind and closed:
+            if background and closed:
                 raise RuntimeError(f"no program could be compiled for {', '.join(closed)}")
             if tokenizer is None:
                 only = "token_ids instead of text, labels instead of target_text"
@@ -299,10 +304,10 @@ class Runtime:
                 self.scheduler.abandon(TimeoutError(f"a call of the device has not returned for {seconds:.0f} s"))
                 return
 
-    def _compile_behind(self, engines: Sequence[Engine]) -> None:
+    def _compile_background(self, engines: Sequence[Engine]) -> None:
         """Compiles the programs that the start did not wait for, one at a time."""
         for engine in engines:
-            engine.compile(partial(self._unwanted, engine), behind=True)
+            engine.compile(partial(self._unwanted, engine), background=True)
 
     def _unwanted(self, engine: Engine) -> bool:
         """Whether no further program of this engine is needed."""

@@ -17,7 +17,7 @@ from typing import Any
 EMBEDDED = "embedded"  # the path that means the checkpoint that comes with the package
 PREFIX = "BART_SERVER_"
 KUBERNETES = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-COUNTS = ("chunk", "workers", "tokenizer_threads")
+COUNTS = ("chunk", "workers", "tokenizer_threads", "compile_cache_mb")
 MAX_COUNT = 2**31 - 1  # of a number that has no limit in LIMITS
 LIMITS = {  # above these a value is a slip, or more than gRPC can hold
     "chunk": 10_000,
@@ -76,6 +76,8 @@ class Settings:
         "~/.cache/bart_server",
         "folder of compiled programs, which makes restarts quick and is trusted like code; or off",
     )
+    compile_cache_mb: int = setting(1024, "megabytes that the folder may hold; what was used longest ago is deleted")
+    compile_cache_days: float = setting(30.0, "days after which a program that was not used is deleted")
 
     max_requests: int = setting(256, "requests in flight, waiting ones included")
     max_cost: int = setting(1_000_000, "estimated padded tokens x beams of the requests in flight")

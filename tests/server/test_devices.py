@@ -3,19 +3,43 @@
 from support.process import run_on_devices
 
 PROGRAM = """
+import tempfile
+
 import jax
 from bart_inference import generate
+from bart_server.engine.cache import ProgramCache
 from bart_server.engine.engine import JaxEngine
+from bart_server.engine.platform import COMPILATION
 from bart_server.engine.shapes import Shapes
 from tests.server.harness import working
 from tests.server.test_engine import SchedulerDriver, answers, model, source
 
 assert len(jax.devices()) == 2
 prepared = model()
-engine = JaxEngine(prepared, "sha256:test", Shapes((3,), (), (24,), 24, (1, 2)))
-assert engine.buckets[0].sizes == (2, 4) and engine.description.devices == 2
-engine.compile(lambda: False)
-for workers, count in ((1, 5), (3, 40)):  # one process and one engine: they take nearly all of the time
+compiled = []
+
+
+def listen(event, duration, **_):
+    if event == COMPILATION:
+        compiled.append(event)
+
+
+def make():
+    # The second engine loads what the first one has stored.
+    engine = JaxEngine(prepared, "sha256:test", Shapes((3,), (), (24,), 24, (1, 2)), cache=cache)
+    assert engine.buckets[0].sizes == (2, 4) and engine.description.devices == 2
+    engine.compile(lambda: False)
+    return engine
+
+
+jax.monitoring.register_event_duration_secs_listener(listen)
+cache = ProgramCache(tempfile.mkdtemp(), 2**30, 30)
+first = make()
+assert compiled
+compiled.clear()
+second = make()
+assert not compiled, "a program for two devices was not found"
+for workers, count, engine in ((1, 5, first), (3, 40, second)):
     asked = [source(17 + index % 8, index) for index in range(count)]
     boxes = []
     if workers == 1:

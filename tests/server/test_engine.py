@@ -1,14 +1,21 @@
 """The engine on a random model: whatever runs beside a request, its tokens are those of `generate` on it alone."""
 
+import gc
+import json
 import math
 import random
 import threading
+import weakref
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from bart_inference import Model, Prepared, classify, generate, prepare, score
-from bart_server.engine.engine import JaxEngine
+from bart_inference import Model, Prepared, classify, generate, load, prepare, score
+from bart_inference.checkpoint import embedded as embedded_folder
+from bart_inference.model import onednn
+from bart_server.engine.cache import ProgramCache
+from bart_server.engine.engine import JaxEngine, essential_first
 from bart_server.engine.packing import EncoderShape, encoder_shapes, pack_sources
 from bart_server.engine.platform import COMPILATION
 from bart_server.engine.shapes import Shapes
@@ -59,8 +66,8 @@ def prepared():
 
 
 @pytest.fixture(scope="session")
-def engine(prepared):
-    compiled = JaxEngine(prepared, "sha256:test", SHAPES)
+def engine(prepared, programs):
+    compiled = JaxEngine(prepared, "sha256:test", SHAPES, cache=programs)
     compiled.compile(lambda: False)
     return compiled
 
@@ -346,8 +353,8 @@ def test_17_nothing_compiles_while_serving(engine, prepared):
     assert compiled
 
 
-def test_served_with_a_few_programs_and_the_rest_behind_the_answers_are_the_same_and_nobody_waits(prepared):
-    def priority(bucket, size):
+def test_served_with_a_few_programs_and_the_rest_in_the_background_the_answers_are_the_same_and_nobody_waits(prepared):
+    def priority(shapes, bucket, size, encoder):
         return int((bucket.source, size) != (24, 2))
 
     shapes = Shapes(beams=(1,), sampling_beams=(), sources=(20, 24), target=24, rows=(1, 2))
@@ -384,12 +391,92 @@ def test_served_with_a_few_programs_and_the_rest_behind_the_answers_are_the_same
     assert count("bart_requests_waited_for_compilation_total") == 0
 
 
+def test_ready_with_the_essential_programs_the_embedded_checkpoint_answers_as_with_all_of_them(programs):
+    """Also in the longest encoder row, which is the only one at first, and beside others."""
+    embedded = prepare(load())
+    lines = (embedded_folder() / "examples.jsonl").read_text().splitlines()[:4]
+    sources = [embedded.tokenizer.encode(json.loads(line)["document"]).ids[:64] for line in lines]
+    shapes = Shapes(beams=(4,), sampling_beams=(), sources=(64, 128), target=48, rows=(1, 2))
+    engine = JaxEngine(embedded, "sha256:embedded", shapes, essential_first, programs)
+    engine.compile(lambda: False)
+    assert {(bucket.source, sizes) for bucket, sizes in engine.open.items()} == {(128, (1,))}
+    assert engine.progress().compiled < 10 < engine.progress().wanted
+    metrics = Metrics()
+    driver = SchedulerDriver(engine, observer=metrics)
+
+    def answer_all():
+        boxes = [driver.ask(ids) for ids in sources]
+        driver.work()
+        return [answers(box) for box in boxes]
+
+    def count():
+        return metrics.registry.get_sample_value("bart_requests_oversized_total", {"model": "bart"})
+
+    before = answer_all()
+    assert count() == len(sources)
+    compiling = threading.Thread(target=engine.compile, args=(lambda: False, True))
+    compiling.start()
+    compiling.join(600)
+    assert engine.progress().compiled == engine.progress().wanted
+    after = answer_all()
+    assert count() == len(sources)
+    for ids, early, late in zip(sources, before, after, strict=True):
+        expected = alone(embedded, ids)
+        same(early, expected)
+        same(late, expected)
+
+
+@pytest.mark.skipif(not onednn.available(), reason="without oneDNN there is no later layout")
+def test_programs_that_call_onednn_take_over(tmp_path, monkeypatch):
+    """A row runs on across the change. What calls oneDNN is never given to the cache, see JaxEngine."""
+    params = init(CONFIG, jax.random.key(5))
+    random_model = Model(params, CONFIG, GENERATION, None)
+    prepared = prepare(random_model, "cpu")
+    shapes = Shapes(beams=(3,), sampling_beams=(), sources=(24,), target=24, rows=(1,))
+    saved = []
+    monkeypatch.setattr(ProgramCache, "save", lambda cache, name, executable: saved.append(executable))
+    cache = ProgramCache(tmp_path, 2**30, 30)
+    later = partial(prepare, random_model, "onednn")
+    engine = JaxEngine(prepared, "sha256:later", shapes, essential_first, cache, later)
+    assert engine.description.layout == "XLA, then oneDNN panels"
+    engine.compile(lambda: False)
+    stored = len(saved)
+    assert stored == engine.progress().compiled > 4
+    old = weakref.ref(engine._model.weights["shared"])
+    driver = SchedulerDriver(engine, chunk=3)
+    before, across = (
+        driver.ask(source(20, 1), num_beams=3),
+        driver.ask(source(21, 2), num_beams=3, max_length=24, min_length=24),
+    )
+    while not before.ended.is_set():
+        driver.scheduler.iterate()
+    driver.scheduler.iterate()
+    assert not across.ended.is_set()
+    compiling = threading.Thread(target=engine.compile, args=(lambda: False, True))
+    compiling.start()
+    compiling.join(600)
+    assert engine.progress().compiled == engine.progress().wanted
+    assert not any(onednn.TARGET in executable.as_text() for executable in saved)
+    step = engine.store["step", engine.buckets[0], 1]
+    assert onednn.TARGET in step.func.as_text()
+    after = driver.ask(source(20, 1), num_beams=3)
+    driver.work()
+    same(answers(before), alone(prepared, source(20, 1), num_beams=3))
+    same(answers(across), alone(prepared, source(21, 2), num_beams=3, max_length=24, min_length=24))
+    same(answers(after), answers(before))
+    del prepared
+    gc.collect()
+    assert old() is None, "both layouts' weights are in memory"
+
+
 @pytest.fixture(scope="module")
 def spoiled(engine):
     """An engine whose weights are NaN, with the programs of the other one."""
     spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
     renamed = dict(zip(engine.buckets, spoiled.buckets, strict=True))
     for (kind, *key), executable in engine.store._executables.items():  # the programs are the same, the weights not
+        if isinstance(executable, partial):
+            executable = partial(executable.func, spoiled._model.weights)
         spoiled.store._executables[kind, *(renamed.get(part, part) for part in key)] = executable
     spoiled.store.open = {bucket: bucket.sizes for bucket in spoiled.buckets}
     return spoiled
@@ -398,7 +485,7 @@ def spoiled(engine):
 def test_weights_that_are_not_finite_are_noticed_before_the_model_is_served(spoiled):
     for bucket in spoiled.buckets:
         with pytest.raises(FloatingPointError, match=f"NaN in {bucket.name}"):
-            spoiled.work(bucket).warm_up(bucket, 1)
+            spoiled.work(bucket).shapes(bucket, 1, [])[0].warm_up()
 
 
 def test_11_nan_weights_are_a_fault_and_no_answer(spoiled):

@@ -109,7 +109,7 @@ def test_a_compilation_after_ready_is_counted(start):
     assert metrics.registry.get_sample_value("bart_compiles_after_ready_total") == 1
 
 
-def test_requests_that_a_compilation_holds_up_are_counted_and_one_that_goes_on_behind_is_not(start, stubs):
+def test_requests_that_a_compilation_holds_up_are_counted_and_one_in_the_background_is_not(start, stubs):
     here = []
 
     def compile_in_a_step(verb, requests):

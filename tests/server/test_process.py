@@ -64,6 +64,10 @@ class Server:
                     return self.log[-1]
         raise AssertionError(f"ended before {message!r}: {self.log}")
 
+    def warnings(self):
+        """The messages of warnings and errors up to where the log has been read."""
+        return [line["message"] for line in self.log if line["level"] in ("warning", "error")]
+
     def end(self):
         try:
             self.process.send_signal(signal.SIGTERM)
@@ -114,12 +118,18 @@ def test_20_a_corrupt_compile_cache_is_no_obstacle(checkpoint, cache):
     assert files, "a start filled the cache"
     for path in files:
         path.write_bytes(b"garbage")
-    check_it_serves(Server(checkpoint, "--compile-cache", str(cache)), checkpoint)
+    server = Server(checkpoint, "--compile-cache", str(cache))
+    check_it_serves(server, checkpoint)
+    [line] = server.warnings()
+    assert "damaged entry of the compile cache" in line
 
 
 def test_20_an_unwritable_compile_cache_is_no_obstacle(checkpoint, tmp_path):
     (tmp_path / "file").write_text("")
-    check_it_serves(Server(checkpoint, "--compile-cache", str(tmp_path / "file")), checkpoint)
+    server = Server(checkpoint, "--compile-cache", str(tmp_path / "file"))
+    check_it_serves(server, checkpoint)
+    assert all("compile cache cannot be" in line for line in server.warnings())
+    assert len(server.warnings()) == len(set(server.warnings())) in (1, 2), "one line each for reading and writing"
 
 
 def test_21_a_platform_that_is_not_there_ends_it_and_is_not_replaced(checkpoint):
@@ -128,12 +138,18 @@ def test_21_a_platform_that_is_not_there_ends_it_and_is_not_replaced(checkpoint)
     assert server.process.wait(LIMIT) == 3
 
 
-def test_a_runtime_in_this_process_replaces_one_checkpoint_by_another(checkpoint, tmp_path):
+def test_a_runtime_in_this_process_replaces_one_checkpoint_by_another(checkpoint, cache, tmp_path):
     """Each revision gives the tokens of its own checkpoint, and nothing of the old one stays in memory."""
     other = load(checkpoint)
     save(Model(init(other.config, jax.random.key(6)), other.config, GENERATION, byte_tokenizer()), tmp_path)
     settings = Settings(
-        model=(f"small={checkpoint}",), beams=(1,), sampling_beams=(), sources=(24,), target=24, rows=(1,)
+        model=(f"small={checkpoint}",),
+        beams=(1,),
+        sampling_beams=(),
+        sources=(24,),
+        target=24,
+        rows=(1,),
+        compile_cache=str(cache),
     )
 
     async def summarized(runtime, path):
@@ -155,15 +171,21 @@ def test_a_runtime_in_this_process_replaces_one_checkpoint_by_another(checkpoint
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86-64 has oneDNN")
-@pytest.mark.parametrize(("available", "layout"), [(True, "oneDNN panels"), (False, "XLA")])
+@pytest.mark.parametrize(
+    ("available", "compile_cache", "layout"),
+    [(True, "off", "oneDNN panels"), (True, "folder", "XLA, then oneDNN panels"), (False, "folder", "XLA")],
+)
 def test_the_layout_of_large_weights_is_told_and_a_missing_onednn_is_a_warning(
-    checkpoint, monkeypatch, caplog, available, layout
+    checkpoint, monkeypatch, caplog, tmp_path, available, compile_cache, layout
 ):
     monkeypatch.setattr("bart_inference.model.layout.MIN_BYTES_FOR_ONEDNN", 0)
     if not available:
         monkeypatch.setattr("bart_inference.model.onednn.available", lambda: False)
     with caplog.at_level(logging.WARNING, "bart_server"):
-        engine, _ = engine_load.load(Settings(sources=(24,), target=24), str(checkpoint))
+        if compile_cache != "off":
+            compile_cache = str(tmp_path)
+        settings = Settings(sources=(24,), target=24, compile_cache=compile_cache)
+        engine, _ = engine_load.load(settings, str(checkpoint))
     assert engine.description.layout == layout
     warnings = [record.getMessage() for record in caplog.records if "oneDNN" in record.getMessage()]
     assert len(warnings) == (0 if available else 1), caplog.text
@@ -171,7 +193,7 @@ def test_the_layout_of_large_weights_is_told_and_a_missing_onednn_is_a_warning(
 
 def test_small_weights_have_xlas_layout_without_a_warning(checkpoint, monkeypatch, caplog):
     monkeypatch.setattr("bart_inference.model.onednn.available", lambda: False)
-    engine, _ = engine_load.load(Settings(sources=(24,), target=24), str(checkpoint))
+    engine, _ = engine_load.load(Settings(sources=(24,), target=24, compile_cache="off"), str(checkpoint))
     assert engine.description.layout == "XLA"
     assert "oneDNN" not in caplog.text
 

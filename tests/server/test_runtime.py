@@ -228,7 +228,7 @@ def test_nothing_of_a_replaced_revision_is_left():
 
 def test_a_replacement_that_cannot_be_loaded_or_compiled_leaves_the_old_revision():
     class Closed(FakeEngine):
-        def compile(self, stop, behind=False):
+        def compile(self, stop, background=False):
             self.store.close(self.buckets[0])
 
     engines = Revisions(second=ValueError("header too large"), third=Closed())

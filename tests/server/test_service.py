@@ -1,12 +1,15 @@
 """The contract over a real server on a loopback port. The engine echoes, the tokenizer has one token a byte."""
 
 import threading
+import urllib.request
 
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
 from bart_server.scheduling.tasks import Generate
+from bart_server.telemetry.startup import LONGEST_WAIT
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from support.echo import FakeEngine
@@ -474,12 +477,41 @@ def test_without_a_free_place_a_call_is_refused_before_tokenizing_with_a_retry_h
 
 def test_while_loading_calls_are_unavailable_and_health_is_not_serving(start, stubs):
     gate = Gate("compile")
-    server = start(FakeEngine(on_call=gate), wait=False)
+    server = start(FakeEngine(on_call=gate), wait=False, metrics="127.0.0.1:0")
     error = failure(stubs(server).models.ListModels, pb.ListModelsRequest())
-    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the models are being loaded")
+    message = "the models are being loaded, which may take 2 s more"
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, message)
     [packed] = rpc_status.from_call(error).details
     retry = error_details_pb2.RetryInfo()
     assert packed.Unpack(retry) and retry.retry_delay.ToMilliseconds() == 2000
+    with server.channel() as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+    assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.process.metrics_port}/metrics", timeout=PATIENCE) as page:
+        assert "bart_ready 0.0" in page.read().decode()
+    gate.open()
+    assert server.ready()
+
+
+def test_while_loading_callers_are_told_how_long_the_rest_of_the_programs_will_take(start, stubs):
+    gate, compiled = Gate("compile"), []
+
+    def hold_the_fifth(verb, requests):
+        if len(compiled) >= 4:
+            gate(verb, requests)
+        compiled.append(verb)
+
+    engine = FakeEngine(priority=lambda bucket, size: 0, on_call=hold_the_fifth)
+    server = start(engine, wait=False)
+    gate.wait()
+    server.runtime.startup.compiling_since -= 10.0  # four programs have taken ten seconds and a little
+    left = 10.0 / engine.progress().compiled * (engine.progress().wanted - engine.progress().compiled)
+    error = failure(stubs(server).models.ListModels, pb.ListModelsRequest())
+    [packed] = rpc_status.from_call(error).details
+    retry = error_details_pb2.RetryInfo()
+    assert packed.Unpack(retry)
+    seconds = retry.retry_delay.ToMilliseconds() / 1000
+    assert seconds == pytest.approx(min(left, LONGEST_WAIT), rel=0.5), engine.progress()
     gate.open()
     assert server.ready()
 

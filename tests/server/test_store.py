@@ -8,7 +8,8 @@ import pytest
 from bart_server.engine.store import NICENESS, Program, Shape, Store
 from bart_server.scheduling.contract import Bucket, Kind
 from bart_server.scheduling.errors import Unavailable
-from bart_server.scheduling.tasks import Generate
+from bart_server.scheduling.observer import Observer
+from bart_server.scheduling.tasks import Generate, Score
 
 from support.echo import END, FakeEngine
 from tests.server.harness import PATIENCE, Gate, wait_until, working
@@ -21,9 +22,19 @@ def long_ones_first(bucket, size):
     return int(bucket.source < 64)
 
 
-def behind(engine):
-    """Compiles what remains on a new thread, because this lowers its priority for good, and waits for its end."""
-    thread = threading.Thread(target=engine.compile, args=(lambda: False, True))
+class Oversized(Observer):
+    """Counts requests that ran on a larger program than the best."""
+
+    def __init__(self):
+        self.count = 0
+
+    def oversized(self, model, requests):
+        self.count += requests
+
+
+def compile_in_background(engine, stop=lambda: False):
+    """Compiles on a thread of its own, whose priority is lowered for good, and waits for its end."""
+    thread = threading.Thread(target=engine.compile, args=(stop, True))
     thread.start()
     thread.join(PATIENCE)
     assert not thread.is_alive()
@@ -43,7 +54,7 @@ def test_a_request_takes_the_best_bucket_that_is_open_and_the_next_one_a_better_
     driver = compiled(priority=long_ones_first)
     first = driver.ask([10] * 6)
     driver.iterate()
-    behind(driver.engine)
+    compile_in_background(driver.engine)
     second = driver.ask([20] * 6)
     driver.iterate(2)
     assert (first.job.bucket.source, second.job.bucket.source) == (64, 8)
@@ -56,7 +67,7 @@ def test_who_still_waits_when_a_better_bucket_opens_is_served_in_it():
     running, waiting = driver.ask([10] * 6), driver.ask([20] * 6)
     driver.iterate()
     assert waiting.job.bucket.source == 64
-    behind(driver.engine)
+    compile_in_background(driver.engine)
     driver.iterate()
     assert waiting.job.bucket.source == 8 and waiting.job.started, "it did not wait for the row of the long bucket"
     driver.iterate(2)
@@ -68,11 +79,39 @@ def test_a_batch_grows_to_a_row_count_that_opens_while_it_runs():
     boxes = [driver.ask([10 + index] * 6) for index in range(3)]
     driver.iterate()
     assert len(driver.batch().jobs) == 1
-    behind(driver.engine)
+    compile_in_background(driver.engine)
     driver.iterate()
     assert len(driver.batch().jobs) == 4
     driver.iterate(3)
     assert [box.finish.hypotheses[0].tokens for box in boxes] == [(*[10 + index] * 6, END) for index in range(3)]
+
+
+def test_requests_on_a_larger_program_than_the_best_are_counted_until_all_programs_are_there():
+    observer = Oversized()
+    engine = FakeEngine(priority=lambda bucket, size: int((bucket.source, size) != (64, 4)))
+    engine.compile(lambda: False)
+    driver = SchedulerDriver(engine, observer=observer)
+    short, long, score = driver.ask([10] * 6), driver.ask([20] * 20), driver.put(Score([30] * 6, labels=[5]))
+    driver.iterate(8)
+    assert all(box.finish for box in (short, long, score))
+    assert observer.count == 3, "two sources in four rows, one of them short, and a score in a batch of four"
+    compile_in_background(driver.engine)
+    assert engine.progress().compiled == engine.progress().wanted
+    boxes = [driver.ask([10] * 6), driver.ask([20] * 20), driver.put(Score([30] * 6, labels=[5]))]
+    driver.iterate(8)
+    assert all(box.finish for box in boxes) and observer.count == 3
+
+
+def test_what_most_requests_have_lacked_is_compiled_first():
+    engine = FakeEngine(priority=long_ones_first, sizes=(1, 2))
+    engine.compile(lambda: False)
+    driver = SchedulerDriver(engine)
+    driver.ask([10] * 6, num_beams=3)
+    driver.iterate(3)
+    count = len(engine.open)
+    compile_in_background(engine, stop=lambda: len(engine.open) > count)
+    [(bucket, sizes)] = [(bucket, sizes) for bucket, sizes in engine.open.items() if bucket.source < 64]
+    assert (bucket.beams, bucket.sample, sizes) == (3, False, (1,))
 
 
 def test_no_request_waits_while_something_is_compiled():
@@ -95,7 +134,7 @@ def test_what_no_program_can_hold_yet_is_refused_and_does_not_wait():
     driver = compiled(priority=lambda bucket, size: int(bucket.beams > 1))
     with pytest.raises(Unavailable, match="is compiled yet"):
         driver.ask([10], num_beams=3)
-    behind(driver.engine)
+    compile_in_background(driver.engine)
     box = driver.ask([10], num_beams=3)
     driver.iterate()
     assert box.finish
@@ -146,7 +185,7 @@ def test_who_waits_for_the_last_bucket_that_closes_is_told_to_try_again():
     driver.iterate()
     assert isinstance(waiting.error, Unavailable) and running.finish
     driver.engine.store.want([driver.engine._shape(bucket_of(driver.engine, 64), 1)])
-    behind(driver.engine)
+    compile_in_background(driver.engine)
     again = driver.ask([20])
     driver.iterate()
     assert again.finish.hypotheses[0].tokens == (20, END)
@@ -224,14 +263,14 @@ class Recorder:
         self.events = []
         self.store = Store()
 
-    def program(self, key, long=False, error=None):
+    def program(self, key, uses_weights=False, error=None):
         def compile():
             self.events.append(key)
             if error:
                 raise error
             return f"executable {key}"
 
-        return Program(key, compile, long)
+        return Program(key, compile, uses_weights)
 
     def shape(self, name, programs, priority=0):
         bucket = Bucket(Kind.ONCE, Generate, name, (1,), 1, 1)
@@ -252,18 +291,18 @@ def test_a_shape_opens_when_its_programs_have_run_the_most_wanted_first_and_shar
     recorder.store.want(
         [
             recorder.shape("last", [shared, recorder.program("c")], priority=2),
-            recorder.shape("first", [recorder.program("a"), recorder.program("long", long=True), shared]),
+            recorder.shape("first", [recorder.program("a"), recorder.program("long", uses_weights=True), shared]),
             recorder.shape("next", [recorder.program("b")], priority=1),
         ]
     )
     recorder.store.compile(lambda: False)
     assert recorder.events == ["long", "a", "shared", "warm first"] and recorder.open() == ["first"]
     assert recorder.store["shared"] == "executable shared"
-    behind(recorder.store)
+    compile_in_background(recorder.store)
     assert recorder.events[4:] == ["b", "warm next", "c", "warm last"] and recorder.open() == ["first", "last", "next"]
 
 
-def test_an_error_ends_the_start_but_behind_it_costs_only_the_shapes_that_need_the_program(recorder):
+def test_an_error_ends_the_start_but_in_the_background_it_costs_only_the_shapes_that_need_the_program(recorder):
     broken = recorder.program("broken", error=RuntimeError("no memory"))
     shapes = [recorder.shape("poor", [broken, recorder.program("a")]), recorder.shape("rich", [recorder.program("b")])]
     recorder.store.want(shapes)
@@ -271,7 +310,7 @@ def test_an_error_ends_the_start_but_behind_it_costs_only_the_shapes_that_need_t
         recorder.store.compile(lambda: False)
     assert recorder.open() == []
     recorder.store.want(shapes)
-    behind(recorder.store)
+    compile_in_background(recorder.store)
     assert recorder.open() == ["rich"] and "warm poor" not in recorder.events
 
 
@@ -295,7 +334,7 @@ def test_as_many_threads_as_cores_compile_before_ready_and_each_program_once(mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-def test_what_compiles_behind_has_a_low_priority_and_nothing_else_has():
+def test_what_compiles_in_the_background_has_a_low_priority_and_nothing_else_has():
     store, seen = Store(), []
 
     def niceness():
@@ -304,5 +343,5 @@ def test_what_compiles_behind_has_a_low_priority_and_nothing_else_has():
     bucket = Bucket(Kind.ONCE, Generate, "any", (1,), 1, 1)
     store.want([Shape(bucket, 1, [Program("any", lambda: seen.append(niceness()))], lambda: None)])
     before = niceness()
-    behind(store)
+    compile_in_background(store)
     assert seen == [max(before, NICENESS)] and niceness() == before

@@ -16,7 +16,8 @@ from bart_inference.generation.options import resolve
 from bart_inference.model.weights import Attention
 from jax.sharding import NamedSharding, PartitionSpec
 
-EXCHANGE = threading.Lock()  # held while a program runs in which devices exchange data
+PANELS = "oneDNN panels"  # the layout whose programs call oneDNN
+EXCHANGE = threading.Lock()  # held by a program in which devices exchange data
 Tree = TypeVar("Tree")
 
 
@@ -30,13 +31,23 @@ class DeviceModel:
     def __init__(self, prepared: Prepared) -> None:
         self.mesh = data_mesh()
         self.rows = NamedSharding(self.mesh, ROWS)
-        self.weights = jax.device_put(prepared.weights, NamedSharding(self.mesh, PartitionSpec()))
+        self.use(prepared)
         self.config = prepared.config
         self.generation = prepared.generation
         self.labels = prepared.labels
-        self.layout = layout_of(prepared)
         self.default: Options
         [self.default] = resolve(self.generation, self.config, {}, None, 1)
+
+    def use(self, prepared: Prepared) -> None:
+        """Takes the weights in this layout from now on. Programs keep the weights that they were compiled for."""
+        self.weights = jax.device_put(prepared.weights, NamedSharding(self.mesh, PartitionSpec()))
+        self.layout = layout_of(prepared)
+
+    def identity(self) -> str:
+        """All of the model that its programs depend on: configuration and shapes, but not the weights' values."""
+        leaves, tree = jax.tree.flatten(self.weights)
+        shapes = [f"{leaf.dtype}{leaf.shape}" for leaf in leaves]
+        return "\n".join([repr(self.config), repr(sorted(self.generation.items())), str(tree), *shapes, str(self.mesh)])
 
     @property
     def devices(self) -> int:
@@ -100,7 +111,5 @@ def padded_sources(sources: Sequence[Sequence[int]], rows: int, length: int) -> 
 
 
 def layout_of(prepared: Prepared) -> str:
-    """The layout of the weights, in words for the log."""
-    if prepared.weights["attention"] is Attention.ONEDNN:
-        return "oneDNN panels"
-    return "XLA"
+    """In words, what the weights' layout is made for."""
+    return PANELS if prepared.weights["attention"] is Attention.ONEDNN else "XLA"

@@ -3,39 +3,70 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 from bart_inference import Prepared
 
-from bart_server.engine.device import DeviceModel
+from bart_server.engine.cache import NoCache, ProgramCache, name_of
+from bart_server.engine.device import PANELS, DeviceModel
+from bart_server.engine.packing import EncoderShape
 from bart_server.engine.shapes import Shapes, complete
-from bart_server.engine.store import Shape, Store
+from bart_server.engine.store import FIRST, Program, Shape, Store, lower_priority
 from bart_server.engine.tasks import TASKS, DeviceTask
-from bart_server.scheduling.contract import Bucket, Decode, Description, Once, Open, Request
+from bart_server.scheduling.contract import Bucket, Decode, Description, Once, Open, Progress, Request
 from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Input, Task
 
 log = logging.getLogger(__name__)
+# The priority (store.Shape) of a row count of a bucket, or of an encoder shape for it, among these shapes.
+Priority = Callable[[Shapes, Bucket, int, EncoderShape | None], int]
 
 
-def at_once(bucket: Bucket, size: int) -> int:
-    """A priority for every row count of every bucket: all are compiled before the model is served."""
-    return 0
+def everything_first(shapes: Shapes, bucket: Bucket, size: int, encoder: EncoderShape | None) -> int:
+    """Every program is compiled before the model is served."""
+    return FIRST
+
+
+def essential_first(shapes: Shapes, bucket: Bucket, size: int, encoder: EncoderShape | None) -> int:
+    """Before the model is served, every task and beam width gets one program: longest source, smallest row count.
+
+    Next come the other row counts, without which a worker computes few requests at once, then shorter sources, and
+    encoder shapes last. Demand overrules this order.
+    """
+    longest = bucket.source == shapes.sources[-1]
+    if encoder is not None:
+        return 3 if longest else 4
+    if not longest:
+        return 2
+    return FIRST if size == bucket.sizes[0] else 1
+
+
+def no_warm_up() -> None:
+    """Runs nothing."""
 
 
 class JaxEngine:
-    """See contract.Engine. priority: of a bucket's row count, see store.Shape."""
+    """See contract.Engine.
+
+    cache: where programs are stored. later: the same model in a layout that is faster and whose programs the cache
+    cannot store; the background compilation replaces the programs that use `prepared`.
+    """
 
     def __init__(
         self,
         prepared: Prepared,
         revision: str,
         shapes: Shapes,
-        priority: Callable[[Bucket, int], int] = at_once,
+        priority: Priority = everything_first,
+        cache: ProgramCache | None = None,
+        later: Callable[[], Prepared] | None = None,
     ) -> None:
         self._model = model = DeviceModel(prepared)
+        self._cache = cache or NoCache()
+        self._later = later
         self._config = model.config
         longest = model.default.lengths(1, self._config)[1]  # a checkpoint that asks for too much fails here
         shapes = complete(shapes, longest, self._config.max_position_embeddings)
@@ -47,14 +78,19 @@ class JaxEngine:
             if device_task is not None:
                 self._tasks[task] = device_task
         self.buckets = [bucket for device_task in self._tasks.values() for bucket in device_task.buckets]
-        for bucket in self.buckets:
-            self.store.want(self._shapes(bucket, priority))
+        wanted: list[Shape] = []
+        ordered = sorted(self.buckets, key=self._unlike_default)
+        self._run_first = next(bucket for bucket in ordered if bucket.source == shapes.sources[-1])
+        for bucket in ordered:
+            wanted += self._shapes(bucket, shapes, priority)
+        self.store.want(wanted)
+        self._programs = list({program.key: program for shape in wanted for program in shape.programs}.values())
         self.description = Description(
             revision=revision,
             tasks=tuple(self._tasks),
             dtype=str(model.dtype),
             platform=jax.default_backend(),
-            layout=model.layout,
+            layout=f"{model.layout}, then {PANELS}" if later else model.layout,
             devices=model.devices,
             source_tokens=shapes.sources[-1],
             target_tokens=shapes.target,
@@ -64,11 +100,39 @@ class JaxEngine:
     def open(self) -> Open:
         return self.store.open
 
-    def compile(self, stop: Callable[[], bool], behind: bool = False) -> None:
+    def compile(self, stop: Callable[[], bool], background: bool = False) -> None:
         began = time.perf_counter()
-        self.store.compile(stop, behind)
+        if background:
+            self._change_layout()
+        self.store.compile(stop, background)
+        if background:
+            self._cache.prune()
         seconds = round(time.perf_counter() - began, 1)
-        log.info("compiled", extra={"buckets": len(self.open), "behind": behind, "seconds": seconds})
+        compiled = self.progress().compiled
+        log.info("compiled", extra={"programs": compiled, "background": background, "seconds": seconds})
+
+    def _change_layout(self) -> None:
+        """Puts the weights into the later layout, for which every program that uses weights is compiled anew."""
+        later, self._later = self._later, None
+        if later is None:
+            return
+        lower_priority()
+        self._model.use(later())
+        self.store.renew([program for program in self._programs if program.uses_weights])
+
+    def _compile(self, program: Program) -> Any:
+        """The executable of a program, from the cache if it is there; it holds the weights that it uses."""
+        weights = self._model.weights
+        if program.uses_weights and self._model.layout == PANELS:
+            # jaxlib takes oneDNN's call for another kind of call when it serializes it, and reads memory at random.
+            executable = program.compile()
+        else:
+            name = name_of(self._model.identity(), program.key)
+            executable = self._cache.get_or_compile(name, program.compile)
+        return partial(executable, weights) if program.uses_weights else executable
+
+    def progress(self, first: bool = False) -> Progress:
+        return self.store.progress(first)
 
     def requests(self, task_input: Input) -> Sequence[Request]:
         self._check_ids(task_input.source)
@@ -79,15 +143,27 @@ class JaxEngine:
         task: Once | Decode = work
         return task
 
-    def _shapes(self, bucket: Bucket, priority: Callable[[Bucket, int], int]) -> list[Shape]:
-        """The bucket's row counts in the order in which they are wanted; each can be resized to those before it."""
-        task, shapes = self._tasks[bucket.task], []
-        sizes = sorted(bucket.sizes, key=lambda size: (priority(bucket, size), size))
+    def _unlike_default(self, bucket: Bucket) -> bool:
+        """Whether requests without options do not use the bucket; sorted by this, theirs come first."""
+        default = self._model.default
+        return (bucket.beams, bucket.sample) != (default.num_beams, default.do_sample)
+
+    def _shapes(self, bucket: Bucket, all_shapes: Shapes, priority: Priority) -> list[Shape]:
+        """The bucket's row counts by priority, each with its encoder shapes; each can be resized to those before it."""
+        sizes = sorted(bucket.sizes, key=lambda size: (priority(all_shapes, bucket, size, None), size))
+        result = []
         for index, size in enumerate(sizes):
-            programs = task.programs(bucket, size, sizes[:index])
-            warm_up = partial(task.warm_up, bucket, size)
-            shapes.append(Shape(bucket, size, programs, warm_up, priority(bucket, size)))
-        return shapes
+            for shape in self._tasks[bucket.task].shapes(bucket, size, sizes[:index]):
+                encoder: Any = shape.encoder
+                rank = priority(all_shapes, bucket, size, encoder)
+                warm_up = shape.warm_up
+                if rank == FIRST and bucket is not self._run_first and jax.default_backend() == "cpu":
+                    # On a CPU a program's first run is as fast as the next, and long rows take seconds. The run of one
+                    # bucket shows whether the weights are finite.
+                    warm_up = no_warm_up
+                programs = [replace(program, compile=partial(self._compile, program)) for program in shape.programs]
+                result.append(replace(shape, priority=rank, programs=programs, warm_up=warm_up))
+        return result
 
     def _check_ids(self, source: Sequence[int]) -> None:
         limit, vocabulary = self.description.source_tokens, self._config.vocab_size

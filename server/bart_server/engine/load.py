@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import platform
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 
 import bart_inference
@@ -12,7 +14,8 @@ from bart_inference import Model, Prepared
 from bart_inference.model import layout, onednn
 from tokenizers import Tokenizer
 
-from bart_server.engine.engine import JaxEngine
+from bart_server.engine.cache import NoCache, ProgramCache
+from bart_server.engine.engine import JaxEngine, essential_first
 from bart_server.engine.shapes import Shapes
 from bart_server.settings import EMBEDDED, Settings
 
@@ -26,10 +29,24 @@ def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
     if the settings ask for lengths or beam widths that it cannot have.
     """
     model = bart_inference.load(None if path == EMBEDDED else path, settings.dtype, settings.adapter_of(path))
-    prepared = bart_inference.prepare(model)
     warn_without_onednn(model)
+    later: Callable[[], Prepared] | None = None
+    if settings.compile_cache != "off" and layout.default_layout(model) == "onednn":
+        # Programs that call oneDNN cannot be stored, so the first programs of a start are XLA's own.
+        prepared = bart_inference.prepare(model, "cpu")
+        later = partial(bart_inference.prepare, model, "onednn")
+    else:
+        prepared = bart_inference.prepare(model)
     shapes = Shapes(settings.beams, settings.sampling_beams, settings.sources, settings.target, settings.rows)
-    return JaxEngine(prepared, digest(prepared), shapes), prepared.tokenizer
+    engine = JaxEngine(prepared, digest(prepared), shapes, essential_first, open_cache(settings), later)
+    return engine, prepared.tokenizer
+
+
+def open_cache(settings: Settings) -> ProgramCache:
+    """The compile cache of the settings; nothing is read or written yet."""
+    if settings.compile_cache == "off":
+        return NoCache()
+    return ProgramCache(settings.compile_cache, settings.compile_cache_mb * 2**20, settings.compile_cache_days)
 
 
 def warn_without_onednn(model: Model) -> None:

@@ -95,8 +95,9 @@ def encoder_shapes(longest: int, rows: int) -> list[EncoderShape]:
 def pack_sources(lengths: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[EncoderBatch]:
     """The calls of the encoder for sources of these lengths, in compiled shapes.
 
-    The row length is the one that leaves the fewest positions empty, the longest of several that leave equally few. A
-    source of more than MAX_SHARED_LENGTH tokens has a row to itself.
+    shapes: sorted; one of them has a single row that holds the longest source. The length of rows that sources share is
+    the one that leaves the fewest positions empty, the longest of several that leave equally few. A source of more than
+    MAX_SHARED_LENGTH tokens has a row to itself.
     """
     row_lengths = [length for count, length in shapes if count == 1]
     row_length = shared_row_length(lengths, shapes, devices)
@@ -107,15 +108,24 @@ def pack_sources(lengths: Sequence[int], shapes: Sequence[EncoderShape], devices
         if tokens > MAX_SHARED_LENGTH or len(rows) <= devices:
             shape = EncoderShape(1, next(length for length in row_lengths if length >= tokens))
         else:
-            shape = EncoderShape(min(MAX_ROWS, -(-len(rows) // devices)), row_length)
+            needed = -(-len(rows) // devices)
+            counts = [count for count, length in shapes if length == row_length]
+            shape = EncoderShape(max(count for count in counts if count <= needed), row_length)
         batch, rows = rows[: shape.rows * devices], rows[shape.rows * devices :]
         batches.append(EncoderBatch(shape, [placed(row, lengths) for row in batch]))
     return batches
 
 
 def shared_row_length(lengths: Sequence[int], shapes: Sequence[EncoderShape], devices: int) -> int:
-    """The length of the rows in which sources share rows."""
+    """The length of the rows in which sources share rows.
+
+    If no row of up to MAX_SHARED_LENGTH is compiled yet, it is the shortest row that holds each of the short sources.
+    """
     longest = max((length for length in lengths if length <= MAX_SHARED_LENGTH), default=0)
+    row_lengths = [length for count, length in shapes if count == 1 and length >= longest]
+    candidates = [length for length in row_lengths if length <= MAX_SHARED_LENGTH]
+    if not candidates:
+        return row_lengths[0]
 
     def positions(row_length: int) -> float:
         """Padded positions for each device at this row length; infinite if so many rows are not compiled."""
@@ -123,7 +133,6 @@ def shared_row_length(lengths: Sequence[int], shapes: Sequence[EncoderShape], de
         rows = -(-len(shared) // devices)
         return rows * row_length if rows <= 1 or (2, row_length) in shapes else math.inf
 
-    candidates = [length for count, length in shapes if count == 1 and longest <= length <= MAX_SHARED_LENGTH]
     return min(reversed(candidates), key=positions)
 
 

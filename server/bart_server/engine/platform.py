@@ -5,7 +5,6 @@ import logging
 import pathlib
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -22,7 +21,7 @@ COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
 def set_up(settings: Settings, on_compile: Callable[[], None]) -> Callable[[], None]:
-    """Claims the platform, sets the compile cache, and listens to the compiler. Called once, before a model is loaded.
+    """Claims the platform and listens to the compiler. Called once, before a model is loaded.
 
     on_compile: called after XLA has compiled a program, on the thread that asked for it. Raises RuntimeError if the
     platform is not there. Returns a function to call when serving begins: it lowers the priority of compilation.
@@ -30,12 +29,6 @@ def set_up(settings: Settings, on_compile: Callable[[], None]) -> Callable[[], N
     threads = set(processor_times())
     claim(settings.platform)
     compilers = find_compilers(threads)
-    if settings.compile_cache != "off":
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(settings.compile_cache).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        # jaxlib cannot store programs that call oneDNN and warns for each of them.
-        warnings.filterwarnings("ignore", "Error writing persistent compilation cache .* MemoryError: std::bad_alloc")
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == COMPILATION:

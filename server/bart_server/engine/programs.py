@@ -45,30 +45,36 @@ class DecodePrograms:
         self._example = example
 
     def of(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
-        """All programs that a state of `size` rows needs. others: the row counts that it is resized from and to."""
+        """The programs of a row count. others: the row counts that it is resized from and to.
+
+        The encoder has its longest row only, which every request can use; `encoder` has the programs of the others.
+        """
         programs = [
-            Program(("step", bucket, size), partial(self._step, bucket, size), long=True),
-            Program(("init", bucket, size), partial(self._init, bucket, size)),
-            Program(("begin", bucket, size), partial(self._begin, bucket, size)),
+            Program(("step", bucket, size), partial(self._step, bucket, size), uses_weights=True),
         ]
-        for shape in self.encoder_shapes(bucket, size):
-            insert = partial(self._insert, bucket, size, shape)
-            programs.append(Program(("prefill", shape), partial(self._prefill, shape), long=True))
-            programs.append(Program(("insert", bucket.source, size, shape), insert))
+        programs += self.encoder(bucket, size, self.longest_row(bucket, size))
         for other in others:
             for old, new in ((size, other), (other, size)):
                 programs.append(Program(("resize", bucket, old, new), partial(self._resize, bucket, old, new)))
         return programs
 
+    def encoder(self, bucket: Bucket, size: int, shape: EncoderShape) -> list[Program]:
+        """The programs that encode in a shape and begin rows of a state of `size` rows."""
+        insert = partial(self._insert, bucket, size, shape)
+        return [
+            Program(("init", bucket, size), partial(self._init, bucket, size)),
+            Program(("begin", bucket, size), partial(self._begin, bucket, size)),
+            Program(("prefill", shape), partial(self._prefill, shape), uses_weights=True),
+            Program(("insert", bucket.source, size, shape), insert),
+        ]
+
+    def longest_row(self, bucket: Bucket, size: int) -> EncoderShape:
+        """The encoder shape of one row that holds any of the bucket's sources."""
+        return max(shape for shape in self.encoder_shapes(bucket, size) if shape.rows == 1)
+
     def encoder_shapes(self, bucket: Bucket, size: int) -> list[EncoderShape]:
         """Every shape in which sources are encoded for a state of `size` rows."""
         return encoder_shapes(bucket.source, size // self._model.devices)
-
-    def encoded_shapes(self, shape: EncoderShape) -> list[LayerKV]:
-        """The shapes of prefill's result: cross-attention's keys and values of each decoder layer."""
-        ids = self._ids(shape)
-        pairs: list[LayerKV] = self._model.shapes(jax.eval_shape(self._run_prefill, self._model.weights, ids, ids))
-        return pairs
 
     def _prefill(self, shape: EncoderShape) -> Any:
         ids = self._ids(shape)
@@ -87,8 +93,9 @@ class DecodePrograms:
         model = self._model
         updates = model.shapes(row_updates([0], [EncodedSource(0, 0, 0)], size, model.devices))
         source = self._state(bucket, size).source
-        arguments = (source, self.encoded_shapes(shape), self._ids(shape), updates)
-        return model.compile(insert_sources, *arguments, shared=(1, 2), donated=[0])
+        ids = self._ids(shape)
+        encoded = model.shapes(jax.eval_shape(self._run_prefill, model.weights, ids, ids))
+        return model.compile(insert_sources, source, encoded, ids, updates, shared=(1, 2), donated=[0])
 
     def _begin(self, bucket: Bucket, size: int) -> Any:
         model = self._model

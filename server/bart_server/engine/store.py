@@ -1,7 +1,8 @@
 """The programs of an engine: which are wanted, in which order they are compiled, and which exist. Imports no jax.
 
-A shape is one row count of one bucket. It opens when all of its programs exist and have run once; several shapes may
-need the same program, which is compiled once. Looking a program up takes no lock and waits for nobody.
+A shape is one row count of one bucket, or one more encoder shape for it. It opens when all of its programs exist and
+have run once; several shapes may need the same program, which is compiled once. Looking a program up takes no lock and
+waits for nobody.
 """
 
 import contextlib
@@ -9,38 +10,50 @@ import logging
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from bart_server.scheduling.contract import Bucket, Open
+from bart_server.scheduling.contract import Bucket, Open, Progress, Request
+from bart_server.scheduling.jobs import fit
 
 log = logging.getLogger(__name__)
 NICENESS = 10  # of a thread that compiles while requests are served; on a busy core it gets a tenth of the others' time
+FIRST = 0  # priority of what is compiled before the model is served
 
 
 @dataclass(frozen=True)
 class Program:
-    """key: of the executable in the store. compile: makes it. long: it takes seconds, so it is compiled first."""
+    """key: of the executable in the store. compile: makes it.
+
+    uses_weights: the model's weights are its first argument. Such a program takes seconds, so it is compiled first.
+    """
 
     key: Hashable
     compile: Callable[[], Any]
-    long: bool = False
+    uses_weights: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
     """A row count of a bucket. programs: all that its requests need. warm_up: runs each of them once.
 
-    priority: 0 has to be open before the model is served; the others follow behind, the lowest first.
+    priority: FIRST has to be open before the model is served; the others follow in the background, the lowest first.
+    encoder: if it is not None, the shape is not the row count itself but this encoder shape for it.
     """
 
     bucket: Bucket
     size: int
     programs: Sequence[Program]
-    warm_up: Callable[[], None]
-    priority: int = 0
+    warm_up: Callable[[], object]
+    priority: int = FIRST
+    encoder: Hashable = None
+
+    @property
+    def key(self) -> Hashable:
+        return self.bucket, self.size, self.encoder
 
 
 class Store:
@@ -48,10 +61,13 @@ class Store:
 
     def __init__(self) -> None:
         self.open: Open = {}
+        self._encoders: frozenset[Hashable] = frozenset()  # the keys of open encoder shapes
         self._executables: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
         self._wanted: list[Shape] = []  # neither open nor being warmed up
+        self._renewals: list[Program] = []  # exist, and are to be compiled anew
         self._compiling: set[Hashable] = set()
+        self._demand: Counter[Hashable] = Counter()  # requests that would have used a shape, by its key
 
     def __getitem__(self, key: Hashable) -> Any:
         """The executable. KeyError if it was never compiled."""
@@ -62,15 +78,51 @@ class Store:
         with self._lock:
             self._wanted += shapes
 
-    def compile(self, stop: Callable[[], bool], behind: bool = False) -> None:
-        """See Engine.compile. An error ends it; behind, where others are served, it costs the shapes that need it."""
-        if behind:
+    def renew(self, programs: Sequence[Program]) -> None:
+        """Adds programs that `compile` makes anew in the background; the old executables are used until then."""
+        with self._lock:
+            self._renewals += [program for program in programs if program.key in self._executables]
+
+    def ask(self, bucket: Bucket, size: int, encoder: Hashable = None) -> None:
+        """A request would have used this shape. Those that most requests would have used are compiled first."""
+        with self._lock:
+            self._demand[bucket, size, encoder] += 1
+
+    def has_encoder(self, bucket: Bucket, size: int, encoder: Hashable) -> bool:
+        """Whether this encoder shape is open for a row count of a bucket."""
+        return (bucket, size, encoder) in self._encoders
+
+    def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
+        """See Work.oversized, where encoder shapes are left out of account."""
+        count = 0
+        for request in requests:
+            best_bucket = request.buckets[0]
+            best_size = fit(rows, best_bucket.sizes)
+            if (bucket, size) != (best_bucket, best_size):
+                self.ask(best_bucket, best_size)
+                count += 1
+        return count
+
+    def progress(self, first: bool = False) -> Progress:
+        """How many programs exist, of those that exist or are wanted. first: of those before the model is served."""
+        with self._lock:
+            missing: set[Hashable] = set()
+            for shape in self._wanted:
+                if not first or shape.priority == FIRST:
+                    missing.update(program.key for program in shape.programs)
+            missing -= self._executables.keys()
+            wanted = len(self._executables) + len(missing)
+            return Progress(len(self._executables) - len(self._renewals), wanted)
+
+    def compile(self, stop: Callable[[], bool], background: bool = False) -> None:
+        """See Engine.compile. An error ends it; in the background it only closes the shapes that need the program."""
+        if background:
             lower_priority()
             self._work(stop, None)
             return
         threads = os.cpu_count() or 1
         with ThreadPoolExecutor(threads) as pool:  # XLA compiles outside the interpreter's lock
-            for working in [pool.submit(self._work, stop, 0) for _ in range(threads)]:
+            for working in [pool.submit(self._work, stop, FIRST) for _ in range(threads)]:
                 working.result()
 
     def close(self, bucket: Bucket, *sizes: int) -> None:
@@ -107,20 +159,28 @@ class Store:
             return None
 
     def _missing_program(self, last: int | None) -> Program | None:
-        """The next program to compile, which no other thread gets: by priority, then long ones first."""
+        """The next program to compile, which no other thread gets.
+
+        One that is compiled anew, then one of a shape that most requests would have used, then of the lowest priority,
+        and those that take long first.
+        """
         with self._lock:
-            missing = [
-                (shape.priority, not program.long, index, program)
-                for index, shape in enumerate(self._wanted)
-                if within(shape, last)
-                for program in shape.programs
-                if program.key not in self._executables and program.key not in self._compiling
-            ]
-            if not missing:
-                return None
-            *_, program = min(missing, key=lambda entry: entry[:3])
-            self._compiling.add(program.key)
-            return program
+            if last is None and self._renewals:
+                return self._renewals.pop(0)
+            next_rank: tuple[int, int, bool] | None = None
+            next_program = None
+            for shape in self._wanted:
+                if not within(shape, last):
+                    continue
+                for program in shape.programs:
+                    if program.key in self._executables or program.key in self._compiling:
+                        continue
+                    rank = (-self._demand[shape.key], shape.priority, not program.uses_weights)
+                    if next_rank is None or rank < next_rank:
+                        next_rank, next_program = rank, program
+            if next_program is not None:
+                self._compiling.add(next_program.key)
+            return next_program
 
     def _needing(self, program: Program) -> list[Shape]:
         with self._lock:
@@ -128,6 +188,9 @@ class Store:
 
     def _open(self, shape: Shape) -> None:
         with self._lock:
+            if shape.encoder is not None:
+                self._encoders |= {shape.key}
+                return
             sizes = {*self.open.get(shape.bucket, ()), shape.size}
             self.open = {**self.open, shape.bucket: tuple(sorted(sizes))}
 
@@ -142,7 +205,7 @@ class Store:
             if last is not None:
                 raise
             names = [f"{shape.bucket.name} x {shape.size}" for shape in shapes]
-            log.error("shapes that cannot be compiled stay closed", extra={"shapes": names}, exc_info=error)
+            log.error("a program cannot be compiled; its shapes stay closed", extra={"shapes": names}, exc_info=error)
 
 
 def within(shape: Shape, last: int | None) -> bool:

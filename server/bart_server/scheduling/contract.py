@@ -118,14 +118,33 @@ class Description:
     target_tokens: int
 
 
-class Once(Protocol):
+@dataclass(frozen=True)
+class Progress:
+    """How far compilation is: programs that exist, and those that exist or are wanted."""
+
+    compiled: int
+    wanted: int
+
+
+class Work(Protocol):
+    """What both kinds of task can tell."""
+
+    def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
+        """How many of the requests run on a larger program than the best one, which is wanted and not compiled yet.
+
+        Programs that requests lack are compiled first. size: the row count that the requests run in. rows: the rows in
+        use, theirs included.
+        """
+
+
+class Once(Work, Protocol):
     """A task of the kind ONCE."""
 
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Sequence[tuple[float, ...]]:
         """The values of each of up to `size` requests; how many there are and what they mean is the task's."""
 
 
-class Decode(Protocol):
+class Decode(Work, Protocol):
     """A task of the kind DECODE. A state is opaque; a row is an index into it, and holds a request or is free.
 
     A method that raises loses the state that it was given.
@@ -177,12 +196,15 @@ class Engine(Protocol):
         resized between two row counts of its bucket that are open.
         """
 
-    def compile(self, stop: Callable[[], bool], behind: bool = False) -> None:
-        """Compiles what has to be there before the model is served, on as many threads as there are cores.
+    def compile(self, stop: Callable[[], bool], background: bool = False) -> None:
+        """Compiles what has to exist before the model is served, on as many threads as there are cores.
 
-        behind: compiles everything else, the most wanted first, on the calling thread, which gets a low priority. Opens
-        each row count as soon as its programs are there and have run. Returns early when `stop` says so.
+        background: compiles everything else, on the calling thread, which gets a low priority; first what most requests
+        have lacked. Opens each row count as soon as its programs exist and have run. Returns early when `stop` is true.
         """
+
+    def progress(self, first: bool = False) -> Progress:
+        """How far `compile` is. first: of what has to exist before the model is served."""
 
     def requests(self, task_input: Input) -> Sequence[Request]:
         """One request, or one for each of several samples of the source.

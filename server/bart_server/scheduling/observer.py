@@ -18,6 +18,9 @@ class Observer:
     def encoded(self, model: str, bucket: Bucket, requests: int, seconds: float) -> None:
         """Sources went through the encoder, or through a whole task of the kind ONCE."""
 
+    def oversized(self, model: str, requests: int) -> None:
+        """So many requests run on a larger program than the best one, which is not compiled yet."""
+
     def stepped(self, model: str, bucket: Bucket, worker: int, live: int, size: int, seconds: float) -> None:
         """A worker decoded a chunk with `live` of `size` rows in use. 0 of 0: its batch is gone."""
 

@@ -338,6 +338,7 @@ class Scheduler:
                 size = fit(len(jobs), sizes)
                 answers = batch.work.run(batch.bucket, size, [job.request for job in jobs])
             self._observer.encoded(batch.revision.model, batch.bucket, len(jobs), self._clock() - began)
+            self._count_oversized(batch, size, len(jobs), jobs)
         except DeviceFault as fault:
             self._fail(jobs, fault)
             raise
@@ -347,6 +348,12 @@ class Scheduler:
             else:
                 self._fail([job], DeviceFault("the model computed NaN"))
         return True
+
+    def _count_oversized(self, batch: Batch, size: int, rows: int, jobs: Sequence[Job]) -> None:
+        """Counts the jobs that begin on a larger program than the best one. rows: in use, theirs included."""
+        requests = batch.work.oversized(batch.bucket, size, rows, [job.request for job in jobs])
+        if requests:
+            self._observer.oversized(batch.revision.model, requests)
 
     def _decode(self, batch: Batch) -> bool:
         """Frees, fills, steps and harvests the rows of one bucket; False when it is empty."""
@@ -383,7 +390,8 @@ class Scheduler:
         jobs = self._pop_waiting(batch, sizes[-1] - live)
         if not jobs:
             return
-        size = fit(live + len(jobs), sizes)
+        fitting = fit(live + len(jobs), sizes)
+        size = max(fitting, len(batch.jobs)) if live else fitting
         began = self._clock()
         try:
             with self._engine_call(len(jobs)):
@@ -392,6 +400,7 @@ class Scheduler:
             self._fail(jobs, fault)
             return
         self._observer.encoded(batch.revision.model, batch.bucket, len(jobs), self._clock() - began)
+        self._count_oversized(batch, fitting, live + len(jobs), jobs)
         try:
             self._insert(batch, size, encoded, jobs)
         except DeviceFault as fault:

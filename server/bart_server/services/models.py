@@ -1,6 +1,6 @@
 """The served models by name, and ModelService, which describes them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bart_proto.v1 import bart_pb2 as pb
@@ -41,9 +41,10 @@ class Served:
 
 
 class Models:
-    """The served models, empty until they are loaded."""
+    """The served models, empty until they are loaded. seconds_left: an estimate of how long that takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds_left: Callable[[], float] = lambda: RETRY_WHILE_LOADING) -> None:
+        self._seconds_left = seconds_left
         self._served: dict[str, Served] = {}
 
     def publish(self, served: Iterable[Served]) -> None:
@@ -53,7 +54,8 @@ class Models:
     def all(self) -> list[Served]:
         """All models, in the order of the command line. Raises Unavailable while they are being loaded."""
         if not self._served:
-            raise Unavailable("the models are being loaded", RETRY_WHILE_LOADING)
+            seconds = self._seconds_left()
+            raise Unavailable(f"the models are being loaded, which may take {seconds:.0f} s more", seconds)
         return list(self._served.values())
 
     def find(self, name: str) -> Served:

@@ -16,6 +16,7 @@ from typing import Any
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 MAX_LINES = 10_000  # that wait to be written
 MAX_LINE = 65_536  # bytes of a line of others
+ERASE = "\r\x1b[K"  # moves to the beginning of a terminal's line and erases it
 FLUSH_TIMEOUT = 1.0  # seconds that the end of the process waits for lines to be written
 
 
@@ -37,7 +38,10 @@ def described(created: float, level: str, logger: str, message: str) -> dict[str
 
 
 class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own. lost: lines that did not fit into the queue."""
+    """Writes lines to a file descriptor from a thread of its own. lost: lines that did not fit into the queue.
+
+    On a terminal there can be one more line below them, the bar, which is drawn again and again.
+    """
 
     def __init__(self, descriptor: int, limit: int = MAX_LINES) -> None:
         self.lost = 0
@@ -45,6 +49,8 @@ class LineWriter:
         self._limit = limit
         self._lines: collections.deque[str] = collections.deque()
         self._told = 0  # how many lost lines were reported
+        self._bar = ""
+        self._drawn = ""  # the bar that is on the terminal
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
@@ -57,26 +63,36 @@ class LineWriter:
             self._lines.append(line)
             self._changed.notify_all()
 
+    def show(self, bar: str) -> None:
+        """Replaces the bar; an empty one takes it away."""
+        with self._changed:
+            self._bar = bar
+            self._changed.notify_all()
+
     def flush(self, timeout: float) -> None:
         """Waits until everything is written, for at most so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._lines, timeout)
+            self._changed.wait_for(lambda: not self._lines and self._bar == self._drawn, timeout)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._lines)
+                self._changed.wait_for(lambda: self._lines or self._bar != self._drawn)
                 text = "".join(f"{line}\n" for line in self._lines)
+                drawn, bar = self._drawn, self._bar
                 count, lost = len(self._lines), self.lost - self._told
                 self._told = self.lost
             if lost:
                 line = described(time.time(), "warning", __name__, "log lines were lost") | {"lost": lost}
                 text += f"{json.dumps(line)}\n"
+            if drawn or bar:
+                text = f"{ERASE}{text}{bar}"
             try:
                 write_all(self._descriptor, text.encode(errors="replace"))
             except OSError:
                 return  # nobody can read the log any more
             with self._changed:
+                self._drawn = bar
                 for _ in range(count):
                     self._lines.popleft()
                 self._changed.notify_all()
@@ -121,8 +137,12 @@ def lost() -> int:
     return sum(writer.lost for writer in WRITERS)
 
 
-def set_up(level: str) -> None:
-    """Sends this process's logs, and all that is written to its standard error, through the formatter."""
+def set_up(level: str) -> LineWriter | None:
+    """Sends this process's logs, and all that is written to its standard error, through the formatter.
+
+    Returns the writer if standard error is a terminal, which can show a bar.
+    """
+    terminal = os.isatty(2)
     writer = LineWriter(os.dup(2))
     WRITERS.append(writer)
     handler = QueueHandler(writer)
@@ -131,6 +151,7 @@ def set_up(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     capture(writer)
+    return writer if terminal else None
 
 
 def capture(writer: LineWriter) -> None:

@@ -2,10 +2,11 @@
 
 import logging
 import threading
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bart_server.scheduling.contract import Bucket
+from bart_server.scheduling.contract import Bucket, Progress
 from bart_server.scheduling.observer import Observer
 from bart_server.telemetry import logs
 
@@ -47,6 +48,12 @@ class Metrics(Observer):
             buckets=SECONDS,
             registry=registry,
         )
+        self._programs = Gauge(
+            "bart_programs",
+            "compiled: programs that exist. wanted: those, and those that are still to be compiled.",
+            ["model", "state"],
+            registry=registry,
+        )
         self._compiles = Counter("bart_compiles", "Programs compiled.", registry=registry)
         self._late_compiles = Counter(
             "bart_compiles_after_ready", "Programs compiled after READY, while requests are served.", registry=registry
@@ -54,6 +61,12 @@ class Metrics(Observer):
         self._waited = Counter(
             "bart_requests_waited_for_compilation",
             "Requests that a compilation held up; 0 is promised.",
+            registry=registry,
+        )
+        self._oversized = Counter(
+            "bart_requests_oversized",
+            "Requests that ran on a larger program than the best one, which was not compiled yet.",
+            ["model"],
             registry=registry,
         )
         self._thread = threading.local()  # .requests: how many wait for the engine call that the thread is in
@@ -75,6 +88,11 @@ class Metrics(Observer):
     def unread(self, calls: int) -> None:
         """How many calls have a place and their message was not read yet."""
         self._unread.set(calls)
+
+    def watch(self, model: str, progress: Callable[[], Progress]) -> None:
+        """Reads the model's progress whenever the metrics are read; only the last one of a model."""
+        self._programs.labels(model, "compiled").set_function(lambda: progress().compiled)
+        self._programs.labels(model, "wanted").set_function(lambda: progress().wanted)
 
     def ready(self, serving: bool) -> None:
         self._serving = serving
@@ -101,6 +119,9 @@ class Metrics(Observer):
     def encoded(self, model: str, bucket: Bucket, requests: int, seconds: float) -> None:
         self._encoded.labels(model).observe(requests)
         self._stage.labels(model, "encode").observe(seconds)
+
+    def oversized(self, model: str, requests: int) -> None:
+        self._oversized.labels(model).inc(requests)
 
     def stepped(self, model: str, bucket: Bucket, worker: int, live: int, size: int, seconds: float) -> None:
         self._rows.labels(model, bucket.name, worker).set(live)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from bart_server.engine.device import DeviceModel
 from bart_server.engine.shapes import Shapes
-from bart_server.engine.store import Program, Store
+from bart_server.engine.store import Shape, Store
 from bart_server.engine.tasks.classify import Classification
 from bart_server.engine.tasks.generate import Generation
 from bart_server.engine.tasks.score import Scoring
@@ -26,11 +26,11 @@ class DeviceTask(Protocol):
     def requests(self, task_input: Any, available: Open) -> Sequence[Request]:
         """See Engine.requests. available: the buckets that are open."""
 
-    def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> Sequence[Program]:
-        """The programs of one row count. others: the row counts that a state is resized from and to."""
+    def shapes(self, bucket: Bucket, size: int, others: Sequence[int]) -> Sequence[Shape]:
+        """What the store is to open for one row count: itself and its encoder shapes, all of the priority FIRST.
 
-    def warm_up(self, bucket: Bucket, size: int) -> None:
-        """Runs each of these programs once."""
+        others: the row counts that a state is resized from and to.
+        """
 
 
 # Each function makes the task for a model, or returns None if the checkpoint cannot do it.

@@ -1,6 +1,8 @@
 """Classify: the logits of contradiction and entailment, by a checkpoint trained on natural language inference."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from bart_inference.tasks.classify import run_classifier
@@ -8,7 +10,7 @@ from bart_inference.tasks.zero_shot import entailment_id
 
 from bart_server.engine.device import DeviceModel, padded_sources
 from bart_server.engine.shapes import Shapes
-from bart_server.engine.store import Program, Store
+from bart_server.engine.store import Program, Shape, Store
 from bart_server.scheduling.contract import Bucket, Kind, Open, Request, best
 from bart_server.scheduling.tasks import Classify
 
@@ -35,21 +37,25 @@ class Classification:
         bucket = best(buckets, available) or buckets[0]
         return [Request(source, buckets, cost(bucket.source))]
 
-    def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
-        def compile() -> object:
-            return self._model.compile_once(run_classifier, *self._arrays(bucket, size, []))
+    def shapes(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Shape]:
+        program = Program(("classify", bucket, size), partial(self._compile, bucket, size), uses_weights=True)
+        return [Shape(bucket, size, [program], partial(self._warm_up, bucket, size))]
 
-        return [Program(("classify", bucket, size), compile, long=True)]
+    def _compile(self, bucket: Bucket, size: int) -> Any:
+        return self._model.compile_once(run_classifier, *self._arrays(bucket, size, []))
 
-    def warm_up(self, bucket: Bucket, size: int) -> None:
+    def _warm_up(self, bucket: Bucket, size: int) -> None:
         source = [self._model.config.eos_token_id] * bucket.source
         [logits] = self.run(bucket, size, self.requests(Classify(source), {}))
         if not np.isfinite(logits).all():
             raise FloatingPointError(f"the model computes NaN in {bucket.name}: its weights are not finite")
 
+    def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
+        return self._executables.oversized(bucket, size, rows, requests)
+
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         program = self._executables["classify", bucket, size]
-        logits = np.asarray(program(self._model.weights, *self._arrays(bucket, size, requests)), np.float32)
+        logits = np.asarray(program(*self._arrays(bucket, size, requests)), np.float32)
         pairs = logits[: len(requests), [self._contradiction, self._entailment]]
         return [tuple(pair) for pair in pairs.tolist()]
 

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ from bart_server.engine.packing import (
 )
 from bart_server.engine.programs import DecodePrograms
 from bart_server.engine.shapes import Shapes
-from bart_server.engine.store import Program, Store
+from bart_server.engine.store import Shape, Store
 from bart_server.engine.tasks.classify import HEAD
 from bart_server.scheduling.contract import Bucket, Hypothesis, Kind, Open, Request, best
 from bart_server.scheduling.errors import InvalidArgument
@@ -89,7 +90,7 @@ class Generation:
         self.buckets = make_buckets(shapes)
         self._programs = DecodePrograms(model, self._example)
         self._resolved: dict[str, ResolvedOptions] = {}
-        self._encoders_run: set[EncoderShape] = set()
+        self._encoded_shapes: dict[EncoderShape, Any] = {}  # of the encoder's results, once it has run
         compiled = [(bucket.beams, bucket.sample) for bucket in self.buckets]
         if (model.default.num_beams, model.default.do_sample) not in compiled:
             log.warning("the checkpoint's default beam width %d is not compiled", model.default.num_beams)
@@ -160,27 +161,39 @@ class Generation:
 
     # ── programs ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
-        return self._programs.of(bucket, size, others)
+    def shapes(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Shape]:
+        programs = self._programs.of(bucket, size, others)
+        shapes = [Shape(bucket, size, programs, partial(self._warm_up, bucket, size))]
+        longest = self._programs.longest_row(bucket, size)
+        for encoder in self._programs.encoder_shapes(bucket, size):
+            if encoder != longest:
+                programs = self._programs.encoder(bucket, size, encoder)
+                warm_up = partial(self._warm_up_encoder, bucket, size, encoder)
+                shapes.append(Shape(bucket, size, programs, warm_up, encoder=encoder))
+        return shapes
 
-    def warm_up(self, bucket: Bucket, size: int) -> None:
-        request = self._example(bucket)
-        state = self.init(bucket, size)
-        for shape in self._programs.encoder_shapes(bucket, size):
-            part = dataclasses.replace(request, source=request.source[: shape.length])
-            batch = EncoderBatch(shape, [[PackedSource(0, 0)]])
-            if shape not in self._encoders_run:
-                self._encode([part], [batch])
-                self._encoders_run.add(shape)
-            ids = np.zeros((self._model.devices * shape.rows, shape.length), np.int32)
-            pairs = self._model.zeros(self._programs.encoded_shapes(shape))
-            state = self.insert(bucket, state, Encoded([part], [EncodedBatch(batch, ids, pairs)]), [0])
+    def _warm_up(self, bucket: Bucket, size: int) -> None:
+        state = self._warm_up_encoder(bucket, size, self._programs.longest_row(bucket, size))
         state, _ = self.step(bucket, state, 1)
         if np.isnan(np.asarray(state.state.score)).any():
             raise FloatingPointError(f"the model computes NaN in {bucket.name}: its weights are not finite")
         self.prefix(bucket, state, [0])
         self.results(bucket, state, [0])
         self.free(bucket, state, [0])
+
+    def _warm_up_encoder(self, bucket: Bucket, size: int, shape: EncoderShape) -> DecodeState:
+        """Encodes and inserts an example. The encoder itself runs once for each shape, since long rows take seconds."""
+        request = self._example(bucket)
+        request = dataclasses.replace(request, source=request.source[: shape.length])
+        batch = EncoderBatch(shape, [[PackedSource(0, 0)]])
+        pairs_shapes = self._encoded_shapes.get(shape)
+        if pairs_shapes is None:
+            encoded = self._encode([request], [batch])
+            self._encoded_shapes[shape] = self._model.shapes(encoded.batches[0].pairs)
+        else:
+            ids = np.zeros((self._model.devices * shape.rows, shape.length), np.int32)
+            encoded = Encoded([request], [EncodedBatch(batch, ids, self._model.zeros(pairs_shapes))])
+        return self.insert(bucket, self.init(bucket, size), encoded, [0])
 
     def _example(self, bucket: Bucket) -> Request:
         """A request that fills the bucket's source."""
@@ -193,9 +206,31 @@ class Generation:
         return DecodeState(self._executables["init", bucket, size](), np.ones(size, np.bool_), [None] * size)
 
     def encode(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Encoded:
-        shapes = self._programs.encoder_shapes(bucket, size)
         lengths = [len(request.source) for request in requests]
+        shapes = self._open_encoders(bucket, size)
         return self._encode(requests, pack_sources(lengths, shapes, self._model.devices))
+
+    def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
+        count = self._executables.oversized(bucket, size, rows, requests)
+        shapes = self._programs.encoder_shapes(bucket, size)
+        open_shapes = self._open_encoders(bucket, size)
+        if count or len(open_shapes) == len(shapes):
+            return count
+        lengths = [len(request.source) for request in requests]
+        for batch in pack_sources(lengths, shapes, self._model.devices):
+            if batch.shape not in open_shapes:
+                self._executables.ask(bucket, size, batch.shape)
+                count += sum(len(row) for row in batch.rows)
+        return count
+
+    def _open_encoders(self, bucket: Bucket, size: int) -> list[EncoderShape]:
+        """The encoder shapes that exist for this row count."""
+        longest = self._programs.longest_row(bucket, size)
+        shapes = []
+        for shape in self._programs.encoder_shapes(bucket, size):
+            if shape == longest or self._executables.has_encoder(bucket, size, shape):
+                shapes.append(shape)
+        return shapes
 
     def _encode(self, requests: Sequence[Request], batches: Sequence[EncoderBatch]) -> Encoded:
         encoded = []
@@ -209,7 +244,7 @@ class Generation:
                     ids[row, start:end] = tokens
                     positions[row, start:end] = range(len(tokens))
             program = self._executables["prefill", batch.shape]
-            encoded.append(EncodedBatch(batch, ids, program(self._model.weights, ids, positions)))
+            encoded.append(EncodedBatch(batch, ids, program(ids, positions)))
         # Waiting here makes a fault of the encoder an error of this call, and not of the next one.
         return Encoded(list(requests), jax.block_until_ready(encoded))
 
@@ -236,7 +271,7 @@ class Generation:
 
     def step(self, bucket: Bucket, slots: DecodeState, steps: int) -> tuple[DecodeState, list[int]]:
         program = self._executables["step", bucket, len(slots.requests)]
-        state = program(self._model.weights, slots.state, np.int32(steps))
+        state = program(slots.state, np.int32(steps))
         done = np.array(state.done)
         finished = [row for row, request in enumerate(slots.requests) if request and done[row]]
         return DecodeState(state, done, slots.requests), finished

@@ -1,13 +1,15 @@
 """Score: the log-probability that the model gives to each token of a target that the caller sends."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from bart_inference.tasks.score import IGNORED, run_score
 
 from bart_server.engine.device import DeviceModel, padded_sources
 from bart_server.engine.shapes import Shapes
-from bart_server.engine.store import Program, Store
+from bart_server.engine.store import Program, Shape, Store
 from bart_server.engine.tasks.classify import HEAD
 from bart_server.scheduling.contract import Bucket, Kind, Open, Request, best
 from bart_server.scheduling.errors import InvalidArgument
@@ -34,21 +36,25 @@ class Scoring:
         bucket = best(buckets, available) or buckets[0]
         return [Request(source, buckets, bucket.source + bucket.target, labels)]
 
-    def programs(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
-        def compile() -> object:
-            return self._model.compile_once(run_score, *self._arrays(bucket, size, []))
+    def shapes(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Shape]:
+        program = Program(("score", bucket, size), partial(self._compile, bucket, size), uses_weights=True)
+        return [Shape(bucket, size, [program], partial(self._warm_up, bucket, size))]
 
-        return [Program(("score", bucket, size), compile, long=True)]
+    def _compile(self, bucket: Bucket, size: int) -> Any:
+        return self._model.compile_once(run_score, *self._arrays(bucket, size, []))
 
-    def warm_up(self, bucket: Bucket, size: int) -> None:
+    def _warm_up(self, bucket: Bucket, size: int) -> None:
         end = self._model.config.eos_token_id
         [log_probs] = self.run(bucket, size, self.requests(Score([end] * bucket.source, [end] * bucket.target), {}))
         if np.isnan(log_probs).any():
             raise FloatingPointError(f"the model computes NaN in {bucket.name}: its weights are not finite")
 
+    def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
+        return self._executables.oversized(bucket, size, rows, requests)
+
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         program = self._executables["score", bucket, size]
-        log_probs = np.asarray(program(self._model.weights, *self._arrays(bucket, size, requests)))
+        log_probs = np.asarray(program(*self._arrays(bucket, size, requests)))
         values: list[tuple[float, ...]] = []
         for row, request in enumerate(requests):
             labels = request.payload

@@ -1,0 +1,50 @@
+"""JAX's persistent compile cache for a command that compiles a few programs, writes a few texts and ends.
+
+JAX stores each program under a digest of its code, its compiler's options and the machine. To load a program runs the
+machine code in it, so the folder is trusted like code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+
+DEFAULT_FOLDER = "~/.cache/bart_oneliner"
+MAX_BYTES = 512 * 2**20
+MAX_DAYS = 30.0
+DAY = 86_400.0  # seconds
+TROUBLE = ("Error reading persistent compilation cache", "Error writing persistent compilation cache")  # JAX's warnings
+
+
+def use(folder: str) -> None:
+    """Sets JAX's compile cache for this process and deletes old programs from it.
+
+    Raises OSError if the folder cannot be written. Not for the layout "onednn", whose programs JAX cannot store.
+    """
+    import jax
+
+    path = Path(folder).expanduser()
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+    prune(path, "*-cache", MAX_BYTES, MAX_DAYS)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def prune(folder: Path, pattern: str, max_bytes: int, max_days: float) -> None:
+    """Deletes the files of this name pattern that are too old, and the oldest ones while there are too many bytes.
+
+    A file's age counts from its modification time. Raises OSError.
+    """
+    files = [(path.stat(), path) for path in folder.glob(pattern)]
+    files.sort(key=lambda file: file[0].st_mtime)
+    size = sum(status.st_size for status, _ in files)
+    for status, path in files:
+        if size > max_bytes or time.time() - status.st_mtime > max_days * DAY:
+            with contextlib.suppress(FileNotFoundError):  # another process has deleted it
+                path.unlink()
+            size -= status.st_size
