@@ -52,7 +52,7 @@ TESTS = {  # files that are quick enough and run the folders' code in their own 
     "inference": ["options", "sampling", "golden", "lookup", "invariance", "generation_grid", "summarize"],
     "server": [
         *("admission", "fairness", "scheduler", "workers", "store", "session", "runtime", "call", "conversion"),
-        *("service", "faults", "operations", "security", "transport", "without_transport"),
+        *("service", "faults", "operations", "security", "reading", "transport", "without_transport"),
     ],
 }
 IMPORTS = [  # what the tests import beside the project

@@ -94,7 +94,7 @@ def test_rotated_certificates_are_used_without_a_restart(start, authority):
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage"])
-def test_while_new_certificates_are_unusable_the_old_ones_stay(start, authority, damage):
+def test_while_new_certificates_are_unusable_the_old_ones_stay_and_the_log_says_so(start, authority, damage, caplog):
     settings = authority.files()
     server = start(**settings)
     first = presented(server)
@@ -102,6 +102,7 @@ def test_while_new_certificates_are_unusable_the_old_ones_stay(start, authority,
     path.unlink() if damage == "missing" else path.write_bytes(b"garbage")
     assert presented(server) == first
     assert code(server, authority.root) is OK
+    assert "certificates unreadable, the old ones stay" in caplog.messages
     authority.files()
     later = os.stat(settings["tls_cert"]).st_mtime + 1
     os.utime(settings["tls_cert"], (later, later))

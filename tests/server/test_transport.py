@@ -1,16 +1,27 @@
 """What gRPC is told: channel arguments, pauses before another try, refusals of every kind of call."""
 
+import asyncio
 import math
 import random
+import time
 
 import grpc
 import pytest
+from bart_proto.v1 import bart_pb2 as pb
+from bart_proto.v1 import bart_pb2_grpc
+from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import InvalidArgument, Overloaded, Unavailable
+from bart_server.scheduling.jobs import Reservation
 from bart_server.settings import Settings
 from bart_server.transport import credentials
-from bart_server.transport.grpc_server import options, remaining
+from bart_server.transport.grpc_server import GrpcServer, options, remaining
 from bart_server.transport.interceptor import refusing_handler
-from bart_server.transport.refusals import refusal, trailers
+from bart_server.transport.reading import Readers
+from bart_server.transport.refusals import BUILT, refusal, request_id_of, trailers, unread
+
+from support.echo import FakeEngine
+from support.tokenizer import byte_tokenizer
+from tests.server.harness import PATIENCE
 
 
 def test_grpcs_channel_arguments_follow_from_the_settings():
@@ -28,7 +39,8 @@ def test_grpcs_channel_arguments_follow_from_the_settings():
         "grpc.http2.ping_timeout_ms": 10_000,
         "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
     }
-    large = dict(options(Settings(max_requests=1000, max_connection_age=2.5)))
+    large = dict(options(Settings(max_requests=1000, keepalive=20.0, max_connection_age=2.5)))
+    assert large["grpc.keepalive_timeout_ms"] == large["grpc.http2.ping_timeout_ms"] == 6667
     assert (large["grpc.max_concurrent_streams"], large["grpc.max_connection_age_ms"]) == (4000, 2500)
 
 
@@ -80,3 +92,93 @@ def test_comments_and_blank_lines_are_no_tokens(tmp_path):
     path.write_text("# accepted\n  first \n\n   \n#second\nthird # kept\n")
     assert credentials.read_tokens(Settings(token_file=str(path))) == ["first", "third # kept"]
     assert credentials.read_tokens(Settings()) is None
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sender:
+    """A call whose message comes when the test says so."""
+
+    def __init__(self):
+        self.begun = False
+        self.message = asyncio.get_running_loop().create_future()
+
+    async def read(self):
+        self.begun = True
+        return await self.message
+
+
+def test_only_so_many_messages_are_read_at_once_and_only_so_many_of_one_client():
+    async def main():
+        readers = Readers(places=3, per_client=2, timeout=PATIENCE)
+        senders = {name: Sender() for name in ("a1", "a2", "a3", "b1", "b2")}
+        calls = {}
+        for name, sender in senders.items():
+            calls[name] = asyncio.create_task(readers.read(sender, Reservation(name[0], 0.0, 0, lambda *_: None)))
+
+        async def begun():
+            for _ in range(30):
+                await asyncio.sleep(0)
+            return [name for name, sender in senders.items() if sender.begun]
+
+        assert await begun() == ["a1", "a2", "b1"], "two of a, three in all"
+        assert readers.unread == 5
+        senders["a1"].message.set_result(b"first")
+        assert await begun() == ["a1", "a2", "a3", "b1"], "each has one left, and a3 came first"
+        assert readers.unread == 4
+        senders["a2"].message.set_result(b"second")
+        assert await begun() == list(senders)
+        for name in ("a3", "b1", "b2"):
+            senders[name].message.set_result(name.encode())
+        assert await asyncio.gather(*calls.values()) == [b"first", b"second", b"a3", b"b1", b"b2"]
+        assert readers.unread == 0 and not readers._active
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("abc 1", True), ("~", True), ("", False), ("é", False), ("a\nb", False), (b"abc", False), (None, False)],
+)
+def test_a_request_id_that_is_no_header_is_replaced(sent, kept):
+    found = request_id_of({} if sent is None else {"x-request-id": sent})
+    assert found == sent if kept else len(found) == 32 and found.isalnum()
+
+
+def test_refusals_of_unread_calls_are_built_once_and_only_so_many_are_kept():
+    BUILT.clear()
+    first = unread(Overloaded("full", 1.0))
+    assert unread(Overloaded("full", 1.0)) is first and first.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert unread(Overloaded("full", 2.0)) is not first, "the pause is a part of the details"
+    for index in range(254):
+        unread(Overloaded(f"{index} requests", 1.0))
+    assert len(BUILT) == 256 and unread(Overloaded("full", 1.0)) is first
+    unread(Overloaded("one more", 1.0))
+    assert len(BUILT) == 1
+
+
+def test_streams_that_were_read_do_not_count_as_unread(start, stubs, monkeypatch):
+    monkeypatch.setattr("bart_server.transport.grpc_server.MAX_UNREAD_STREAMS", 2)
+    summarization = stubs(start(chunk=1)).summarization
+    for _ in range(4):
+        stream = summarization.StreamSummarize(pb.StreamSummarizeRequest(text="hello"), timeout=PATIENCE)
+        assert list(stream)[-1].summary.text == "hello"
+
+
+def test_a_stream_may_take_longer_than_its_reader_may_pause():
+    engine = FakeEngine(on_call=lambda verb, requests: time.sleep(0.3 if verb == "step" else 0))
+    settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=1)
+
+    async def main():
+        async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
+            server = GrpcServer(settings, runtime, unread_limit=1.0)
+            await server.start()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                stub = bart_pb2_grpc.SummarizationServiceStub(channel)
+                stream = stub.StreamSummarize(pb.StreamSummarizeRequest(text="hello"), timeout=PATIENCE)
+                messages = [message async for message in stream]
+            await server.stop(0)
+        assert messages[-1].summary.text == "hello"
+
+    asyncio.run(main())
