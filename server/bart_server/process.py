@@ -66,6 +66,7 @@ class Process:
         self._claims_platform = load is None
         self._serve_first: Callable[[], None] = lambda: None
         self._end: asyncio.Future[Exit | None] | None = None  # its result is None if the server is to drain first
+        self._reloading: asyncio.Task[None] | None = None
         self._again = asyncio.Event()  # set by a second signal
 
     async def run(self, started: Callable[[], None] = lambda: None) -> Exit:
@@ -95,9 +96,22 @@ class Process:
         self._finish(None)
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT call `stop`."""
+        """SIGTERM and SIGINT call `stop`, SIGHUP calls `reload`."""
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def reload(self) -> None:
+        """Serves new revisions of all models, from where they came from. Called on the event loop."""
+        self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            for name in self.runtime.revisions():
+                await self.runtime.replace(name)
+        except Exception as error:  # the old revision goes on
+            log.error("not reloaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
 
     async def _load(self, address: str) -> None:
         try:

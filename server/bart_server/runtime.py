@@ -173,11 +173,10 @@ class Runtime:
         """The answer to one message, for a transport; see `Services.call`."""
         return self._services.call(method, message, call)
 
-    def admit(self, call: Call) -> Reservation:
+    def admit(self, identity: str) -> Reservation:
         """Takes a call's first place, before a transport reads its message. Raises Unavailable or Overloaded."""
-        self.models.all()
-        call.reservation = self.scheduler.hold(call.identity)
-        return call.reservation
+        self.models.check_loaded()
+        return self.scheduler.hold(identity)
 
     async def parse(self, method: Method, data: bytes) -> Message:
         """The message of a transport that has bytes. Raises InvalidArgument for a field beyond its size."""

@@ -1,10 +1,11 @@
 """Runs the server's real `main` with a fake engine: `python -m tests.server.echo_server [flags]`.
 
 The variable ECHO_HOLDS names a method of the engine (compile, encode or step) that never returns. ECHO_SAYS is written
-to standard error as C++ code does it, past Python's logging.
+to standard error as C++ code does it, past Python's logging. ECHO_REVISION is a file with the revision's name.
 """
 
 import os
+import pathlib
 import threading
 
 from bart_server.__main__ import main
@@ -21,7 +22,8 @@ def hold(verb, requests):
 def load(settings, path):
     if "ECHO_SAYS" in os.environ:
         os.write(2, os.environ["ECHO_SAYS"].encode())
-    return FakeEngine(on_call=hold), byte_tokenizer()
+    revision = pathlib.Path(os.environ["ECHO_REVISION"]).read_text() if "ECHO_REVISION" in os.environ else "fake:echo"
+    return FakeEngine(on_call=hold, revision=revision), byte_tokenizer()
 
 
 if __name__ == "__main__":

@@ -187,6 +187,14 @@ class Process:
                 return self.lines[-1]
         raise AssertionError(f"ended before {message!r}: {self.lines}")
 
+    def until_level(self, level):
+        """Reads the log until a line has this level, and returns that line."""
+        for line in self.process.stderr:
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["level"] == level:
+                return self.lines[-1]
+        raise AssertionError(f"ended before a line of the level {level!r}: {self.lines}")
+
     def end(self):
         try:
             self.process.communicate(timeout=PATIENCE)
@@ -403,3 +411,36 @@ def test_reflection_answers_under_the_name_of_version_1_too(start):
         [answer] = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=PATIENCE)
     names = {service.name for service in answer.list_services_response.service}
     assert {*SERVICES, "grpc.reflection.v1.ServerReflection", "grpc.health.v1.Health"} <= names
+
+
+def test_sighup_serves_a_new_revision_and_no_call_fails(tmp_path):
+    revision = tmp_path / "revision"
+    revision.write_text("first")
+    server = Process("--host", "127.0.0.1", ECHO_REVISION=str(revision))
+    address = server.until("listening")["address"]
+    server.until("ready")
+    over, revisions = threading.Event(), []
+
+    def ask():
+        with grpc.insecure_channel(address) as channel:
+            stub = bart_pb2_grpc.SummarizationServiceStub(channel)
+            while not over.is_set():
+                revisions.append(stub.Summarize(pb.SummarizeRequest(text="hi"), timeout=PATIENCE).usage.model_revision)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_until(lambda: revisions)
+    revision.write_text("second")
+    server.process.send_signal(signal.SIGHUP)
+    server.until("replaced")
+    wait_until(lambda: revisions[-1] == "second")
+    over.set()
+    asking.join(PATIENCE)
+    with grpc.insecure_channel(address) as channel:
+        models = bart_pb2_grpc.ModelServiceStub(channel).ListModels(pb.ListModelsRequest(), timeout=PATIENCE).models
+    assert [model.revision for model in models] == ["second"] and revisions == sorted(revisions)
+    revision.unlink()
+    server.process.send_signal(signal.SIGHUP)
+    assert "not reloaded" in server.until_level("error")["message"]
+    server.process.send_signal(signal.SIGTERM)
+    assert server.end() == 0

@@ -558,3 +558,13 @@ def test_many_different_requests_at_once_are_each_as_if_alone(start, stubs):
     ]
     calls = [generation.Generate.future(request, timeout=PATIENCE) for request in asked]
     assert [call.result().sequences[0].text for call in calls] == [request.text for request in asked]
+
+
+def test_the_labels_of_a_long_text_bring_at_most_eight_of_the_longest_texts(start, stubs):
+    classify = stubs(start(max_text_bytes=20)).classification.ClassifyZeroShot
+    text = "x" * 20
+    request = pb.ClassifyZeroShotRequest(text=text, labels=["a"] * 8, hypothesis_template="{}")
+    assert len(classify(request, timeout=PATIENCE).labels) == 8
+    request.labels.append("b")
+    named = violation(failure(classify, request))
+    assert named == ("labels", "9 times the text are 180 bytes, at most 160")

@@ -139,11 +139,11 @@ class Scheduler:
 
     def hold(self, client: str = "", count: int = 1) -> Reservation:
         """Takes places for a call that was not read yet. Raises Overloaded or Unavailable."""
+        reservation = Reservation(client, self._clock(), next(self._orders), self._release_places)
         with self._changed, self._counting_refusals():
             self._check_alive()
             if self._draining:
                 raise Unavailable("the server is shutting down", RETRY_ELSEWHERE)
-            reservation = Reservation(client, self._clock(), next(self._orders), self._release_places)
             self._take_places(reservation, count)
         return reservation
 

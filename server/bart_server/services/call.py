@@ -27,9 +27,15 @@ class Call:
     calls `cancel`, after which the service raises Cancelled.
     """
 
-    def __init__(self, timeout: float | None = None, identity: str = "", request_id: str = "") -> None:
+    def __init__(
+        self,
+        timeout: float | None = None,
+        identity: str = "",
+        request_id: str = "",
+        reservation: Reservation | None = None,
+    ) -> None:
         self.identity = identity
-        self.reservation: Reservation | None = None
+        self.reservation = reservation
         self.cancelled_by: RequestError | None = None  # why the call's task is cancelled, where the transport knows it
         self.request_id = request_id or new_request_id()
         self.cancelled = False

@@ -15,6 +15,7 @@ from bart_server.services.backend import Backend
 from bart_server.services.call import Call
 from bart_server.services.limits import check_count, check_not_blank, check_policy, check_size
 
+MAX_TEXTS = 8  # longest texts that the labels of one call may bring, the text once for each
 TEMPLATE = "This example is {}."
 
 
@@ -56,6 +57,10 @@ class ClassificationService:
         check_policy(request.long_input, chunk=False)
         check_size("text", request.text, limits.text_bytes)
         check_count("labels", len(request.labels), limits.labels)
+        texts = len(request.labels) * len(request.text.encode())  # the text is tokenized beside every label
+        limit = MAX_TEXTS * limits.text_bytes
+        if texts > limit:
+            raise InvalidArgument("labels", f"{len(request.labels)} times the text are {texts} bytes, at most {limit}")
         placeholders = template.count("{}")
         if placeholders != 1:
             raise InvalidArgument("hypothesis_template", f"holds {{}} {placeholders} times, once is needed")

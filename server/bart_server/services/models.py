@@ -51,11 +51,15 @@ class Models:
         """Adds models, to which new calls go from now on. A model of the same name is replaced, and its order kept."""
         self._served = self._served | {model.name: model for model in served}
 
-    def all(self) -> list[Served]:
-        """All models, in the order of the command line. Raises Unavailable while they are being loaded."""
+    def check_loaded(self) -> None:
+        """Raises Unavailable while loading."""
         if not self._served:
             seconds = self._seconds_left()
             raise Unavailable(f"the models are being loaded, which may take {seconds:.0f} s more", seconds)
+
+    def all(self) -> list[Served]:
+        """All models, in the order of the command line. Raises Unavailable while they are being loaded."""
+        self.check_loaded()
         return list(self._served.values())
 
     def find(self, name: str) -> Served:

@@ -19,7 +19,6 @@ from bart_server.scheduling.errors import DeadlineExceeded, Overloaded, RequestE
 from bart_server.scheduling.jobs import Reservation
 from bart_server.services.call import Call
 from bart_server.services.methods import METHODS, SERVICES, Method
-from bart_server.services.status import code_of
 from bart_server.settings import Settings
 from bart_server.transport import credentials
 from bart_server.transport.health import Health
@@ -44,6 +43,7 @@ class GrpcServer:
         self._unread_limit = unread_limit
         self.health = Health(SERVICES)
         self._runtime = runtime
+        self._has_certificates = bool(settings.tls_client_ca)  # of clients
         self._readers = Readers(settings.max_readers, max(1, settings.max_readers // 2), settings.message_timeout)
         self._unread_streams: Counter[str] = Counter()  # of each client, streams that wait to be read
         self._authentication = Authentication(settings)
@@ -89,15 +89,16 @@ class GrpcServer:
 
         async def handle(_: Any, context: Context) -> Message | None:
             metadata = dict(context.invocation_metadata() or ())
-            call = Call(remaining(context), request_id=request_id_of(metadata))
+            request_id = request_id_of(metadata)
             try:
-                call.identity = self._authentication.identify(metadata) or client_of(context)
-                self._check_unread_streams(call.identity)
-                reservation = self._runtime.admit(call)
+                identity = self._authentication.identify(metadata) or client_of(context, self._has_certificates)
+                self._check_unread_streams(identity)
+                reservation = self._runtime.admit(identity)
             except RequestError as error:
-                self._runtime.metrics.call_refused(method.name, code_of(error))
                 refused = unread(error)
-                await context.abort(refused.code, refused.message, trailers(error, refused.details, call.request_id))
+                self._runtime.metrics.call_refused(method.name, refused.code.name)
+                await context.abort(refused.code, refused.message, trailers(error, refused.details, request_id))
+            call = Call(remaining(context), identity, request_id, reservation)
             call.note(method=method.name, peer=context.peer())
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
             try:
@@ -185,9 +186,9 @@ def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(REFLECTION_V1, handlers),))
 
 
-def client_of(context: Context) -> str:
+def client_of(context: Context, has_certificates: bool) -> str:
     """Who calls without a token: the subject of the client's certificate, or else its connection."""
-    names = context.peer_identities()
+    names = context.peer_identities() if has_certificates else None
     if names:
         return b",".join(names).decode(errors="replace")
     return str(context.peer())
