@@ -157,7 +157,7 @@ def byte_level_bpe(folder: Path) -> Tokenizer:
 
 
 def as_token(value: Any, **overrides: Any) -> Any:
-    """A JSON object as an AddedToken, a list element by element, anything else unchanged. overrides: of its flags."""
+    """A JSON object as an AddedToken, a list element by element, else the value. overrides: flags that are set."""
     if isinstance(value, list):
         return [as_token(element, **overrides) for element in value]
     if not isinstance(value, dict):

@@ -164,6 +164,12 @@ call("summarization", "cnn", A, foo=1)
 call("summarization", "cnn", A, generate_kwargs={"max_length": 10})
 call("summarization", "cnn", A, foo=None)
 call("summarization", "cnn", A, max_lenght=10)
+for kwargs in (
+    {"logits_processor": None}, {"return_dict_in_generate": False}, {"do_sample": 0}, {"max_length": "20"},
+    {"num_beams": 2.5}, {"stop_sequence": 5}, {"batch_size": 0},
+):  # fmt: skip
+    call("summarization", "cnn", A, **kwargs)
+call("summarization", "cnn", [A, B], batch_size="2")
 call("summarization", "cnn", A, truncation=True)
 call("summarization", "cnn", LONG, truncation=True)
 rare(call("summarization", "cnn", [LONG, A], truncation=True))
@@ -344,6 +350,23 @@ call("text-classification", "sentiment", [A, B], batch_size=2, top_k=2, truncati
 call("text-classification", "sentiment", text=A)
 call("text-classification", "sentiment")
 call("text-classification", "sentiment", A, init={"foo": 1})
+for kwargs in (
+    {"max_length": 5}, {"max_length": 5, "padding": "longest"}, {"return_token_type_ids": False, "verbose": False},
+    {"padding_side": "right"}, {"add_special_tokens": False}, {"padding": "sideways"},
+):  # fmt: skip
+    call("text-classification", "sentiment", A, **kwargs)
+call("text-classification", "sentiment", {})
+call("text-classification", "sentiment", {"text_pair": A})
+departing(
+    "several texts in one dict are refused",
+    call("text-classification", "sentiment", {"text": [A, B], "text_pair": [B, A]}),
+    error="ValueError",
+)
+departing(
+    "texts and pairs may be in one batch",
+    call("text-classification", "sentiment", Stream((A, PAIR, C)), batch_size=2),
+    {"kwargs": {}},
+)
 
 for labels in (
     LABELS,
@@ -378,6 +401,8 @@ call("zero-shot-classification", "mnli", A, LABELS, init={"hypothesis_template":
 call("zero-shot-classification", "sentiment", A, LABELS)
 call("zero-shot-classification", "sentiment", A, LABELS, multi_label=True)
 call("zero-shot-classification", "mnli", A, [1, 2])
+call("zero-shot-classification", "mnli", A, np.array(["a", "b"]))
+call("zero-shot-classification", "mnli", A, LABELS, batch_size=0)
 
 # ── Masks, spans, features ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -404,6 +429,12 @@ call("fill-mask", "base", [MASKED, MASKED, TWO_MASKS], batch_size=2)
 call("fill-mask", "base", MASKED, init={"top_k": 2})
 call("fill-mask", "base", MASKED, init={"targets": ["Ġserver", "Ġlibrary"]})
 call("fill-mask", "base", MASKED, init={"foo": 1})
+for inputs in ([[MASKED, MASKED]], (MASKED, MASKED), [[MASKED, TWO_MASKS]], [[]]):
+    call("fill-mask", "base", inputs)
+call("fill-mask", "base", MASKED, top_k=-1)
+call("fill-mask", "base", MASKED, targets=[300])
+call("fill-mask", "base", MASKED, batch_size=0)
+call("fill-mask", "base", [MASKED], batch_size=0)
 call("fill-mask", "base", inputs=MASKED)
 call("fill-mask", "base", MASKED, MASKED)
 call("fill-mask", "cnn", MASKED)
@@ -440,6 +471,8 @@ for kwargs in (
     {"max_seq_len": 600},
 ):  # fmt: skip
     call("question-answering", "squad", question=QUESTION, context=CONTEXT, **kwargs)
+call("question-answering", "squad", {"question": 5, "context": CONTEXT})
+call("question-answering", "squad", question=QUESTION, context=CONTEXT, padding="sideways")
 call("question-answering", "squad", question=QUESTION, context=LONG_CONTEXT)
 call("question-answering", "squad", question=QUESTION, context=LONG_CONTEXT, top_k=3, handle_impossible_answer=True)
 call("question-answering", "squad", question=QUESTION, context=LONG_CONTEXT, max_seq_len=600)
@@ -474,6 +507,14 @@ call("feature-extraction", "base", SHORT, foo=1)
 call("feature-extraction", "base", SHORT, "x")
 call("feature-extraction", "base", inputs=SHORT)
 call("feature-extraction", "base", [SHORT, "a b"], batch_size=2)
+call("feature-extraction", "base", SHORT, batch_size=0)
+call("feature-extraction", "base", SHORT, tokenize_kwargs={"max_length": 4})
+call("feature-extraction", "base", [[]])
+departing(
+    "all rows of an inner list are answered",
+    call("feature-extraction", "base", [[SHORT, SHORT], [SHORT, SHORT]], batch_size=2),
+    {"kwargs": {}},
+)
 call("feature-extraction", "mnli", SHORT)
 call("feature-extraction", "base", SHORT, init={"return_tensors": True})
 

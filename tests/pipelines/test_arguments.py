@@ -86,12 +86,18 @@ def test_a_device_that_is_here_is_accepted(device: Any, summarizer: Any) -> None
         ("config", {"d_model": 3}),
         ("processor", "x"),
         ("pipeline_class", dict),
-        ("batch_size", 0),
     ],
 )
 def test_an_argument_without_effect_here_is_named(name: str, value: Any, summarizer: Any) -> None:
     with pytest.raises(ValueError, match=name.removeprefix("torch_")):
         pipeline("summarization", summarizer.model, tokenizer=summarizer.tokenizer, **{name: value})(A)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5])
+def test_a_batch_size_of_several_inputs_is_at_least_one(batch_size: Any, summarizer: Any) -> None:
+    """transformers 4.57.6 looks at it only where there are several inputs."""
+    with pytest.raises(ValueError, match=f"batch_size must be an integer of at least 1, got {batch_size}"):
+        summarizer([A, A], batch_size=batch_size)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16, jnp.bfloat16])

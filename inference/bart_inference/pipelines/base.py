@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bart_inference.buckets import LENGTHS, bucket
-from bart_inference.pipelines.arguments import Device
+from bart_inference.pipelines.arguments import Device, is_integer
 from bart_inference.pipelines.model import PipelineModel
 from bart_inference.pipelines.tokenizer import PipelineTokenizer
 
@@ -111,6 +111,7 @@ class Pipeline:
     Scripts read the attributes task, model, tokenizer, device and framework. Subclasses implement settings and answer.
     """
 
+    splits_inputs = False  # whether one input can have several rows, which then are run in batches of batch_size
     framework = "pt"  # for scripts that compare it with "pt" or "tf"; return_tensors=True gives numpy arrays
 
     def __init__(
@@ -151,19 +152,22 @@ class Pipeline:
 
     def call(self, inputs: Any, num_workers: Any = None, batch_size: int | None = None, **keywords: Any) -> Any:
         """A result for one input, a list of results for a list, an iterator for lazy inputs."""
-        batch_size = self._batch_size if batch_size is None else batch_size
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        settings = {**self._defaults, **self.settings(**keywords), "batch_size": batch_size, "first": 0}
+        settings = {**self._defaults, **self.settings(**keywords), "batch_size": None, "first": 0}
+        is_single = not isinstance(inputs, list) and not is_lazy(inputs)
+        if not is_single or self.splits_inputs:
+            batch_size = self._batch_size if batch_size is None else batch_size
+            if batch_size is not None and not (is_integer(batch_size) and batch_size >= 1):
+                raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+            settings["batch_size"] = batch_size
+        if is_single:
+            return self.answer([inputs], settings)[0]
         if isinstance(inputs, list):
             return self.answer(inputs, settings)
-        if is_lazy(inputs):
 
-            def answer(batch: list[Any], first: int) -> list[Any]:
-                return self.answer(batch, {**settings, "first": first})
+        def answer(batch: list[Any], first: int) -> list[Any]:
+            return self.answer(batch, {**settings, "first": first})
 
-            return PipelineIterator(inputs, answer, batch_size or 1)
-        return self.answer([inputs], settings)[0]
+        return PipelineIterator(inputs, answer, batch_size or 1)
 
     def transform(self, X: Any) -> Any:
         return self(X)

@@ -67,6 +67,8 @@ class TextClassificationPipeline(Classifier):
         rows = [self.encode(item, options) for item in inputs]
         for i, row in enumerate(rows, settings["first"]):
             self.check_length(row.ids, f"inputs[{i}]", "truncation=True truncates it")
+            if self.model.prepared.config.eos_token_id not in row.ids:  # which the head reads; transformers' class
+                raise IndexError(f"inputs[{i}] has no end-of-sequence token: leave out add_special_tokens=False")
         return [self.labels(logits, settings) for logits in self.logits(rows, settings["batch_size"])]
 
     def encode(self, item: Any, options: dict[str, Any]) -> Encoded:
@@ -120,6 +122,8 @@ class ZeroShotClassificationPipeline(Classifier):
     Keywords: candidate_labels (a list, or one text that is split at commas), hypothesis_template, multi_label.
     """
 
+    splits_inputs = True
+
     def __init__(self, *args: Any, **defaults: Any):
         super().__init__(*args, **defaults)
         self.entailment_id = -1
@@ -154,7 +158,7 @@ class ZeroShotClassificationPipeline(Classifier):
         return self.call(sequences, **keywords)
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
-        labels = settings.get("labels")
+        labels: Any = settings.get("labels")
         template = settings.get("hypothesis_template", DEFAULT_TEMPLATE)
         texts: list[str] = []
         rows: list[Encoded] = []
@@ -169,8 +173,8 @@ class ZeroShotClassificationPipeline(Classifier):
         logits = iter(self.logits(rows, settings["batch_size"]))
         results = []
         for text in texts:
-            scores = self.scores(np.stack([next(logits) for _ in labels or ()]), settings)
-            results.append({"sequence": text, **rank(labels or (), scores)})
+            scores = self.scores(np.stack([next(logits) for _ in labels]), settings)
+            results.append({"sequence": text, **rank(labels, scores)})
         return results
 
     def pairs(self, text: str, i: int, labels: Sequence[Any], template: str) -> Iterator[Encoded]:

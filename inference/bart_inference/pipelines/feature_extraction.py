@@ -64,6 +64,8 @@ class FeatureExtractionPipeline(Pipeline):
         """The row of a text, or the rows of an inner list of texts, which must have one length."""
         texts = list(item) if isinstance(item, (list, tuple)) else [item]
         rows = [self.tokenizer.row(text, **options) for text in texts]
+        if not rows:
+            raise IndexError("an inner list must hold a text, and is empty")  # transformers' class
         lengths = [len(row.ids) for row in rows]
         if len(set(lengths)) > 1:
             raise ValueError(f"the texts of an inner list must have one length, got {lengths} tokens: use a plain list")

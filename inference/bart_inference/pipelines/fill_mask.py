@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bart_inference.pipelines.base import Pipeline, PipelineException, in_batches, logger, only_text, stated
+from bart_inference.pipelines.base import Pipeline, PipelineException, in_batches, logger, stated
 from bart_inference.pipelines.tokenizer import Encoded
 from bart_inference.tasks.common import in_buckets, softmax
 from bart_inference.tasks.fill_mask import mask_positions, run_at_positions
@@ -33,6 +33,8 @@ class FillMaskPipeline(Pipeline):
         """The ids of the targets, ascending. A target that is not in the vocabulary is replaced by its first token."""
         ids = set()
         for target in targets:
+            if not isinstance(target, str):
+                raise ValueError(f"targets must be texts, got {type(target).__name__}: {target!r}")
             token = self.tokenizer.backend_tokenizer.token_to_id(target)
             if token is None:
                 tokens = self.tokenizer.encode(target, add_special_tokens=False)
@@ -87,9 +89,14 @@ class FillMaskPipeline(Pipeline):
         return in_batches([len(row.ids) for row in rows], batch_size, run)
 
     def encode(self, item: Any, options: dict[str, Any]) -> Encoded:
-        if isinstance(item, list) and len(item) == 1:
-            item = item[0]
-        return self.tokenizer.row(only_text(item), **options)
+        """The row of a text; of texts of one length in an inner list that of the first, as in transformers."""
+        texts = item if isinstance(item, (list, tuple)) else [item]
+        rows = [self.tokenizer.row(text, **options) for text in texts]
+        if not rows:
+            raise IndexError("an inner list must hold a text, and is empty")  # transformers' class
+        if len({len(row.ids) for row in rows}) != 1:
+            raise ValueError(f"the input must be a text, got {type(item).__name__}: {item!r}")
+        return rows[0]
 
     def fill(
         self, ids: Sequence[int], position: int, probabilities: np.ndarray, is_only_mask: bool, settings: dict[str, Any]
@@ -97,9 +104,9 @@ class FillMaskPipeline(Pipeline):
         """The likeliest tokens for one mask. probabilities: of the vocabulary's tokens (V,)."""
         targets, top_k = settings.get("targets"), settings.get("top_k", 5)
         candidates = np.arange(len(probabilities)) if targets is None else np.array(targets)
-        if targets is None and top_k > len(probabilities):
+        if top_k < 0 or (targets is None and top_k > len(probabilities)):
             # torch.topk, which transformers calls, raises a RuntimeError too.
-            raise RuntimeError(f"top_k={top_k} is more than the vocabulary's {len(probabilities)} tokens")
+            raise RuntimeError(f"top_k must be between 0 and the vocabulary's {len(probabilities)} tokens, got {top_k}")
         order = np.argsort(-probabilities[candidates], kind="stable")
         results = []
         for token in candidates[order[:top_k]].tolist():

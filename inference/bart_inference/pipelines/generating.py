@@ -50,6 +50,8 @@ class Text2TextGenerationPipeline(Pipeline):
         if return_type is not None:
             return_tensors = getattr(return_type, "value", return_type) == 0
         if stop_sequence is not None:
+            if not isinstance(stop_sequence, str):
+                raise TypeError(f"stop_sequence must be a text, got {type(stop_sequence).__name__}: {stop_sequence!r}")
             ids = self.tokenizer.encode(stop_sequence, add_special_tokens=False)
             if len(ids) > 1:
                 logger.warning("stop_sequence %r is %d tokens: the first alone stops", stop_sequence, len(ids))
@@ -139,7 +141,7 @@ class Text2TextGenerationPipeline(Pipeline):
             raise ValueError(f"texts[{i}] is empty: there is nothing to {self.verb}")
         limit = min(self.tokenizer.model_max_length, self.model.prepared.config.max_position_embeddings)
         text = (self.prefix or "") + texts[0]
-        ids = self.tokenizer.encode(text, truncation=settings.get("truncation"), max_length=limit)
+        ids = self.tokenizer.encode(text, truncation=settings.get("truncation", False), max_length=limit)
         self.check_length(ids, f"texts[{i}]", "truncation=True truncates it")
         return ids
 

@@ -9,10 +9,13 @@ transformers, a max_new_tokens that is set wins over max_length, whatever their 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
+import numpy as np
+
 from bart_inference.checkpoint import generation_is_of_config_json
-from bart_inference.generation.options import NONE_MEANS, UNSUPPORTED, OptionError
+from bart_inference.generation.options import MINIMA, NONE_MEANS, UNSUPPORTED, OptionError
 
 DEFAULT_BEAMS, DEFAULT_NEW_TOKENS = 4, 256  # transformers 4.57.6, Text2TextGenerationPipeline
 LENGTHS = ("max_length", "min_length")
@@ -26,6 +29,17 @@ WITHOUT_EFFECT = {  # these options change no tokens: only how transformers comp
     "output_logits", "output_scores", "prefill_chunk_size", "return_legacy_cache", "synced_gpus",
     "target_lookbehind", "transformers_version", "use_cache", "use_model_defaults",
 }  # fmt: skip
+
+# Other arguments of transformers' generate() that scripts state as None (or False), which has no effect.
+GENERATE_ARGUMENTS = {
+    "assistant_model", "assistant_tokenizer", "custom_generate", "decoder_input_ids", "inputs_embeds",
+    "logits_processor", "negative_prompt_attention_mask", "negative_prompt_ids", "prefix_allowed_tokens_fn",
+    "return_dict_in_generate", "stopping_criteria", "streamer", "tokenizer",
+}  # fmt: skip
+
+
+class OptionTypeError(OptionError, TypeError):
+    """An option of a wrong type: a ValueError as in this package, a TypeError as in transformers."""
 
 
 class GenerationConfig:
@@ -137,8 +151,10 @@ def of_call(base: Mapping[str, Any], length_is_default: bool, call: Mapping[str,
     """The options of one call.
 
     base: from of_pipeline or of_generation_config. length_is_default: whether its length is the default of 256.
-    As in transformers, an unknown name is a ValueError, and a TypeError if its value is None.
+    As in transformers, an unknown name is a ValueError, and a TypeError if its value is None. OptionTypeError
+    for a number of a wrong type.
     """
+    call = {name: value for name, value in call.items() if name not in GENERATE_ARGUMENTS or value not in (None, False)}
     unknown = [name for name in call if not is_option(name)]
     if any(call[name] is None for name in unknown):
         raise TypeError(f"{unknown[0]} is not an option")
@@ -160,4 +176,17 @@ def of_call(base: Mapping[str, Any], length_is_default: bool, call: Mapping[str,
             options.pop(name, None)  # ignored without sampling, as in transformers, also temperature=0
         elif name in UNSUPPORTED and options.pop(name, None) not in (None, *UNSUPPORTED[name]):
             raise OptionError(name, "is not supported")
+    check_types(options)
     return options
+
+
+def check_types(options: dict[str, Any]) -> None:
+    """OptionTypeError for a number of a wrong type. As in transformers, do_sample may be 0 or 1."""
+    if options.get("do_sample") in (0, 1):
+        options["do_sample"] = bool(options["do_sample"])
+    for name, value in options.items():
+        default = NONE_MEANS.get(name)
+        if name in MINIMA and not isinstance(value, (int, np.integer, NoneType)):
+            raise OptionTypeError(name, f"must be an integer, got {value!r}")
+        if isinstance(default, float) and not isinstance(value, (int, float, np.number, NoneType)):
+            raise OptionTypeError(name, f"must be a number, got {value!r}")

@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from bart_inference.pipelines.base import Pipeline, in_batches, is_lazy, logger, stated
+from bart_inference.pipelines.tokenizer import padding_strategy
 from bart_inference.tasks.common import softmax
 from bart_inference.tasks.question_answering import question_answering
 from bart_inference.tokenization import pad
@@ -53,6 +54,8 @@ class QuestionAnsweringPipeline(Pipeline):
     than max_seq_len tokens, the context is read in windows that overlap by doc_stride tokens.
     """
 
+    splits_inputs = True
+
     def settings(
         self,
         padding: Any = None,
@@ -66,7 +69,9 @@ class QuestionAnsweringPipeline(Pipeline):
         align_to_words: bool | None = None,
         **inputs: Any,
     ) -> dict[str, Any]:
-        """padding, max_question_len and unknown names have no effect, as in transformers."""
+        """padding, max_question_len and unknown names have no effect on results, as in transformers."""
+        if padding is not None:
+            padding_strategy(padding)
         if topk is not None and top_k is None:
             logger.warning("topk is deprecated: its name is top_k")
             top_k = topk

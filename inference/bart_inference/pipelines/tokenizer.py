@@ -15,6 +15,20 @@ from bart_inference.tokenizer_files import load_tokenizer, read_fields
 
 UNLIMITED = int(1e30)  # transformers' model_max_length if the tokenizer's files have none
 STRATEGIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
+PADDINGS = (False, True, "longest", "max_length", "do_not_pad")
+# Arguments of transformers' tokenizers, with the values that change nothing here.
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "is_split_into_words": (False,),
+    "padding_side": (None, "right"),
+    "return_attention_mask": (None, True),
+    "return_length": (False,),
+    "return_offsets_mapping": (False,),
+    "return_overflowing_tokens": (False,),
+    "return_special_tokens_mask": (False,),
+    "return_token_type_ids": (None, False),
+    "split_special_tokens": (None, False),
+    "verbose": (False, True),
+}
 SPECIAL_TOKENS = {
     "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
     "pad_token": "<pad>", "mask_token": "<mask>",
@@ -92,9 +106,12 @@ class PipelineTokenizer:
 
         truncation: True or the name of a strategy. max_length: in tokens, special ones included; by default
         model_max_length. stride: the number of tokens that a window shares with the one before.
-        ValueError for an unknown strategy, or for a stride as large as a window; the library's Exception if the text
-        that the strategy truncates has too few tokens.
+        ValueError for an argument that is not a text, an unknown strategy, or a stride as large as a window; the
+        library's Exception if the text that the strategy truncates has too few tokens.
         """
+        for name, value in (("text", text), ("text_pair", pair)):
+            if not isinstance(value, str) and (name == "text" or value is not None):
+                raise ValueError(f"{name} must be a text, got {type(value).__name__}: {value!r}")
         strategy = truncation_strategy(truncation)
         limit = self.model_max_length if max_length is None else max_length
         if strategy is None or limit >= UNLIMITED:
@@ -107,22 +124,28 @@ class PipelineTokenizer:
 
     def row(
         self,
-        text: Any,
+        text: Any = None,
         text_pair: Any = None,
         padding: Any = False,
+        truncation: Any = None,
+        max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         **options: Any,
     ) -> Encoded:
-        """The row of a text or a pair. options: those of `encoding`. ValueError for other types."""
-        for name, value in (("text", text), ("text_pair", text_pair)):
-            if value is None and name == "text":
-                raise ValueError("text must be given: it is None")
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{name} must be a text, got {type(value).__name__}: {value!r}")
-        ids = self.encoding(text, text_pair, **options).ids
+        """The row of a text or a pair. options: others of `encoding`, or of WITHOUT_EFFECT.
+
+        As in transformers, max_length truncates where neither padding nor truncation is stated.
+        """
+        padding = padding_strategy(padding)
+        for name, values in WITHOUT_EFFECT.items():
+            if name in options and options.pop(name) not in values:
+                raise TypeError(f"{name} must be one of {values}, or be left out")
+        if max_length is not None and padding is False and truncation is None:
+            truncation = "longest_first"
+        ids = self.encoding(text, text_pair, truncation=truncation, max_length=max_length, **options).ids
         length = len(ids)
-        if strategy_name(padding) == "max_length":
-            limit = options.get("max_length") or self.model_max_length
+        if padding == "max_length":
+            limit = max_length or self.model_max_length
             length = max(length, limit if limit < UNLIMITED else length)
         if padding and pad_to_multiple_of:
             length = -(-length // pad_to_multiple_of) * pad_to_multiple_of
@@ -195,6 +218,15 @@ def truncation_strategy(truncation: Any) -> str | None:
     if name not in STRATEGIES:
         raise ValueError(f"truncation must be a bool or one of {STRATEGIES}, got {truncation!r}")
     return None if name == "do_not_truncate" else name
+
+
+def padding_strategy(padding: Any) -> bool | str:
+    """The strategy, or its name; ValueError for an unknown one."""
+    name = strategy_name(padding)
+    if name not in PADDINGS:
+        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
+    strategy: bool | str = name
+    return strategy
 
 
 def strategy_name(value: Any) -> Any:
