@@ -1,7 +1,7 @@
 """How a call ends, and with which error."""
 
 import pytest
-from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, Overloaded
+from bart_server.scheduling.errors import Cancelled, DeadlineExceeded
 from bart_server.services.call import CANCELLED_EARLY, Call
 
 
@@ -11,17 +11,6 @@ from bart_server.services.call import CANCELLED_EARLY, Call
 )
 def test_a_call_whose_task_is_cancelled_about_at_its_deadline_was_late(timeout, kind):
     assert type(Call(timeout).cancellation()) is kind
-
-
-def test_the_transports_reason_for_a_cancellation_is_told_unless_the_call_was_late():
-    reason = Overloaded("too slow", 1.0)
-    for timeout, expected in ((None, reason), (60.0, reason)):
-        call = Call(timeout)
-        call.cancelled_by = reason
-        assert call.cancellation() is expected
-    late = Call(0.0)
-    late.cancelled_by = reason
-    assert type(late.cancellation()) is DeadlineExceeded
 
 
 def test_whoever_registered_hears_of_a_cancellation_and_the_call_is_over():

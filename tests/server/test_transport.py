@@ -28,7 +28,7 @@ def test_grpcs_channel_arguments_follow_from_the_settings():
     settings = Settings(max_message_bytes=1000, max_requests=100, keepalive=30.0, max_connection_age=0.0)
     assert dict(options(settings)) == {
         "grpc.so_reuseport": 0,
-        "grpc.max_receive_message_length": 1000,
+        "grpc.max_receive_message_length": 1000 + (1 << 20),
         "grpc.max_concurrent_streams": 1024,
         "grpc.http2.lookahead_bytes": 65_536,
         "grpc.http2.bdp_probe": 0,

@@ -36,6 +36,10 @@ class WrongTask(RequestError):
     """The model is served, but cannot do this."""
 
 
+class MessageTooLarge(RequestError):
+    """The request message has more bytes than the transport takes."""
+
+
 class Unauthenticated(RequestError):
     """The call carries no valid token."""
 

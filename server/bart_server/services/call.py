@@ -36,7 +36,6 @@ class Call:
     ) -> None:
         self.identity = identity
         self.reservation = reservation
-        self.cancelled_by: RequestError | None = None  # why the call's task is cancelled, where the transport knows it
         self.request_id = request_id or new_request_id()
         self.cancelled = False
         self.facts: dict[str, Any] = {"request_id": self.request_id}  # for the log: never texts, tokens or labels
@@ -51,7 +50,7 @@ class Call:
         """The error with which a call ends whose task is cancelled."""
         if self._deadline is not None and self._deadline <= time.monotonic() + CANCELLED_EARLY:
             return DeadlineExceeded("the deadline passed")
-        return self.cancelled_by or Cancelled("the caller cancelled the call")
+        return Cancelled("the caller cancelled the call")
 
     def note(self, **facts: Any) -> None:
         """Adds facts for the log and the trace."""

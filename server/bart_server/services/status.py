@@ -10,6 +10,7 @@ CODES: dict[type[Exception], int] = {
     errors.UnknownModel: code_pb2.NOT_FOUND,
     errors.WrongTask: code_pb2.FAILED_PRECONDITION,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.MessageTooLarge: code_pb2.RESOURCE_EXHAUSTED,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
     errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from bart_server.runtime import Runtime
-from bart_server.scheduling.errors import DeadlineExceeded, Overloaded, RequestError
+from bart_server.scheduling.errors import DeadlineExceeded, MessageTooLarge, Overloaded, RequestError
 from bart_server.scheduling.jobs import Reservation
 from bart_server.services.call import Call
 from bart_server.services.methods import METHODS, SERVICES, Method
@@ -29,6 +29,7 @@ from bart_server.transport.refusals import REQUEST_ID, refusal, request_id_of, t
 UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
 MAX_UNREAD_STREAMS = 100  # of one client, that wait to be read
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+MARGIN = 1 << 20  # bytes beyond the limit up to which a message is refused by us, which is counted, and not by gRPC
 MAX_PENDING = 100_000
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -43,6 +44,7 @@ class GrpcServer:
         self._unread_limit = unread_limit
         self.health = Health(SERVICES)
         self._runtime = runtime
+        self._max_message_bytes = settings.max_message_bytes
         self._has_certificates = bool(settings.tls_client_ca)  # of clients
         self._readers = Readers(settings.max_readers, max(1, settings.max_readers // 2), settings.message_timeout)
         self._unread_streams: Counter[str] = Counter()  # of each client, streams that wait to be read
@@ -119,12 +121,12 @@ class GrpcServer:
     async def _read(self, context: Context, call: Call, reservation: Reservation) -> bytes:
         try:
             self._runtime.metrics.unread(self._readers.unread + 1)
-            return await self._readers.read(context, reservation)
-        except (NoMessage, asyncio.CancelledError) as error:
-            # Whether a message is larger than the limit, only gRPC knows: it tells the caller and cancels the call.
-            call.cancelled_by = Overloaded("the message is larger than the limit", 0.0)
-            if isinstance(error, NoMessage):
-                await asyncio.sleep(END_OF_CALL)
+            data = await self._readers.read(context, reservation)
+            if len(data) > self._max_message_bytes:
+                raise MessageTooLarge(f"{len(data)} bytes, at most {self._max_message_bytes} are allowed")
+            return data
+        except NoMessage:
+            await asyncio.sleep(END_OF_CALL)  # if the caller has gone, gRPC cancels this task now
             raise
         finally:
             self._runtime.metrics.unread(self._readers.unread)
@@ -205,7 +207,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
     milliseconds = round(settings.keepalive * 1000)
     arguments = [
         ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", settings.max_message_bytes + MARGIN),
         ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # calls at a time on a connection
         ("grpc.http2.lookahead_bytes", LOOKAHEAD),  # of a message that is not read yet
         ("grpc.http2.bdp_probe", 0),  # or gRPC would raise this to megabytes
