@@ -110,9 +110,9 @@ def start_up(model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for turn in range(rounds + 1):  # the first round brings the files into memory, and is not counted
         for name in CONTENDERS:  # `ours-xla` fills the compile cache that "ours-xla, warm cache" reads
-            found = measured(name, folder, work, cache)
+            run = measured(name, folder, work, cache)
             if turn:
-                runs[name].append(found)
+                runs[name].append(run)
 
     def median(name: str, figure: str, digits: int) -> float:
         return round(statistics.median(run[figure] for run in runs[name]), digits)
@@ -133,14 +133,14 @@ def start_up(model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path)
 def compilation(folder: pathlib.Path) -> dict[str, Any]:
     """Seconds that each bucket takes to compile, one after the other in one process without a cache."""
     worker = Worker("ours", folder)
-    found = {}
+    seconds = {}
     for batch, beams, source in BUCKETS:
         rows = [[0, *range(1000, 1000 + source - 2), 2]] * batch
         options = {"num_beams": beams, "max_new_tokens": 1}
         answer = worker.prepare({"batches": [rows], "options": options, "pad_token_id": 1})
-        found[f"batch {batch}, {beams} beams, source {source}"] = answer["compile_seconds"]
+        seconds[f"batch {batch}, {beams} beams, source {source}"] = answer["compile_seconds"]
     worker.close()
-    return found
+    return seconds
 
 
 def environment_of(code: pathlib.Path) -> dict[str, str]:
@@ -267,21 +267,21 @@ def main() -> None:
     command.parser.add_argument("--rounds", type=int, default=3)
     command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
     command.parser.add_argument("--code", type=pathlib.Path, default=ROOT, help="checkout of the servers and the demo")
-    given = command.parse()
-    with cache_of(given.cache) as cache, tempfile.TemporaryDirectory() as programs:
+    arguments = command.parse()
+    with cache_of(arguments.cache) as cache, tempfile.TemporaryDirectory() as programs:
         for name in command.missing():
             about = circumstances()
-            stored, code = pathlib.Path(programs) / "cache", given.code.resolve()
+            stored, code = pathlib.Path(programs) / "cache", arguments.code.resolve()
             if name == "compilation":
                 figures: dict[str, Any] = {"seconds": compilation(folder_of(cache, "base"))}
             elif name in SERVERS:
                 model = SERVERS[name]
-                figures = {"starts": servers(model, folder_of(cache, model), given.rounds, stored, code)}
+                figures = {"starts": servers(model, folder_of(cache, model), arguments.rounds, stored, code)}
             elif name == "demo":
-                figures = {"starts": demo(given.rounds, stored, code)}
+                figures = {"starts": demo(arguments.rounds, stored, code)}
             else:
                 folder = folder_of(cache, name)
-                figures = {"contenders": start_up(name, folder, given.rounds, stored)}
+                figures = {"contenders": start_up(name, folder, arguments.rounds, stored)}
             command.record.add(name, {**figures, "circumstances": about})
     print(report(command.figures()))
 

@@ -67,12 +67,12 @@ def reference(case: Case, model: TorchModel) -> Reference:
         "attention_mask": case.attention_mask,
         "decoder_input_ids": case.decoder_input_ids,
     }
-    given = {name: torch.tensor(array) for name, array in arrays.items() if array is not None}
+    inputs = {name: torch.tensor(array) for name, array in arrays.items() if array is not None}
     steps: list[Step] = []
     with warnings.catch_warnings(), recording(model, steps):
         warnings.simplefilter("ignore")
         out = model.generate(
-            torch.tensor(case.input_ids), **given, **case.options,
+            torch.tensor(case.input_ids), **inputs, **case.options,
             do_sample=False, output_scores=True, return_dict_in_generate=True,
         )  # fmt: skip
     beams = case.options["num_beams"] > 1
@@ -99,37 +99,37 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
         distance = torch.where(values[:, 1:] > DEAD, values[:, :-1] - values[:, 1:], torch.inf)
         return distance.nan_to_num(torch.inf).amin(1)
 
-    def continuations(**given: Any) -> Any:
-        total = given["accumulated_log_probs"]
-        seen["rank"] = gaps(torch.topk(total, min(given["beams_to_keep"] + 1, total.shape[1])).values)
-        return kinds[names[0]](model, **given)
+    def continuations(**arguments: Any) -> Any:
+        total = arguments["accumulated_log_probs"]
+        seen["rank"] = gaps(torch.topk(total, min(arguments["beams_to_keep"] + 1, total.shape[1])).values)
+        return kinds[names[0]](model, **arguments)
 
-    def running(**given: Any) -> Any:
-        result = kinds[names[1]](model, **given)
+    def running(**arguments: Any) -> Any:
+        result = kinds[names[1]](model, **arguments)
         seen["running"] = result[0]
         return result
 
-    def finished(**given: Any) -> Any:
-        length = given["cur_len"] + 1 - given["decoder_prompt_len"]
-        ended = given["next_token_hits_stopping_criteria"] & given["top_num_beam_mask"][None]
-        new = torch.where(ended, given["topk_log_probs"] / length ** given["length_penalty"], -1e9)
-        both = torch.cat([given["beam_scores"], new], 1)
-        seen["order"] = gaps(torch.topk(both, min(given["num_beams"] + 1, both.shape[1])).values)
-        result = kinds[names[2]](model, **given)
+    def finished(**arguments: Any) -> Any:
+        length = arguments["cur_len"] + 1 - arguments["decoder_prompt_len"]
+        ended = arguments["next_token_hits_stopping_criteria"] & arguments["top_num_beam_mask"][None]
+        new = torch.where(ended, arguments["topk_log_probs"] / length ** arguments["length_penalty"], -1e9)
+        both = torch.cat([arguments["beam_scores"], new], 1)
+        seen["order"] = gaps(torch.topk(both, min(arguments["num_beams"] + 1, both.shape[1])).values)
+        result = kinds[names[2]](model, **arguments)
         seen["finished"] = result[0]
         return result
 
-    def stop(**given: Any) -> Any:
-        patient = given["early_stopping"] == "never" and given["length_penalty"] > 0
-        length = (given["max_length"] if patient else given["cur_len"]) - given["decoder_prompt_len"]
-        best = given["running_beam_scores"][:, 0] / length ** given["length_penalty"]
-        hope = (best - given["beam_scores"].amin(1)).abs()
+    def stop(**arguments: Any) -> Any:
+        patient = arguments["early_stopping"] == "never" and arguments["length_penalty"] > 0
+        length = (arguments["max_length"] if patient else arguments["cur_len"]) - arguments["decoder_prompt_len"]
+        best = arguments["running_beam_scores"][:, 0] / length ** arguments["length_penalty"]
+        hope = (best - arguments["beam_scores"].amin(1)).abs()
         margin = torch.stack([seen["rank"], seen["order"], hope]).amin(0)
-        width = given["cur_len"]
+        width = arguments["cur_len"]
         steps.append(
             Step(seen["running"][:, :, :width].numpy(), seen["finished"][:, :, :width].numpy(), margin.numpy())
         )
-        return kinds["_check_early_stop_heuristic"](**given)
+        return kinds["_check_early_stop_heuristic"](**arguments)
 
     patches = dict(zip(kinds, (continuations, running, finished, stop), strict=True))
     for name, patch in patches.items():

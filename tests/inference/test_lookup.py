@@ -233,8 +233,8 @@ def test_a_stream_with_drafts_is_the_text_of_summarize(chunk: int) -> None:
     for document in DOCUMENTS:
         expected = summarize(prepared, document, num_beams=1, prompt_lookup_num_tokens=0)
         assert summarize(prepared, document, num_beams=1, prompt_lookup_num_tokens=K) == expected
-        pieces = list(stream(prepared, document, chunk, num_beams=1, prompt_lookup_num_tokens=K))
-        assert "".join(pieces) == expected
+        parts = list(stream(prepared, document, chunk, num_beams=1, prompt_lookup_num_tokens=K))
+        assert "".join(parts) == expected
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "seed": 3}], ids=str)

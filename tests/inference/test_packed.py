@@ -58,7 +58,8 @@ def test_neither_its_place_nor_its_neighbors_change_a_bit(layout: str, L: int) -
     first = encoded(prepared, [ids], 0, L)
     for before in sorted({0, 1, 3, 8, 17, 33, L // 2 - 10, L - 50, L - 21}):
         sources = [source(length, L + length) for length in (before // 3, before - before // 3) if length]
-        after = [source(more, before)] if (more := min(15, L - 21 - before)) else []
+        length_after = min(15, L - 21 - before)
+        after = [source(length_after, before)] if length_after else []
         packed = encoded(prepared, [*sources, ids, *after], len(sources), L)
         for layer, (a, b) in enumerate(zip(first.cross_kv, packed.cross_kv, strict=True)):
             for name, one, other in zip(("keys", "values"), a, b, strict=True):

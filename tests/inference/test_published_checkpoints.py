@@ -61,8 +61,8 @@ def test_generations_equal_transformers(name: str, options: dict[str, Any]) -> N
         )
         .numpy()
     )
-    found = generate(prepared, ids, mask, max_length=60, **options)
-    assert np.array_equal(found.sequences, expected), prepared.tokenizer.decode_batch(found.sequences.tolist())
+    sequences = generate(prepared, ids, mask, max_length=60, **options).sequences
+    assert np.array_equal(sequences, expected), prepared.tokenizer.decode_batch(sequences.tolist())
 
 
 def test_bart_larges_states_are_the_published_ones() -> None:
@@ -96,5 +96,5 @@ def test_mnlis_zero_shot_scores_equal_the_pipeline() -> None:
     ],
 )
 def test_blanks_are_filled_with_the_published_words(name: str, expected: set[str]) -> None:
-    [found] = fill_mask(fetch(name), " I went to the <mask>.")
-    assert expected <= {filled.token_str for filled in found}
+    [fillings] = fill_mask(fetch(name), " I went to the <mask>.")
+    assert expected <= {filled.token_str for filled in fillings}

@@ -115,7 +115,7 @@ class Running:
         self.engines = engines or (FakeEngine(),)
         tracer: Tracer | None = settings.pop("tracer", None)
         models = tuple(f"echo{index or ''}={index}" for index in range(len(self.engines)))
-        given = {
+        fields = {
             "model": models,
             "host": "127.0.0.1",
             "port": 0,
@@ -123,7 +123,7 @@ class Running:
             "chunk": 4,
             "drain_pause": 0.0,
         } | settings
-        self.settings = Settings(**given)
+        self.settings = Settings(**fields)
         self.process = Process(self.settings, load or self._load, tracer)
         self.runtime = self.process.runtime
         self.exit: Exit | None = None

@@ -100,8 +100,8 @@ class SchedulerDriver:
 
 def alone(prepared, source, **options):
     """The answers of `generate` to this source alone: a list of (tokens without the start token, score)."""
-    found = generate(prepared, [source], **options)
-    rows = zip(found.sequences, found.lengths, found.sequences_scores, strict=True)
+    generated = generate(prepared, [source], **options)
+    rows = zip(generated.sequences, generated.lengths, generated.sequences_scores, strict=True)
     return [(tuple(ids[1:length].tolist()), float(score)) for ids, length, score in rows]
 
 
@@ -109,9 +109,9 @@ def answers(box):
     return [(hypothesis.tokens, hypothesis.score) for hypothesis in box.finish.hypotheses]
 
 
-def same(found, expected):
-    assert [tokens for tokens, _ in found] == [tokens for tokens, _ in expected]
-    assert [score for _, score in found] == pytest.approx([score for _, score in expected], rel=1e-4, abs=1e-5)
+def same(actual, expected):
+    assert [tokens for tokens, _ in actual] == [tokens for tokens, _ in expected]
+    assert [score for _, score in actual] == pytest.approx([score for _, score in expected], rel=1e-4, abs=1e-5)
 
 
 def source(length, seed):

@@ -15,8 +15,8 @@ def test_every_promise_names_tests_that_exist():
     promises = README[README.index("## Promises") :]
     named = re.findall(r"`(?:(test_\w+\.py))?(?:::)?(?:…?(\w+)…)?`", promises)
     file = ""
-    for found, name in named:
-        file = found or file
+    for test_file, name in named:
+        file = test_file or file
         source = (TESTS / file).read_text()
         assert re.search(rf"def test_\w*{name.removeprefix('test_')}", source), f"{file} has no test {name}"
     assert len(named) > 20

@@ -54,8 +54,8 @@ def test_it_answers_as_a_context_and_counts_its_calls():
             answer = await within(runtime.summarize(request(options={"num_beams": 3})))
             assert (answer.text, answer.usage.model_revision) == ("hello", "first")
             stream = runtime.stream_summarize(pb.StreamSummarizeRequest(text="hello there"))
-            *pieces, last = [message async for message in stream]
-            assert "".join(piece.delta.text for piece in pieces) == last.summary.text == "hello there"
+            *deltas, last = [message async for message in stream]
+            assert "".join(message.delta.text for message in deltas) == last.summary.text == "hello there"
             with pytest.raises(InvalidArgument, match="num_beams"):
                 await runtime.summarize(request(options={"num_beams": 2}))
             call = Call(timeout=PATIENCE)

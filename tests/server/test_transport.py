@@ -142,8 +142,8 @@ def test_only_so_many_messages_are_read_at_once_and_only_so_many_of_one_client()
     [("abc 1", True), ("~", True), ("", False), ("é", False), ("a\nb", False), (b"abc", False), (None, False)],
 )
 def test_a_request_id_that_is_no_header_is_replaced(sent, kept):
-    found = request_id_of({} if sent is None else {"x-request-id": sent})
-    assert found == sent if kept else len(found) == 32 and found.isalnum()
+    request_id = request_id_of({} if sent is None else {"x-request-id": sent})
+    assert request_id == sent if kept else len(request_id) == 32 and request_id.isalnum()
 
 
 def test_refusals_of_unread_calls_are_built_once_and_only_so_many_are_kept():

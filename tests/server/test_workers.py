@@ -103,5 +103,5 @@ def test_every_request_of_many_is_answered_once_whoever_takes_it(workers):
     driver = SchedulerDriver(FakeEngine(sizes=(1, 2)), workers=workers)
     with working(driver.scheduler, workers):
         boxes = [driver.ask([10 + index] * (1 + index % 7), num_beams=(1, 3)[index % 2]) for index in range(200)]
-        found = [awaited(box) for box in boxes]
-    assert found == [(*[10 + index] * (1 + index % 7), END) for index in range(200)]
+        sequences = [awaited(box) for box in boxes]
+    assert sequences == [(*[10 + index] * (1 + index % 7), END) for index in range(200)]

@@ -72,11 +72,11 @@ def work_ahead(client: str, due: float, cost: float, in_flight: Sequence[Waiting
     It is the cost that the client itself has due before, and for each other client at most as much as this client will
     have served by then. costs: what is left of each request in flight.
     """
-    own = 0.0
+    own_cost = 0.0
     others: dict[str, float] = {}
     for request, left in zip(in_flight, costs, strict=True):
         if request.client != client:
             others[request.client] = others.get(request.client, 0.0) + left
         elif request.due <= due:
-            own += left
-    return own + sum(min(theirs, own + cost) for theirs in others.values())
+            own_cost += left
+    return own_cost + sum(min(theirs, own_cost + cost) for theirs in others.values())

@@ -20,12 +20,12 @@ def check_sizes(request: type[Message], data: bytes, limits: Limits) -> None:
     A message may contain a single field several times; its sizes are added up, because a parser may join its parts.
     """
     fields: Mapping[int, Any] = request.DESCRIPTOR.fields_by_number
-    most = MAX_FIELDS + limits.batch_items + limits.labels
+    max_fields = MAX_FIELDS + limits.batch_items + limits.labels
     sizes: Counter[int] = Counter()
     counts: Counter[int] = Counter()
     for index, (number, size) in enumerate(top_level(data)):
-        if index == most:
-            raise InvalidArgument("request", f"more than {most} fields")
+        if index == max_fields:
+            raise InvalidArgument("request", f"more than {max_fields} fields")
         field = fields.get(number)
         counts[number] += 1
         if field is None:
