@@ -182,3 +182,28 @@ def test_a_stream_may_take_longer_than_its_reader_may_pause():
         assert messages[-1].summary.text == "hello"
 
     asyncio.run(main())
+
+
+def test_a_clients_messages_that_are_still_read_stay_counted_when_another_one_has_come():
+    async def main():
+        readers = Readers(places=10, per_client=2, timeout=PATIENCE)
+        senders, calls = [], []
+
+        async def call(client):
+            senders.append(Sender())
+            calls.append(asyncio.create_task(readers.read(senders[-1], Reservation(client, 0.0, 0, lambda *_: None))))
+            for _ in range(30):
+                await asyncio.sleep(0)
+            return [sender.begun for sender in senders]
+
+        for _ in range(3):
+            await call("a")
+        assert await call("a") == [True, True, False, False]
+        senders[0].message.set_result(b"first")
+        await call("b")
+        assert await call("b") == [True, True, True, False, True, True], "two of a are read, so its fourth waits"
+        for sender in senders[1:]:
+            sender.message.set_result(b"more")
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
