@@ -2,16 +2,16 @@
 call of the device wait for a compilation. Their keys in the engine's store of programs, and what they do:
 
     ("prefill", EncoderShape)                 encodes packed sources; gives the keys and values of cross-attention
-    ("init", bucket, size)                    makes a decoding state of `size` rows, all of them done
+    ("init", StateShape, size)                makes a decoding state of `size` rows, all of them done
     ("insert", source, size, EncoderShape)    copies keys and values into rows; the same for all buckets of `source`
-    ("begin", bucket, size)                   writes options and prompts into rows, which begin anew
+    ("begin", StateShape, size)               writes options and prompts into rows, which begin anew
     ("step", bucket, size)                    runs a chunk of decoding steps
-    ("resize", bucket, old, new)              makes a state of `new` rows from some rows of one of `old` rows
+    ("resize", StateShape, old, new)          makes a state of `new` rows from some rows of one of `old` rows
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,12 +37,25 @@ from bart_server.engine.store import Program
 from bart_server.scheduling.contract import Bucket, Request
 
 
+class StateShape(NamedTuple):
+    """What a decoding state's shapes depend on besides its row count: with and without sampling they are the same."""
+
+    source: int
+    target: int
+    beams: int
+
+
+def state_shape(bucket: Bucket) -> StateShape:
+    return StateShape(bucket.source, bucket.target, bucket.beams)
+
+
 class DecodePrograms:
     """Compiles the programs of decoding. example: makes a request as long as a bucket allows, for its shapes."""
 
     def __init__(self, model: DeviceModel, example: Callable[[Bucket], Request]) -> None:
         self._model = model
         self._example = example
+        self._states: dict[tuple[StateShape, int], Any] = {}  # their shapes, which take a tenth of a second to trace
 
     def of(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
         """The programs of a row count. others: the row counts that it is resized from and to.
@@ -55,15 +68,17 @@ class DecodePrograms:
         programs += self.encoder(bucket, size, self.longest_row(bucket, size))
         for other in others:
             for old, new in ((size, other), (other, size)):
-                programs.append(Program(("resize", bucket, old, new), partial(self._resize, bucket, old, new)))
+                programs.append(
+                    Program(("resize", state_shape(bucket), old, new), partial(self._resize, bucket, old, new))
+                )
         return programs
 
     def encoder(self, bucket: Bucket, size: int, shape: EncoderShape) -> list[Program]:
         """The programs that encode in a shape and begin rows of a state of `size` rows."""
         insert = partial(self._insert, bucket, size, shape)
         return [
-            Program(("init", bucket, size), partial(self._init, bucket, size)),
-            Program(("begin", bucket, size), partial(self._begin, bucket, size)),
+            Program(("init", state_shape(bucket), size), partial(self._init, bucket, size)),
+            Program(("begin", state_shape(bucket), size), partial(self._begin, bucket, size)),
             Program(("prefill", shape), partial(self._prefill, shape), uses_weights=True),
             Program(("insert", bucket.source, size, shape), insert),
         ]
@@ -129,6 +144,13 @@ class DecodePrograms:
 
     def _state(self, bucket: Bucket, size: int) -> Any:
         """The shapes of a decoding state of `size` rows."""
+        key = (state_shape(bucket), size)
+        shapes = self._states.get(key)
+        if shapes is None:
+            shapes = self._states[key] = self._trace_state(bucket, size)
+        return shapes
+
+    def _trace_state(self, bucket: Bucket, size: int) -> Any:
         model = self._model
         value = first_tokens(self._example(bucket), bucket)
         prompts, options = row_updates([0], [value], size, 1).values

@@ -32,7 +32,7 @@ from bart_server.engine.packing import (
     row_updates,
     without_source,
 )
-from bart_server.engine.programs import DecodePrograms
+from bart_server.engine.programs import DecodePrograms, state_shape
 from bart_server.engine.shapes import Shapes
 from bart_server.engine.store import Shape, Store
 from bart_server.engine.tasks.classify import HEAD
@@ -203,7 +203,9 @@ class Generation:
     # ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def init(self, bucket: Bucket, size: int) -> DecodeState:
-        return DecodeState(self._executables["init", bucket, size](), np.ones(size, np.bool_), [None] * size)
+        return DecodeState(
+            self._executables["init", state_shape(bucket), size](), np.ones(size, np.bool_), [None] * size
+        )
 
     def encode(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Encoded:
         lengths = [len(request.source) for request in requests]
@@ -261,7 +263,7 @@ class Generation:
             updates = row_updates(targets, places, size, devices)
             source = self._model.exchanged(program, source, pairs, ids, updates)
         values = [first_tokens(request, bucket) for request in encoded.requests]
-        begin = self._executables["begin", bucket, size]
+        begin = self._executables["begin", state_shape(bucket), size]
         state: State = begin(without_source(slots.state), row_updates(rows, values, size, devices))
         done, requests = slots.done.copy(), list(slots.requests)
         for row, request in zip(rows, encoded.requests, strict=True):
@@ -322,7 +324,7 @@ class Generation:
         old = np.zeros(size, np.int32)
         old[: len(rows)] = rows
         live = np.arange(size) < len(rows)
-        program = self._executables["resize", bucket, len(slots.requests), size]
+        program = self._executables["resize", state_shape(bucket), len(slots.requests), size]
         state = self._model.exchanged(program, slots.state, old, live)
         requests = [slots.requests[row] for row in rows] + [None] * (size - len(rows))
         return DecodeState(state, np.where(live, slots.done[old], True), requests)
