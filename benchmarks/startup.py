@@ -212,14 +212,16 @@ def servers(
 def demo(rounds: int, cache: pathlib.Path, code: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Seconds of `python bart_oneliner.py`, from its start to its end."""
     runs: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
-    help_text = subprocess.run([sys.executable, "bart_oneliner.py", "--help"], cwd=code, capture_output=True, text=True)
-    flags = ["--compile-cache", str(cache)] if "--compile-cache" in help_text.stdout else []
+    command = [sys.executable, "bart_oneliner.py"]
+    environment = environment_of(code)
+    help_text = subprocess.run([*command, "--help"], cwd=code, env=environment, capture_output=True, text=True)
+    if "--compile-cache" in help_text.stdout:
+        command += ["--compile-cache", str(cache)]
     for _ in range(rounds):
         shutil.rmtree(cache, ignore_errors=True)
         for start in STARTS:
             began = time.perf_counter()
-            command = [sys.executable, "bart_oneliner.py", *flags]
-            subprocess.run(command, cwd=code, env=environment_of(code), check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(command, cwd=code, env=environment, check=True, stdout=subprocess.DEVNULL)
             runs[start].append({"seconds": time.perf_counter() - began})
     return {start: medians(runs[start], ("seconds",)) for start in STARTS}
 
