@@ -6,7 +6,7 @@ every number is `transformers` BartForConditionalGeneration in PyTorch, which `p
 Dimension key, the same letters in every einsum, shape comment and table:
 
     B  batch              S  source length       V  vocabulary
-    D  model width        T  target length       P  positions (+ 2 unused rows, see embed)
+    D  model width        T  target length       P  positions, 2 unused ones included (see embed)
     H  heads              K  head width, D/H     F  feed-forward width
     L  layers, a leading axis of every array in "layers": identical layers are stacked and scanned
 

@@ -1,24 +1,35 @@
-"""BERT and RoBERTa in one file, for readers of `bart_oneliner.py`. What is equal is imported from there.
+"""BERT and RoBERTa in one file, for readers of `bart_oneliner.py`. Functions that are equal are imported from there.
 
 BERT is BART's encoder with a head. This differs from BART, in the order of this file:
 
     decoder      There is none, and so no cross-attention and no generation.
-    layer norm   eps is in the config: 1e-12 in BERT, and 1e-5 in RoBERTa as in BART.
-    positions    BERT's begin at row 0, BART's at row 2. RoBERTa's begin at row 2 too, and do not count padding.
-    embeddings   A third table, `embed_types`, says which of two texts a token belongs to.
-    dropout      There is none after the activation of the feed-forward part.
+    layer norm   eps is in the config: 1e-12 in BERT, BART's 1e-5 in RoBERTa.
+    positions    They begin at row 0 of the table, BART's at row 2.
+    embeddings   After tokens and positions a third table, `embed_types`, says which part of the input a token is in.
+    dropout      There is none after the activation of the feed-forward part. Attention's default rate is 0.1, not 0.
     pooler       An optional linear layer and tanh over the first token, for tasks about the whole text.
-    head         A linear layer, the activation and a norm come before the output embedding. The bias is trained.
-    loss         Each masked token is predicted at its own position. Labels are not shifted.
+    head         A linear layer, the activation and a norm come before the output embedding. Its bias is trained,
+                 which BART's is not.
+    loss         Each masked token is predicted at its own position: labels are not shifted.
 
-The layer is BART's encoder layer otherwise: post-norm, scaled attention, biases everywhere, exact gelu.
+RoBERTa differs from BERT in this:
+
+    padding      Its id is 1, BERT's 0. It has a row of the position table, number 1, which is not trained either.
+    positions    Only tokens that are not padding are counted, from row 2 on. The two rows before are part of
+                 max_position_embeddings, so the longest input is that number less 2.
+    types        There is only one token type.
+    head         Its activation is gelu, whatever the config says.
+
+The layer is BART's encoder layer otherwise: post-norm, scaled attention, biases everywhere, exact gelu. Layerdrop,
+`scale_embedding`, label smoothing and the heads of other tasks are not here.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", https://arxiv.org/abs/1810.04805; Liu et al.,
 "RoBERTa: A Robustly Optimized BERT Pretraining Approach", https://arxiv.org/abs/1907.11692. `pytest tests/relatives`
 compares every number with `transformers` BertForMaskedLM and RobertaForMaskedLM in PyTorch.
 
 The dimension key is BART's: B batch, S source length, V vocabulary, D width, H heads, K = D/H, F feed-forward width,
-L layers, P rows of the position table; and N token types. Names in the parameter tree are BART's as well.
+L layers, P rows of the position table (all of them, so P = max_position_embeddings); and N token types. What BART has
+too has BART's name in the parameter tree.
 """
 
 from __future__ import annotations
@@ -259,7 +270,7 @@ def init(config: Config, key: Array, parts: tuple[str, ...] = ("lm_head",)) -> P
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """BART's layer norm with another eps. BERT's, 1e-12, changes no float32 variance above 2e-5."""
+    """BART's layer norm with another eps. BERT's, 1e-12, changes no float32 variance above 3.1e-5 (2^-15)."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centered = wide - wide.mean(-1, keepdims=True)
     normed = centered / jnp.sqrt(jnp.square(centered).mean(-1, keepdims=True) + eps)

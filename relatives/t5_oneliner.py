@@ -1,28 +1,34 @@
-"""T5 in one file, for readers of `bart_oneliner.py`. What is equal is imported from there.
+"""T5 in one file, for readers of `bart_oneliner.py`. Functions that are equal are imported from there.
 
-T5 is an encoder and a decoder with cross-attention, like BART. This differs from BART, in the order of this file:
+T5 is an encoder and a decoder with cross-attention, like BART. Version 1.1 is a later T5, and FLAN-T5 is version 1.1
+trained further. This differs from BART, in the order of this file:
 
     start        The decoder starts with the padding token, BART's with </s>.
     biases       No projection and no norm has a bias, and there is no final_logits_bias.
     heads        The head width K is in the config; H·K need not be D.
-    init         Each matrix is drawn with a deviation that depends on its input width, not N(0, 0.02).
-    norm         RMS norm: no mean is subtracted. It comes before each part of a layer (pre-norm) and after the last
-                 layer.
+    init         Each projection is drawn with a deviation that depends on its input width, embeddings with deviation 1;
+                 BART draws all with 0.02.
+    norm         RMS norm: no mean is subtracted; eps is 1e-6. It comes before self-attention, cross-attention and the
+                 feed-forward part (pre-norm) and after the last layer. There is none after the embedding.
     scale        Scores are not divided by √K.
-    positions    There is no table. Each head adds a learned number to each score, chosen by the distance between query
-                 and key (`buckets`), the same in all layers.
-    activation   relu; in version 1.1 gelu times a second linear map of the input, the gate.
-    dropout      One rate for all places, of which one is after the last norm.
+    positions    No position embedding is added to the tokens. Instead self-attention adds a number to each score,
+                 which each head learns for ranges of the distance between query and key (`buckets`). The encoder has
+                 one table of these numbers for all its layers and the decoder another. Cross-attention has none.
+    activation   relu; in version 1.1 the product gelu(fc1 x) · (gate x), with gelu's tanh form.
+    dropout      The same rate everywhere, attention included; there is also dropout after the last norm.
     padding      Its embedding is trained like any other.
     head         Hidden states are multiplied by D^-1/2 before the product with the embedding. Version 1.1 has a
                  separate matrix instead of the embedding, and no such factor.
 
-Version 1.1 is the one on which FLAN-T5 is trained. Raffel et al., "Exploring the Limits of Transfer Learning with a
-Unified Text-to-Text Transformer", https://arxiv.org/abs/1910.10683. The reference for every number is `transformers`
-T5ForConditionalGeneration in PyTorch, with which `pytest tests/relatives` compares.
+Layerdrop, `scale_embedding`, label smoothing, forced tokens in `greedy`, the heads of other tasks and a one-line form
+are not here.
+
+Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+https://arxiv.org/abs/1910.10683. The reference for every number is `transformers` T5ForConditionalGeneration in
+PyTorch, with which `pytest tests/relatives` compares.
 
 The dimension key is BART's: B batch, S source length, T target length, V vocabulary, D width, H heads, K head width,
-F feed-forward width, L layers. Names in the parameter tree are BART's as well.
+F feed-forward width, L layers. What BART has too has BART's name in the parameter tree.
 """
 
 from __future__ import annotations
@@ -234,7 +240,7 @@ def init(config: Config, key: Array) -> Params:
     A matrix is drawn from a normal distribution with variance 1 over its input width, so that its output has the
     variance of its input. The queries' variance is smaller by K, so that scores have variance 1 without a scale in
     attention. Embeddings and a separate head are N(0, 1). (transformers 5 ties the head of every fresh model.) Norms
-    start as the identity.
+    start at `initializer_factor`, which is 1 in all published models.
     """
     D, K, H, F = config.d_model, config.d_kv, config.num_heads, config.d_ff
     inputs = {"shared": 1, "lm_head": 1, "q_proj": D * K, "out_proj": H * K, "fc2": F}  # D for all other matrices
@@ -330,7 +336,7 @@ def layer(
     if "encoder_attn" in p:
         assert memory is not None and memory_mask is not None
         y = norm(x, "encoder_attn_layer_norm")
-        x = x + drop(attention(y, memory, 0.0, memory_mask, p["encoder_attn"]))
+        x = x + drop(attention(y, memory, 0.0, memory_mask, p["encoder_attn"]))  # no position bias
     y = norm(x, "final_layer_norm")
     hidden = ACTIVATIONS[config.activation](linear(y, **p["fc1"]))
     if "gate" in p:
