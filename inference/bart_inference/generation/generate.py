@@ -48,7 +48,9 @@ def generate(
     attention_mask (B,S): 1 for real tokens; None for all ones (as in transformers 5, padding ids make no mask).
     decoder_input_ids (B,P): prompts. The start token is put before them unless every row begins with it.
     The options of the call are keywords under transformers' names (see Options). `options` adds one mapping for each
-    row, whose entries take precedence. A Prepared model saves the conversion to the device's layout at every call.
+    row, whose entries take precedence. Greedy search of one source uses lookup decoding, which gives the same tokens in
+    fewer steps (module lookup); prompt_lookup_num_tokens=0 switches it off. A Prepared model saves the conversion to
+    the device's layout at every call.
 
     OptionError for an unknown option or a value out of its limits. ValueError for an empty batch, shapes that disagree,
     ids outside the vocabulary, or a source beyond the position table. No input is truncated.
