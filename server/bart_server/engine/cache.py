@@ -33,15 +33,15 @@ from bart_server.scheduling.contract import Bucket
 
 log = logging.getLogger(__name__)
 SUFFIX = ".program"
-PARTIAL = ".partial"  # of a file that is being written
+PARTIAL = ".partial"  # the suffix of a file that is being written
 DIGEST_BYTES = 32
 ABANDONED = 3600.0  # seconds after which a file that was never completed is deleted
-CODE = ("bart_oneliner", "bart_inference", "bart_server.engine")  # what the programs are made of
+CODE = ("bart_oneliner", "bart_inference", "bart_server.engine")  # the code that makes programs
 FLAGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 
 class ProgramCache:
-    """A folder of programs. max_bytes, max_days: what `prune` leaves: at most so much, and used within so many days."""
+    """A folder of programs. `prune` leaves at most `max_bytes`, and only programs used within the last `max_days`."""
 
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int, max_days: float) -> None:
         self._folder = pathlib.Path(folder).expanduser()
@@ -72,7 +72,7 @@ class ProgramCache:
             if hashlib.sha256(content).digest() != digest:
                 raise ValueError("its digest is not that of its content")
             executable = serialize_executable.deserialize_and_load(*pickle.loads(content))
-        except Exception as error:  # whatever pickle and XLA raise for content that they cannot use
+        except Exception as error:  # pickle and XLA raise errors of many classes for content that they cannot use
             self._tell("damaged", f"a damaged entry of the compile cache is compiled anew: {path}: {error}")
             return None
         with contextlib.suppress(OSError):
@@ -98,12 +98,12 @@ class ProgramCache:
             self._delete_partial()
             prune(self._folder, f"*{SUFFIX}", self._max_bytes, self._max_days)
         except FileNotFoundError:
-            pass  # another process has deleted a program, and prunes
+            pass  # another process that prunes the folder has deleted a program
         except OSError as error:
             self._tell("prune", f"the compile cache cannot be pruned: {error}")
 
     def _delete_partial(self) -> None:
-        """Deletes what a process that was killed did not complete."""
+        """Deletes files that a process began to write and did not complete because it was killed."""
         for path in self._folder.glob(f"*{PARTIAL}"):
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ class ProgramCache:
         return self._folder / f"{name}{SUFFIX}"
 
     def _write(self, name: str, data: bytes) -> None:
-        """Under another name first: another process may read or write the same entry."""
+        """Writes a file under another name and then renames it: another process may read or write the same entry."""
         descriptor, partial = tempfile.mkstemp(dir=self._folder, suffix=PARTIAL)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -143,13 +143,14 @@ class NoCache(ProgramCache):
 
 
 def name_of(model: str, key: Hashable) -> str:
-    """The name of a program. model: what its shapes depend on, see model_identity. key: of the program in the store."""
+    """The name of a program's file. model: the model's configuration and shapes, as text. key: its key in the store."""
     parts: Any = key
     text = [part_text(part) for part in parts]
     return hashlib.sha256("\n".join([environment(), model, *text]).encode()).hexdigest()
 
 
 def part_text(part: Any) -> str:
+    """A part of a program's key as text. It omits a bucket's row counts and cost, on which no program depends."""
     if isinstance(part, Bucket):
         return f"{part.name} {part.beams} beams, sampling {part.sample}, {part.source} to {part.target}"
     return repr(part)
@@ -186,7 +187,7 @@ def digest_of_code(package: str) -> str:
 
 
 def processor() -> str:
-    """The processor's instructions: a program compiled for others would not run."""
+    """The processor's instruction sets: a program that was compiled for others might not run."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux

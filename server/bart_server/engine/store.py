@@ -1,8 +1,8 @@
 """The programs of an engine: which are wanted, in which order they are compiled, and which exist. Imports no jax.
 
-A shape is one row count of one bucket, or one more encoder shape for it. It opens when all of its programs exist and
-have run once; several shapes may need the same program, which is compiled once. Looking a program up takes no lock and
-waits for nobody.
+A shape is one row count of a bucket, or one encoder shape (rows and positions of the encoder's input) for such a row
+count. It opens when all of its programs exist and have run once. Several shapes may need the same program, which is
+compiled once. Looking up a program takes no lock and waits for nobody.
 """
 
 import contextlib
@@ -20,15 +20,18 @@ from bart_server.scheduling.contract import Bucket, Open, Progress, Request
 from bart_server.scheduling.jobs import fit
 
 log = logging.getLogger(__name__)
-NICENESS = 10  # of a thread that compiles while requests are served; on a busy core it gets a tenth of the others' time
-FIRST = 0  # priority of what is compiled before the model is served
+# The niceness of threads that compile while requests are served: on a busy core such a thread gets a tenth of the time
+# that the others get.
+NICENESS = 10
+FIRST = 0  # the priority of shapes that open before the model is served
 
 
 @dataclass(frozen=True)
 class Program:
-    """key: of the executable in the store. compile: makes it.
+    """A program to compile. key: finds the executable in the store. compile: returns the executable.
 
-    uses_weights: the model's weights are its first argument. Such a program takes seconds, so it is compiled first.
+    uses_weights: whether the model's weights are its first argument. Such a program takes seconds to compile, so it is
+    compiled before the others of its shape.
     """
 
     key: Hashable
@@ -38,10 +41,11 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A row count of a bucket. programs: all that its requests need. warm_up: runs each of them once.
+    """A row count of a bucket, or an encoder shape for it.
 
-    priority: FIRST has to be open before the model is served; the others follow in the background, the lowest first.
-    encoder: if it is not None, the shape is not the row count itself but this encoder shape for it.
+    size: the row count. programs: all that requests of this shape need. warm_up: runs each of the programs once.
+    priority: shapes with FIRST open before the model is served; the others open later, the lowest number first.
+    encoder: the encoder shape; None if the shape is the row count itself.
     """
 
     bucket: Bucket
@@ -57,16 +61,19 @@ class Shape:
 
 
 class Store:
-    """open: see Engine.open. Every method may be called from any thread."""
+    """The programs and shapes of an engine. Every method may be called from any thread.
+
+    open: the row counts of each open bucket. A change replaces the mapping by a new one.
+    """
 
     def __init__(self) -> None:
         self.open: Open = {}
         self._encoders: frozenset[Hashable] = frozenset()  # the keys of open encoder shapes
         self._executables: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
-        self._wanted: list[Shape] = []  # neither open nor being warmed up
-        self._renewals: list[Program] = []  # exist, and are to be compiled anew
-        self._compiling: set[Hashable] = set()
+        self._wanted: list[Shape] = []  # shapes that are neither open nor being warmed up
+        self._renewals: list[Program] = []  # programs that exist and are to be compiled anew
+        self._compiling: set[Hashable] = set()  # keys of programs that a thread has begun to compile
         self._demand: Counter[Hashable] = Counter()  # requests that would have used a shape, by its key
 
     def __getitem__(self, key: Hashable) -> Any:
@@ -84,7 +91,7 @@ class Store:
             self._renewals += [program for program in programs if program.key in self._executables]
 
     def ask(self, bucket: Bucket, size: int, encoder: Hashable = None) -> None:
-        """A request would have used this shape. Those that most requests would have used are compiled first."""
+        """Counts a request that would have used this shape. The shapes with the highest counts are compiled first."""
         with self._lock:
             self._demand[bucket, size, encoder] += 1
 
@@ -93,7 +100,11 @@ class Store:
         return (bucket, size, encoder) in self._encoders
 
     def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
-        """See Work.oversized, where encoder shapes are left out of account."""
+        """How many of the requests run in another bucket or row count than their best one; asks for the best ones.
+
+        bucket, size: those that the requests run in. rows: the rows in use, those of the requests included. Encoder
+        shapes are not compared.
+        """
         count = 0
         for request in requests:
             best_bucket = request.buckets[0]
@@ -104,7 +115,10 @@ class Store:
         return count
 
     def progress(self, first: bool = False) -> Progress:
-        """How many programs exist, of those that exist or are wanted. first: of those before the model is served."""
+        """How many programs exist, and how many exist or are wanted. One that is to be compiled anew counts as missing.
+
+        first: of the wanted ones, only those that are compiled before the model is served.
+        """
         with self._lock:
             missing: set[Hashable] = set()
             for shape in self._wanted:
@@ -115,7 +129,12 @@ class Store:
             return Progress(len(self._executables) - len(self._renewals), wanted)
 
     def compile(self, stop: Callable[[], bool], background: bool = False) -> None:
-        """See Engine.compile. An error ends it; in the background it only closes the shapes that need the program."""
+        """Compiles what has to exist before the model is served, on as many threads as there are cores.
+
+        background: compiles everything else, on the calling thread at a low priority. Returns early when `stop` is
+        true. Raises the error of a program that cannot be compiled; in the background such an error is logged, and
+        the shapes that need the program stay closed.
+        """
         if background:
             lower_priority()
             self._work(stop, None)
@@ -133,7 +152,7 @@ class Store:
             self.open = {**others, bucket: remaining} if remaining else others
 
     def _work(self, stop: Callable[[], bool], last: int | None) -> None:
-        """Compiles programs and opens shapes, up to the priority `last`, until nothing is left to begin."""
+        """Compiles programs and opens shapes, up to the priority `last` (None: any), until nothing is left to begin."""
         while not stop():
             shape = self._complete_shape(last)
             if shape is not None:
@@ -150,7 +169,7 @@ class Store:
                     self._executables[program.key] = executable
 
     def _complete_shape(self, last: int | None) -> Shape | None:
-        """A shape that has all of its programs; no other thread gets it."""
+        """Takes a wanted shape of which all programs exist; no other thread gets it. None if there is none."""
         with self._lock:
             for shape in self._wanted:
                 if within(shape, last) and all(program.key in self._executables for program in shape.programs):
@@ -159,10 +178,10 @@ class Store:
             return None
 
     def _missing_program(self, last: int | None) -> Program | None:
-        """The next program to compile, which no other thread gets.
+        """Takes the next program to compile; no other thread gets it. None if there is none.
 
-        One that is compiled anew, then one of a shape that most requests would have used, then of the lowest priority,
-        and those that take long first.
+        Programs that are compiled anew come first. The others are ordered by their shapes: those that most requests
+        would have used, then those with the lowest priority. Of one shape, programs that use the weights come first.
         """
         with self._lock:
             if last is None and self._renewals:
@@ -196,7 +215,10 @@ class Store:
 
     @contextlib.contextmanager
     def _survived(self, shapes: Sequence[Shape], last: int | None) -> Iterator[None]:
-        """After an error, gives up these shapes. Before the model is served, gives up everything and raises it."""
+        """If the block raises: in the background (`last` is None), logs the error and gives up these shapes.
+
+        Before the model is served, gives up all shapes and raises the error.
+        """
         try:
             yield
         except Exception as error:
@@ -220,5 +242,5 @@ def lower_priority(*threads: int) -> None:
     """
     if sys.platform == "linux":
         for thread in threads or (threading.get_native_id(),):
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the thread has ended
                 os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
