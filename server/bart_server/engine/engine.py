@@ -34,7 +34,7 @@ def essential_first(shapes: Shapes, bucket: Bucket, size: int, encoder: EncoderS
     """Before the model is served, every task and beam width gets one program: longest source, smallest row count.
 
     Next come the other row counts, without which a worker computes few requests at once, then shorter sources, and
-    encoder shapes last. Demand overrules this order.
+    encoder shapes last. In the background, shapes that requests have lacked are compiled before all others.
     """
     longest = bucket.source == shapes.sources[-1]
     if encoder is not None:
@@ -45,14 +45,15 @@ def essential_first(shapes: Shapes, bucket: Bucket, size: int, encoder: EncoderS
 
 
 def no_warm_up() -> None:
-    """Runs nothing."""
+    """A warm-up that runs no program."""
 
 
 class JaxEngine:
-    """See contract.Engine.
+    """A contract.Engine, through which the scheduler uses a model, on jax's devices.
 
-    cache: where programs are stored. later: the same model in a layout that is faster and whose programs the cache
-    cannot store; the background compilation replaces the programs that use `prepared`.
+    shapes: what to compile. priority: in which order. cache: where programs are stored; if None, nowhere. later: loads
+    the same model in a layout that is faster and whose programs the cache cannot store; the background compilation
+    replaces the programs that use `prepared` by those of this layout.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class JaxEngine:
         self._cache = cache or NoCache()
         self._later = later
         self._config = model.config
-        longest = model.default.lengths(1, self._config)[1]  # a checkpoint that asks for too much fails here
+        # Raises OptionError if the checkpoint's default length is beyond its position table.
+        longest = model.default.lengths(1, self._config)[1]
         shapes = complete(shapes, longest, self._config.max_position_embeddings)
         shapes = shapes._replace(rows=tuple(rows * model.devices for rows in shapes.rows))
         self.store = Store()
@@ -124,7 +126,8 @@ class JaxEngine:
         """The executable of a program, from the cache if it is there; it holds the weights that it uses."""
         weights = self._model.weights
         if program.uses_weights and self._model.layout == PANELS:
-            # jaxlib takes oneDNN's call for another kind of call when it serializes it, and reads memory at random.
+            # jaxlib cannot serialize a program that calls oneDNN: it mistakes the kind of the call, and reads memory
+            # that is not the program's.
             executable = program.compile()
         else:
             name = name_of(self._model.identity(), program.key)

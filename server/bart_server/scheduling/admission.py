@@ -34,7 +34,7 @@ class Throughput:
         self._cost = 0.0
         self._seconds = 0.0
         self._uncounted_cost = 0  # finished since seconds were last counted
-        self._active = 0  # workers inside an iteration
+        self._active = 0  # workers that are inside an iteration of the scheduler
         self._counted_until = 0.0  # the time up to which the seconds of work are counted
         self._decayed_at: float | None = None  # None before the first measurement
 

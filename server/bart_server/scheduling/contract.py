@@ -20,9 +20,9 @@ class Bucket:
     """A shape bucket: one family of compiled shapes, which differ in their row count. Its requests can share a batch.
 
     name: in metrics and messages, such as "beams4-128". sizes: the row counts that are wanted, ascending; a row is one
-    source with all of its beams. cost: of the most expensive request that it holds. source: the length that sources are
-    padded to. target: room for the answer, start token included; 0 for a task that has none. Two buckets are equal only
-    if they are the same object.
+    source with all of its beams. cost: that of the most expensive request that fits. source: the length in tokens that
+    sources are padded to. target: the most tokens of an answer, start token included; 0 for a task that generates none.
+    Two buckets are equal only if they are the same object.
     """
 
     kind: Kind
@@ -80,7 +80,7 @@ class Delta:
 class Finish:
     """The answer: hypotheses, best first, from work of the kind DECODE, values from work of the kind ONCE.
 
-    queued, computed: seconds from arrival to the encoder, and from there to here.
+    queued: seconds from arrival to the encoder. computed: seconds from the encoder to the answer.
     """
 
     hypotheses: tuple[Hypothesis, ...]
@@ -104,8 +104,8 @@ Deliver = Callable[[Event], None]
 class Description:
     """What an engine serves.
 
-    revision: digest of the weights. layout: of the weights on the device, in words. target_tokens: of the decoder,
-    start token included.
+    revision: a digest of the weights. layout: the arrangement of the weights on the device, in words. source_tokens:
+    the most tokens of a source. target_tokens: the most tokens of an answer, start token included.
     """
 
     revision: str
@@ -127,7 +127,7 @@ class Progress:
 
 
 class Work(Protocol):
-    """What both kinds of task can tell."""
+    """What the scheduler calls in a task of either kind."""
 
     def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
         """How many of the requests run on a larger program than the best one, which is wanted and not compiled yet.
@@ -141,7 +141,7 @@ class Once(Work, Protocol):
     """A task of the kind ONCE."""
 
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Sequence[tuple[float, ...]]:
-        """The values of each of up to `size` requests; how many there are and what they mean is the task's."""
+        """The values of each of up to `size` requests; the task decides how many they are and what they mean."""
 
 
 class Decode(Work, Protocol):
@@ -154,7 +154,7 @@ class Decode(Work, Protocol):
         """A state of `size` free rows."""
 
     def encode(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Any:
-        """Runs the encoder on up to `size` sources; the result is for `insert` into a state of so many rows."""
+        """Runs the encoder on up to `size` sources; the result is for `insert` into a state of `size` rows."""
 
     def insert(self, bucket: Bucket, state: Any, encoded: Any, rows: Sequence[int]) -> Any:
         """Puts the requests of a call of `encode`, in order, into free rows of a state, ready for their first step."""
@@ -190,7 +190,7 @@ class Engine(Protocol):
 
     @property
     def open(self) -> Open:
-        """The buckets that can be used now. Another object after every change, so that a change is seen by `is`.
+        """The buckets that can be used now. Every change makes a new object, so that `is` tells whether one happened.
 
         A state keeps its bucket and row count until it is given up, whether they are still open or not. A state can be
         resized between two row counts of its bucket that are open.
@@ -204,7 +204,7 @@ class Engine(Protocol):
         """
 
     def progress(self, first: bool = False) -> Progress:
-        """How far `compile` is. first: of what has to exist before the model is served."""
+        """How far `compile` is. first: counts only what has to exist before the model is served."""
 
     def requests(self, task_input: Input) -> Sequence[Request]:
         """One request, or one for each of several samples of the source.

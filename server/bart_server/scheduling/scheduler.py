@@ -63,7 +63,8 @@ from bart_server.scheduling.observer import Observer
 
 DEFAULT_DEADLINE = 60.0  # seconds after its arrival at which a request without a deadline is due
 MAX_SUCCESSIVE_FAULTS = 3  # engine calls that may raise in succession before the workers end
-PACE_WEIGHT = 0.2  # of the latest answer in the mean time that answers take; one counts at most twice the mean
+# The weight of the latest answer in the mean time that answers take. One answer counts as at most twice the mean.
+PACE_WEIGHT = 0.2
 RETRY_ELSEWHERE = 1.0  # seconds after which a caller may find another server, revision or compiled program
 BROKEN = "the server is broken and about to end"
 
@@ -76,7 +77,11 @@ def subtract(counter: Counter[str], key: str, count: int) -> None:
 
 
 class Scheduler:
-    """See the module's docstring. `iterate` and `run` are for a worker's thread, the other methods for any."""
+    """Decides which requests run when. `iterate` and `run` are for a worker's thread, the other methods for any.
+
+    budget: the most that may be in flight. chunk: decoder steps of one iteration. clock: seconds, monotonic.
+    on_death: called once, with the error, when the workers end by an error. workers: how many threads will call `run`.
+    """
 
     def __init__(
         self,
@@ -90,7 +95,7 @@ class Scheduler:
         # These three are replaced and never mutated, so that a worker can go through its batches without the lock.
         self._revisions: dict[Engine, Revision] = {}
         self._queues: tuple[list[Job], ...] = ()
-        self._batches: tuple[tuple[Batch, ...], ...] = ((),) * workers  # of each worker
+        self._batches: tuple[tuple[Batch, ...], ...] = ((),) * workers  # the batches of each worker
         self._chunk = chunk
         self._observer = observer or Observer()
         self._clock = clock
@@ -98,12 +103,12 @@ class Scheduler:
         self._admission = Admission(budget)
         self._changed = threading.Condition()
         self._orders = itertools.count()
-        self._jobs: set[Job] = set()  # waiting and running
+        self._jobs: set[Job] = set()  # those that wait or run
         self._reservations: set[Reservation] = set()  # those that hold places
-        self._places: Counter[str] = Counter()  # of each client
-        self._rows: Counter[str] = Counter()  # in which each client's requests run
+        self._places: Counter[str] = Counter()  # how many places each client holds
+        self._rows: Counter[str] = Counter()  # in how many rows each client's requests run
         self._paces: dict[Bucket, float] = {}  # seconds from the encoder to the answer, for one unit of cost
-        self._calls: dict[int, float] = {}  # of each thread inside an engine, when that call began
+        self._calls: dict[int, float] = {}  # when each thread that is inside an engine began that call
         self._draining = False
         self._stopped = False
         self._death: BaseException | None = None
@@ -138,7 +143,7 @@ class Scheduler:
         return engine in self._revisions
 
     def hold(self, client: str = "", count: int = 1) -> Reservation:
-        """Takes places for a call that was not read yet. Raises Overloaded or Unavailable."""
+        """Takes places for a call before its message is read. Raises Overloaded or Unavailable."""
         reservation = Reservation(client, self._clock(), next(self._orders), self._release_places)
         with self._changed, self._counting_refusals():
             self._check_alive()
@@ -181,7 +186,7 @@ class Scheduler:
         """Admits a request that has its place, while draining too. Raises Overloaded or Unavailable.
 
         deliver: called with Deltas (if the request streams) and then one Finish or Failure, unless it is cancelled; on
-        a worker's thread, so it must return at once. deadline: of the scheduler's clock.
+        a worker's thread, so it must return at once. deadline: a time of the scheduler's clock.
         """
         now = self._clock()
         due = reservation.arrived + DEFAULT_DEADLINE if deadline is None else deadline
@@ -350,13 +355,13 @@ class Scheduler:
         return True
 
     def _count_oversized(self, batch: Batch, size: int, rows: int, jobs: Sequence[Job]) -> None:
-        """Counts the jobs that begin on a larger program than the best one. rows: in use, theirs included."""
+        """Counts the jobs that begin on a larger program than the best one. rows: how many are in use with them."""
         requests = batch.work.oversized(batch.bucket, size, rows, [job.request for job in jobs])
         if requests:
             self._observer.oversized(batch.revision.model, requests)
 
     def _decode(self, batch: Batch) -> bool:
-        """Frees, fills, steps and harvests the rows of one bucket; False when it is empty."""
+        """Fills free rows of one bucket, decodes a chunk and delivers what is finished; False when no row is live."""
         self._free_ended(batch)
         self._fill(batch)
         live = batch.live()
@@ -383,7 +388,7 @@ class Scheduler:
                 batch.jobs[row] = None
 
     def _fill(self, batch: Batch) -> None:
-        """Encodes waiting requests and inserts them into free rows. A row count that has closed takes none."""
+        """Encodes waiting requests and inserts them into free rows, unless the batch's row count was closed."""
         sizes, live = batch.sizes(), len(batch.live())
         if not batch.waiting or not sizes or (live and len(batch.jobs) not in sizes):
             return
@@ -406,7 +411,7 @@ class Scheduler:
         except DeviceFault as fault:
             self._fail(jobs, fault)
             raise
-        self._free_ended(batch)  # some may have been cancelled while the encoder ran
+        self._free_ended(batch)  # some jobs may have been cancelled while the encoder ran
 
     def _insert(self, batch: Batch, size: int, encoded: Any, jobs: Sequence[Job]) -> None:
         """Puts encoded jobs into the running batch, which grows to `size` if it has to, or into a new one."""
@@ -443,12 +448,12 @@ class Scheduler:
         return jobs
 
     def _is_too_late(self, job: Job, now: float) -> bool:
-        """Whether a waiting job would be expired when it is done."""
+        """Whether a waiting job that begins now would end after its deadline."""
         latency = self._latency(job.bucket, job.request)
         return job.deadline is not None and latency is not None and now + latency > job.deadline
 
     def _send_final_tokens(self, batch: Batch, rows: Sequence[int]) -> None:
-        """Delivers the tokens that have become final."""
+        """Delivers the tokens of streams that no further step can change."""
         streamed_rows: list[int] = []
         jobs: list[Job] = []
         for row in rows:
@@ -482,7 +487,7 @@ class Scheduler:
                 self._finish(job, hypotheses=hypotheses)
 
     def _shrink(self, batch: Batch) -> None:
-        """Moves the live rows to a smaller state when nobody waits for the larger one's; gives up an empty one."""
+        """Moves the live rows to a smaller state if no request waits for a row; gives up a state without live rows."""
         live = batch.live()
         if not live:
             self._discard_state(batch)
@@ -499,7 +504,7 @@ class Scheduler:
         batch.jobs = [batch.jobs[row] for row in live] + [None] * (size - len(live))
 
     def _fail_running(self, batch: Batch, fault: DeviceFault) -> None:
-        """Fails a batch's running jobs; its state is gone."""
+        """Fails a batch's running jobs after an engine's call that raised, which loses the batch's state."""
         jobs = [job for job in batch.jobs if job]
         self._discard_state(batch)
         self._fail(jobs, fault)
@@ -569,7 +574,7 @@ class Scheduler:
             raise InvalidArgument("request", f"brings {brought} requests at once, the server takes at most {limit}")
         missing = self._admission.requests + count - limit
         share = self._places[reservation.client] + count
-        if missing > 0 and max(self._places.values()) > share:  # somebody has more: not so in most refusals
+        if missing > 0 and max(self._places.values()) > share:  # most refusals find no client with more
             waiting: list[Job | Reservation] = [job for job in self._jobs if not job.running]
             waiting += [other for other in self._reservations if not other.jobs]
             weights = [other.count if isinstance(other, Reservation) else 1 for other in waiting]
@@ -599,7 +604,7 @@ class Scheduler:
             self._report()
 
     def _make_room(self, client: str, cost: int) -> None:
-        """Has waiting requests of clients with a larger share of the budget of cost give way. Under the lock."""
+        """Refuses waiting requests of clients that hold more cost, until `cost` fits the budget. Under the lock."""
         missing = self._admission.cost + cost - self._admission.budget.cost
         if missing <= 0:
             return
@@ -621,14 +626,14 @@ class Scheduler:
         return work_ahead(client, due, request.cost, jobs, [self._cost_left(job, now) for job in jobs])
 
     def _cost_left(self, job: Job, now: float) -> float:
-        """What is left of a job's cost, by the time that such jobs take."""
+        """What is left of a job's cost, estimated from the seconds that such jobs take."""
         latency = self._latency(job.bucket, job.request)
         if not job.running or not latency:
             return job.cost
         return job.cost * max(0.0, 1 - (now - job.started) / latency)
 
     def _give_way(self, other: Job | Reservation) -> None:
-        """Refuses what waits, so that a client with a smaller share has its place. Under the lock."""
+        """Refuses a job or call that waits, so that a client with a smaller share gets its place. Under the lock."""
         error = Overloaded("the server is full, and other clients have a smaller share of it", self._retry_after(other))
         self._observer.refused(type(error).__name__)
         if isinstance(other, Job):
@@ -687,7 +692,8 @@ class Scheduler:
     def _engine_call(self, requests: int = 0, computes: bool = False) -> Iterator[None]:
         """Whatever an engine raises becomes a DeviceFault; the cause stays attached for the log.
 
-        requests: how many wait for the call.
+        requests: how many wait for the call. computes: whether success shows that the device works, so that faults are
+        counted from 0 again.
         """
         self._observer.calling(requests)
         thread = threading.get_ident()

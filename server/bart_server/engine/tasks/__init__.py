@@ -24,7 +24,10 @@ class DeviceTask(Protocol):
         """Every shape bucket of the task, open or not."""
 
     def requests(self, task_input: Any, available: Open) -> Sequence[Request]:
-        """See Engine.requests. available: the buckets that are open."""
+        """One request, or one for each of several samples of the source. available: the buckets that are open.
+
+        Raises InvalidArgument with the field, the limit and the value.
+        """
 
     def shapes(self, bucket: Bucket, size: int, others: Sequence[int]) -> Sequence[Shape]:
         """What the store is to open for one row count: itself and its encoder shapes, all of the priority FIRST.

@@ -1,7 +1,7 @@
 """Generate: sequences that follow from a source, by greedy search, sampling or beam search.
 
-A bucket's state is bart_inference's State of `size` rows on the device, and beside it on the host which request each
-row holds.
+A running batch is a DecodeState: bart_inference's State on the device and, on the host, the request in each row. `size`
+is its row count.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Generate
 
 log = logging.getLogger(__name__)
-MAX_CACHED_OPTIONS = 256  # sets of options
-MAX_KEY_LENGTH = 1000  # characters of what a cached entry is found by, which repeats the options
+MAX_CACHED_OPTIONS = 256  # how many sets of options are kept as they were resolved
+MAX_KEY_LENGTH = 1000  # characters of a set of options as text; longer ones are resolved anew for each request
 
 
 @dataclasses.dataclass
 class DecodeState:
-    """state: on the device. done: its flags on the host. requests: what each row holds."""
+    """A running batch. state: on the device. done: the state's flags, on the host. requests: None for a free row."""
 
     state: State
     done: np.ndarray
@@ -81,7 +81,10 @@ class ResolvedOptions(NamedTuple):
 
 
 class Generation:
-    """See contract.Decode."""
+    """The task Generate: makes requests from a caller's options, and decodes them as a contract.Decode.
+
+    executables: the store of compiled programs, which `shapes` describes and which the decoding methods call.
+    """
 
     def __init__(self, model: DeviceModel, shapes: Shapes, executables: Store) -> None:
         self._model = model
@@ -90,7 +93,7 @@ class Generation:
         self.buckets = make_buckets(shapes)
         self._programs = DecodePrograms(model, self._example)
         self._resolved: dict[str, ResolvedOptions] = {}
-        self._encoded_shapes: dict[EncoderShape, Any] = {}  # of the encoder's results, once it has run
+        self._encoded_shapes: dict[EncoderShape, Any] = {}  # the encoder's results, once it has run
         compiled = [(bucket.beams, bucket.sample) for bucket in self.buckets]
         if (model.default.num_beams, model.default.do_sample) not in compiled:
             log.warning("the checkpoint's default beam width %d is not compiled", model.default.num_beams)
@@ -196,7 +199,7 @@ class Generation:
         return self.insert(bucket, self.init(bucket, size), encoded, [0])
 
     def _example(self, bucket: Bucket) -> Request:
-        """A request that fills the bucket's source."""
+        """A request whose source is as long as the bucket allows."""
         options = {"num_beams": bucket.beams, "do_sample": bucket.sample}
         return self.requests(Generate([self._model.config.eos_token_id] * bucket.source, options), {})[0]
 
@@ -226,7 +229,7 @@ class Generation:
         return count
 
     def _open_encoders(self, bucket: Bucket, size: int) -> list[EncoderShape]:
-        """The encoder shapes that exist for this row count."""
+        """The encoder shapes that are open for this row count; that of a single longest row always is."""
         longest = self._programs.longest_row(bucket, size)
         shapes = []
         for shape in self._programs.encoder_shapes(bucket, size):
@@ -313,7 +316,7 @@ class Generation:
 
     def free(self, bucket: Bucket, slots: DecodeState, rows: Sequence[int]) -> DecodeState:
         requests = [None if row in rows else request for row, request in enumerate(slots.requests)]
-        if slots.done[list(rows)].all():  # the device has marked them as done itself
+        if slots.done[list(rows)].all():  # a step on the device has marked the rows as done
             return DecodeState(slots.state, slots.done, requests)
         done = slots.done.copy()
         done[list(rows)] = True
