@@ -46,8 +46,8 @@ class Exit(enum.IntEnum):
 class Process:
     """One server.
 
-    load: see Runtime; if None, the process sets jax's platform before it loads a model. terminal: where progress is
-    drawn until the server serves; if None, it is written to the log.
+    load: reads the model of a path; if None, `bart_server.engine.load`, for which the process first sets jax's
+    platform. terminal: where progress is drawn until the server serves; if None, it is written to the log.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Process:
         try:
             for name in self.runtime.revisions():
                 await self.runtime.replace(name)
-        except Exception as error:  # the old revision goes on
+        except Exception as error:  # the old revision is still served
             log.error("not reloaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
 
     async def _load(self, address: str) -> None:
@@ -143,13 +143,13 @@ class Process:
     async def _drain(self) -> Exit:
         log.info("draining", extra={"grace": self.settings.grace})
         self.health.set(False)
-        with contextlib.suppress(TimeoutError):  # load balancers see that, and send new calls elsewhere
+        with contextlib.suppress(TimeoutError):  # load balancers see NOT_SERVING and send new calls elsewhere
             await asyncio.wait_for(self._again.wait(), self.settings.drain_pause)
         drained = await self.runtime.drain(self.settings.grace, until=self._again.is_set)
         return Exit.DRAINED if drained else Exit.CUT_OFF
 
     def _died(self, error: BaseException) -> None:
-        """Called on a worker's thread."""
+        """Ends the process after an error of the scheduler. Called on a worker's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._finish, Exit.BROKEN)
 
@@ -181,13 +181,13 @@ class Process:
 
 
 async def serve(settings: Settings, load: Load | None, terminal: logs.LineWriter | None) -> tuple[Exit, bool]:
-    """Serves until the end. Returns the exit status and Runtime.busy."""
+    """Serves until the end. Returns the exit status, and whether a thread is still in a call that cannot end."""
     process = Process(settings, load, exporting_tracer() if settings.trace else None, terminal)
     return await process.run(process.handle_signals), process.runtime.busy()
 
 
 def exporting_tracer() -> Tracer:
-    """Raises SettingsError without the packages of the extra."""
+    """A tracer that exports spans by OTLP. Raises SettingsError if the packages of the extra `otel` are missing."""
     try:
         return tracing.otlp()
     except ModuleNotFoundError as error:

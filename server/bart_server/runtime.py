@@ -40,13 +40,13 @@ from bart_server.telemetry.tracing import Tracer
 log = logging.getLogger(__name__)
 JOIN_TIMEOUT = 1.0  # seconds in which each thread may end by itself
 POLL = 0.01  # seconds between checks of what is in flight
-INLINE_BYTES = 16_384  # of a message that is parsed on the event loop, in much less than a millisecond
+INLINE_BYTES = 16_384  # the largest message that is parsed on the event loop: it takes much less than a millisecond
 Load = Callable[[Settings, str], tuple[Engine, Tokenizer | None]]
 Result = TypeVar("Result")
 
 
 class Runtime:
-    """See the module's docstring.
+    """Loads the models of the settings and serves calls, without a port.
 
     load: reads the model of a path, on a thread; if None, `bart_server.engine.load`, which imports jax. metrics and
     tracer: new ones if None. on_death: called on a worker's thread when the workers have ended by an error; every later
@@ -253,7 +253,7 @@ class Runtime:
         return await self._unary("/bart.v1.ModelService/GetModel", request, call, pb.GetModelResponse)
 
     async def _unary(self, method: str, request: Message, call: Call | None, kind: type[Result]) -> Result:
-        """kind: of the answer's message."""
+        """Serves a call with one answer. kind: the class of the answer's message."""
         call = call or Call()
         with self.observe(method, call, {}):
             awaitable: Any = self.call(method, request, call)
@@ -272,7 +272,7 @@ class Runtime:
     # ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _loaded(self, name: str, path: str, background: bool = False) -> Served:
-        """A model, read and compiled on a thread. background: all of it, at a low priority, as calls are served."""
+        """A model, read and compiled on a thread. background: compiles every program, at a low priority."""
 
         def load() -> Served:
             read = self._load or engine_load()
@@ -343,7 +343,7 @@ class Runtime:
         self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
     def _died(self, on_death: Callable[[BaseException], None], error: BaseException) -> None:
-        """Called on a worker's thread."""
+        """Reports that the scheduler has ended by an error. Called on a worker's thread."""
         log.critical("the scheduler died", exc_info=error)
         self.metrics.ready(False)
         on_death(error)
@@ -357,7 +357,7 @@ def engine_load() -> Load:
 
 
 def limits(settings: Settings) -> Limits:
-    """What the services check, out of the settings."""
+    """The limits that the services check, taken from the settings."""
     return Limits(
         text_bytes=settings.max_text_bytes,
         windows=settings.max_windows,

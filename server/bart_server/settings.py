@@ -17,9 +17,10 @@ from typing import Any
 EMBEDDED = "embedded"  # the path that means the checkpoint that comes with the package
 PREFIX = "BART_SERVER_"
 KUBERNETES = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+# Whole numbers that must be positive, besides all that are named max_….
 COUNTS = ("chunk", "workers", "tokenizer_threads", "compile_cache_mb")
-MAX_COUNT = 2**31 - 1  # of a number that has no limit in LIMITS
-LIMITS = {  # above these a value is a slip, or more than gRPC can hold
+MAX_COUNT = 2**31 - 1  # the limit of a number that LIMITS does not name
+LIMITS = {  # a larger value is a mistake, or more than gRPC can hold
     "chunk": 10_000,
     "workers": 64,
     "tokenizer_threads": 256,
@@ -41,7 +42,7 @@ def setting(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """See each field's help."""
+    """All settings with their defaults. The second argument of each is the help text of its flag."""
 
     model: tuple[str, ...] = setting(
         (f"debian-tiny={EMBEDDED}",), "NAME=PATH of a checkpoint folder or hub id; repeatable, the first is the default"
@@ -92,7 +93,7 @@ class Settings:
     tokenizer_threads: int = setting(2, "threads that tokenize long texts")
 
     tls_cert: str = setting("", "PEM file with the server's certificate chain")
-    tls_key: str = setting("", "PEM file with its key")
+    tls_key: str = setting("", "PEM file with the certificate's private key")
     tls_client_ca: str = setting("", "PEM file with the authorities of client certificates, which are then required")
     token_file: str = setting("", "file with one accepted bearer token a line")
     insecure: bool = setting(False, "listen beyond loopback without TLS")
@@ -117,7 +118,7 @@ class Settings:
         check(self)
 
     def models(self) -> dict[str, str]:
-        """Name to path."""
+        """The path of each model, by the model's name."""
         return dict(entry.split("=", 1) for entry in self.model)
 
     def adapter_of(self, path: str) -> str | None:
@@ -205,7 +206,7 @@ def check_security(settings: Settings) -> None:
 
 
 def need(holds: bool, name: str, value: Any, limit: str) -> None:
-    """Raises SettingsError for this setting unless it holds."""
+    """Raises SettingsError for the setting `name` unless `holds`. limit: what its value has to be."""
     if not holds:
         raise SettingsError(f"--{name.replace('_', '-')} is {value!r}, it has to be {limit}")
 

@@ -129,7 +129,7 @@ def without_headers(record: logging.LogRecord) -> bool:
     return True
 
 
-WRITERS: list[LineWriter] = []  # of this process: one, once its logs are set up
+WRITERS: list[LineWriter] = []  # this process's writer; empty until its logs are set up
 
 
 def lost() -> int:

@@ -27,7 +27,7 @@ from bart_server.transport.reading import END_OF_CALL, LOOKAHEAD, NoMessage, Rea
 from bart_server.transport.refusals import REQUEST_ID, refusal, request_id_of, trailers, unread
 
 UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
-MAX_UNREAD_STREAMS = 100  # of one client, that wait to be read
+MAX_UNREAD_STREAMS = 100  # one client's streams that may wait for the client to read them
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 MARGIN = 1 << 20  # bytes beyond the limit up to which a message is refused by us, which is counted, and not by gRPC
 MAX_PENDING = 100_000
@@ -35,7 +35,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
-    """A port on which `runtime.call` is served. Of one event loop. health: NOT_SERVING until somebody sets it.
+    """A port on which `runtime.call` is served. It belongs to one event loop. health: NOT_SERVING until it is set.
 
     unread_limit: seconds that a message of a stream may wait for the caller to read on.
     """
@@ -45,9 +45,9 @@ class GrpcServer:
         self.health = Health(SERVICES)
         self._runtime = runtime
         self._max_message_bytes = settings.max_message_bytes
-        self._has_certificates = bool(settings.tls_client_ca)  # of clients
+        self._has_certificates = bool(settings.tls_client_ca)  # whether clients have certificates
         self._readers = Readers(settings.max_readers, max(1, settings.max_readers // 2), settings.message_timeout)
-        self._unread_streams: Counter[str] = Counter()  # of each client, streams that wait to be read
+        self._unread_streams: Counter[str] = Counter()  # how many streams wait for each client to read them
         self._authentication = Authentication(settings)
         interceptor = Interceptor(self._authentication, runtime)
         self._server = grpc.aio.server(interceptors=[interceptor], options=options(settings))
@@ -209,7 +209,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
         ("grpc.max_receive_message_length", settings.max_message_bytes + MARGIN),
         ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # calls at a time on a connection
-        ("grpc.http2.lookahead_bytes", LOOKAHEAD),  # of a message that is not read yet
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD),  # what gRPC receives of a message before it is read
         ("grpc.http2.bdp_probe", 0),  # or gRPC would raise this to megabytes
         # Calls that wait for the event loop, which gRPC would otherwise cancel at random beyond 1,000.
         ("grpc.server.max_pending_requests", MAX_PENDING),

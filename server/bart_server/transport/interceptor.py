@@ -32,7 +32,7 @@ class Authentication:
         self._settings = settings
         self._digests: list[bytes] | None = None
         self._modified = 0
-        self._looked_at = 0.0  # of time.monotonic()
+        self._looked_at = 0.0  # when the file was last looked at, by time.monotonic()
         if settings.token_file:
             self._read()
 
