@@ -1,8 +1,14 @@
-"""Logits processors by hand, where a whole generation would hardly show a difference."""
+"""Logits processors and their arrays by hand, where a whole generation would hardly show a difference."""
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from bart_inference import Options
+from bart_inference.generation.arrays import pack_options
 from bart_inference.generation.processors import History, ngram_completions
+
+from bart_oneliner import Config
+from tests.twins import TINY
 
 
 def completions(n: int, text: list[int], length: int) -> list[int]:
@@ -18,3 +24,11 @@ def test_the_tokens_that_complete_an_ngram_are_those_behind_its_earlier_occurren
     assert completions(3, text, 8) == [-1] * 10, "6 5 comes once"
     assert completions(1, text, 8) == [2, 5, 6, 7, 5, 8, 6, 5, -1, -1], "every token"
     assert completions(0, text, 8) == [-1] * 10, "off: no token, not even 0"
+
+
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 0.6, 1.0, 2.0])
+def test_a_score_is_divided_by_the_number_of_tokens_to_the_power_of_the_length_penalty(penalty: float) -> None:
+    options = Options(num_beams=3, length_penalty=penalty, max_length=8, eos_token_id=2)
+    packed = pack_options([options], Config.from_json({"model_type": "bart", **TINY}), 8, [1], [0])
+    expected = [1.0, *(count**penalty for count in range(1, 9))]
+    np.testing.assert_allclose(packed.length_norm[0], np.array(expected, np.float32))
