@@ -20,7 +20,7 @@ SEED = 0
 class Cell(NamedTuple):
     """A model and the work that it does: one row of the table."""
 
-    model: str  # of benchmarks.checkpoints
+    model: str  # a name in benchmarks.checkpoints
     batch: int
     beams: int
     source: int  # positions; 0 for real text, with the checkpoint's generation options

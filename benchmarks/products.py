@@ -50,7 +50,7 @@ def measure(rows: int, D: int, F: int) -> dict[str, float]:
         "onednn": [jnp.asarray(onednn.to_panels(weight)) for weight in weights],
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(ROUNDS + 1):  # the first compiles and is not counted
+    for turn in range(ROUNDS + 1):  # the first round compiles the programs and is not counted
         for name, run in runs.items():
             began = time.perf_counter()
             run(x, matrices[name]).block_until_ready()

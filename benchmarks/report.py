@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Figures = Mapping[str, Any]
-SHARE = 0.85  # of the machine's limit: a cell that reaches it meets the goal, whatever its ratio
+SHARE = 0.85  # a cell that reaches this share of the machine's limit meets the goal, whatever its ratio to the rivals
 DISTURBED = 0.1  # cores used by other processes; the table marks a cell with more
 COLUMNS = {  # rival -> heading; a ratio above 1 says that we are faster
     "pytorch": "PyTorch",

@@ -35,7 +35,7 @@ from benchmarks.machine import circumstances
 
 SEED = 0
 ROUNDS = 3
-WARM_UP = 10  # calls that are not counted
+WARM_UP = 10  # calls before the measured ones
 PACKAGES = ("jax", "jaxlib", "numpy", "grpcio", "protobuf")
 
 

@@ -5,11 +5,11 @@
     python -m benchmarks.startup --report --record …                                   # the table again
 
 Every run is a new process that imports, loads the model, generates once and ends; the rivals take turns, and figures
-are medians. `ours` compiles from nothing, with the layout that `prepare` chooses. `ours-xla` has XLA's own layout (the
-same for tiny): programs that call oneDNN cannot be stored, these can, and `ours-xla, warm cache` finds them in JAX's
-persistent cache. Peak memory is the kernel's: the largest resident set of the process (ru_maxrss). Files of the models
-are in the page cache for all. Below it, what a bucket costs to compile: each is one call of `generate` in an empty
-cache, and the count and the seconds are JAX's own events.
+are medians. `ours` starts with an empty compile cache and the layout that `prepare` chooses. Its programs may call
+oneDNN, and such programs cannot be stored. `ours-xla` uses the layout `cpu` (for tiny, `prepare` chooses it too), whose
+programs can: `ours-xla, warm cache` reads them from JAX's persistent cache. Peak memory is the largest resident set of
+the process (ru_maxrss). The models' files are in the page cache for every run. The last table is what a bucket costs to
+compile: the seconds that JAX reports for one call of `generate` in an empty cache.
 
 `server-tiny` and `server-base` start `python -m bart_server` with its default settings (base with a longer
 `--target`) and an empty compile cache, and again with what that start has stored: the seconds until its port is open
@@ -51,12 +51,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SERVERS = {f"server-{model}": model for model in MODELS}
 FLAGS = {"tiny": (), "base": ("--target", "64")}  # of its server; base's random checkpoint has a short default
 STARTS = ("empty cache", "warm cache")
-LONGEST_START = 300.0  # seconds
+LONGEST_START = 300.0  # seconds within which a server has to be ready and to answer
 # Sources in a batch, beams, and source positions.
 BUCKETS = ((1, 1, 128), (1, 4, 128), (8, 1, 128), (8, 4, 128), (1, 4, 512), (1, 4, 1024), (8, 4, 1024))
 
 
 def work_of(model: str) -> dict[str, Any]:
+    """One source for a model and its options, as `prepare` of a rival takes them."""
     if model == "tiny":
         batch = real_rows(TINY / "examples.jsonl", 1)
     else:
@@ -73,7 +74,10 @@ def once(name: str, folder: pathlib.Path, work: dict[str, Any]) -> None:
 
 
 def measured(contender: str, folder: pathlib.Path, work: dict[str, Any], cache: pathlib.Path) -> dict[str, Any]:
-    """One process: {"seconds": until its tokens are read, "peak_mb", "cpu_seconds", "tokens"}."""
+    """Runs a contender once, in a new process: {"seconds", "peak_mb", "cpu_seconds", "tokens"}.
+
+    seconds: from the start of the process until its tokens are read.
+    """
     name = contender.partition(",")[0]
     if contender.startswith("ours") and not contender.endswith("warm cache"):
         shutil.rmtree(cache, ignore_errors=True)
@@ -158,7 +162,10 @@ def free_port() -> int:
 
 
 def first_answer(folder: pathlib.Path, model: str, cache: pathlib.Path, code: pathlib.Path) -> dict[str, Any]:
-    """One start of the server, which is killed then: {"listening", "seconds", "cpu_seconds", "peak_mb", "tokens"}."""
+    """Starts the server, calls it once and kills it: {"listening", "seconds", "cpu_seconds", "peak_mb", "tokens"}.
+
+    listening: seconds until its port is open. seconds: until a client holds the first answer.
+    """
     source = work_of(model)["batches"][0][0]
     port = free_port()
     command = [sys.executable, "-m", "bart_server", "--host", "127.0.0.1", "--port", str(port), "--metrics", "off"]
@@ -187,6 +194,7 @@ def first_answer(folder: pathlib.Path, model: str, cache: pathlib.Path, code: pa
 
 
 def wait_for_port(server: subprocess.Popen[bytes], port: int) -> None:
+    """Returns when the server's port is open. Raises SystemExit if the server ends before."""
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
@@ -200,7 +208,7 @@ def wait_for_port(server: subprocess.Popen[bytes], port: int) -> None:
 def servers(
     model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path, code: pathlib.Path
 ) -> dict[str, dict[str, Any]]:
-    """Medians of `first_answer` over rounds of STARTS."""
+    """Medians of `first_answer`: in each round a start with an empty cache, and one with what that has stored."""
     runs: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
     for _ in range(rounds):
         shutil.rmtree(cache, ignore_errors=True)
@@ -210,7 +218,7 @@ def servers(
 
 
 def demo(rounds: int, cache: pathlib.Path, code: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Seconds of `python bart_oneliner.py`, from its start to its end."""
+    """Medians of the seconds that `python bart_oneliner.py` takes, as in `servers`."""
     runs: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
     command = [sys.executable, "bart_oneliner.py"]
     environment = environment_of(code)
@@ -227,6 +235,7 @@ def demo(rounds: int, cache: pathlib.Path, code: pathlib.Path) -> dict[str, dict
 
 
 def medians(runs: list[dict[str, Any]], figures: tuple[str, ...]) -> dict[str, Any]:
+    """The median of each of the figures, and the seconds of all runs."""
     result: dict[str, Any] = {name: round(statistics.median(run[name] for run in runs), 2) for name in figures}
     result["all_seconds"] = [round(run["seconds"], 2) for run in runs]
     return result

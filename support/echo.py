@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(eq=False)
 class FakeEngine:
-    """See the module's docstring. calls: every verb with its number of requests, in order."""
+    """The echo engine. calls: the name and the number of requests of every call of a method, in order."""
 
     sources: tuple[int, ...] = (8, 64)
     sizes: tuple[int, ...] = (1, 2, 4)

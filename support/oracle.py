@@ -24,16 +24,16 @@ from bart_inference.inputs import check_source
 
 TorchModel = Any  # transformers' BartForConditionalGeneration, in eval mode
 NEAR = 1e-4  # a smaller margin, a difference of log-probabilities, may be rounding
-TOLERANCE = 1e-5  # of a log-probability, relative to its size where that is above 1
+TOLERANCE = 1e-5  # allowed difference of a log-probability x, times max(1, |x|)
 DEAD = -1e8  # a score below it is that of a dead beam, which has about -1e9 in transformers
 
-logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns of every unusual combination of options
+logging.getLogger("transformers").setLevel(logging.ERROR)  # transformers warns of every unusual combination of options
 
 
 class Case(NamedTuple):
     """A batch of sources for a checkpoint, with options of generate."""
 
-    checkpoint: str  # its name in messages
+    checkpoint: str  # the checkpoint's name in messages
     input_ids: np.ndarray
     attention_mask: np.ndarray | None
     decoder_input_ids: np.ndarray | None
@@ -48,17 +48,19 @@ class Case(NamedTuple):
 class Step(NamedTuple):
     """A step of transformers' beam search: tokens of running and finished beams, and the margin of its decisions."""
 
-    running: np.ndarray  # (B,K,length)
-    finished: np.ndarray  # (B,K,length)
+    running: np.ndarray  # (B,N,length), for N beams
+    finished: np.ndarray  # (B,N,length)
     margin: np.ndarray  # (B,)
 
 
 class Reference(NamedTuple):
-    sequences: np.ndarray
+    """The answer of transformers' generate to a case, with n sequences for each source."""
+
+    sequences: np.ndarray  # (B·n,T) token ids
     sequences_scores: np.ndarray | None  # None for greedy search
-    log_probs: np.ndarray  # of the generated tokens, without the prompt
-    scores: list[np.ndarray]  # of each step: the scores of all tokens after the logits processors
-    steps: list[Step]  # of beam search; empty for greedy search
+    log_probs: np.ndarray  # (B·n,generated tokens), without the prompt's
+    scores: list[np.ndarray]  # for each step, the scores of all tokens after the logits processors
+    steps: list[Step]  # the steps of beam search; empty for greedy search
 
 
 def reference(case: Case, model: TorchModel) -> Reference:
@@ -87,8 +89,9 @@ def reference(case: Case, model: TorchModel) -> Reference:
 def recording(model: Any, steps: list[Step]) -> Iterator[None]:
     """Records transformers' beam search into `steps`, by wrapping the methods that it calls in each step.
 
-    The wrapped methods return what they returned before. The margin of a step is the least of three: the gap between
-    the best continuations, the gap between finished beams, and the distance at which the search would have stopped.
+    The wrappers return the results of the methods that they replace. The margin of a step is the least of three: the
+    gap between the best continuations, the gap between finished beams, and the distance at which the search would have
+    stopped.
     """
     seen: dict[str, torch.Tensor] = {}
     names = ("_get_top_k_continuations", "_get_running_beams_for_next_iteration", "_update_finished_beams")
@@ -142,11 +145,14 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
 
 
 def ours(case: Case, prepared: Prepared, **only_ours: Any) -> Generated:
+    """The answer of our generate to a case. only_ours: options that transformers does not get."""
     options = {**case.options, **only_ours}
     return generate(prepared, case.input_ids, case.attention_mask, case.decoder_input_ids, **options)
 
 
 class Outcome(NamedTuple):
+    """The comparison of one case. exempt: the tokens differ, but at a decision that rounding can turn."""
+
     case: Case
     problem: str  # what differs; empty if nothing does
     margin: float = np.inf  # transformers' margin at the first decision that differs
@@ -172,7 +178,7 @@ def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any)
     if problem := differs("log_probs", mine.log_probs[:, prompt:], expected, scale):
         return Outcome(case, problem)
     if theirs.sequences_scores is not None:
-        # A score is a sum of log-probabilities over a power of their count: its error is the sum of theirs.
+        # A score is a sum of log-probabilities divided by a power of their count, and so is its error.
         power = (mine.lengths - prompt) ** float(case.options.get("length_penalty", 1.0))
         if problem := differs("sequences_scores", mine.sequences_scores, theirs.sequences_scores, scale.sum(1) / power):
             return Outcome(case, problem)
@@ -190,6 +196,7 @@ def stretch(case: Case) -> float:
 
 
 def differs(what: str, mine: np.ndarray, theirs: np.ndarray, scale: np.ndarray) -> str:
+    """A message about the first entries that differ by more than TOLERANCE times `scale`; empty if none do."""
     with np.errstate(invalid="ignore"):
         wrong = ~((mine == theirs) | (np.abs(mine - theirs) <= TOLERANCE * scale))
     if not wrong.any():

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 class Mutation(NamedTuple):
     what: str
-    old: str  # occurs once in the file
+    old: str  # text that occurs once in bart_oneliner.py
     new: str
     suspect: str = "ladder"  # the test file of tests/model that should catch it
 

@@ -62,7 +62,7 @@ def test_missing_token_types_are_zero(name: str) -> None:
 
 @pytest.mark.parametrize("family", [(BertConfig, BertModel), (RobertaConfig, RobertaModel)], ids=["bert", "roberta"])
 def test_hidden_states_and_pooler_are_pytorchs(family: Any) -> None:
-    """BertModel, RobertaModel: no head, names without prefix."""
+    """Checkpoints of BertModel and RobertaModel have no head, and their parameters' names have no prefix."""
     model = family[1](family[0](**TINY_BERT)).eval()
     randomize(model)
     config = Config.from_json(model.config.to_dict())

@@ -34,7 +34,7 @@ class Record(NamedTuple):
     first: str  # normalized first paragraph
     full: str  # normalized document
     summary_key: str  # normalized summary
-    rank: tuple[int, int, str]  # of similar records from one source family, the one with the lowest rank is kept
+    rank: tuple[int, int, str]  # the lowest of similar records from one source family is kept
 
     @property
     def family(self) -> str:
@@ -143,7 +143,7 @@ def across_families(records: list[Record]) -> list[Record]:
 
 
 def by_source(record: Record) -> tuple[str, tuple[int, int, str]]:
-    """A sort key: a hash of the source's name, so that the order is not that of the alphabet, and then the rank."""
+    """A sort key: a hash of the source's name, for an order that is mixed but always the same; then the rank."""
     return hashlib.sha256(record.source.encode()).hexdigest(), record.rank
 
 
@@ -221,7 +221,7 @@ def build(packages: list[apt.Package]) -> tuple[dict[str, list[Record]], dict[st
 
 
 def write(path: Path, records: list[Record]) -> dict[str, object]:
-    """Writes JSON lines, gzipped without a time stamp: equal records give equal bytes. Returns the manifest's entry."""
+    """Writes JSON lines, gzipped without a time stamp: equal records give equal bytes. Returns its figures."""
     lines = []
     for record in records:
         fields = {name: getattr(record, name) for name in ("package", "source", "document", "summary")}

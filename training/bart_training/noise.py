@@ -20,7 +20,7 @@ def text_infilling(
     while budget > 0:
         spans.append(min(int(rng.poisson(mean_span)), budget))
         budget -= spans[-1]
-    # The kept tokens (-1) and the spans in random order are a uniformly random placement of disjoint spans.
+    # A random order of the kept tokens (-1 each) and the spans places disjoint spans uniformly at random.
     kept = len(ids) - sum(spans)
     noised, i = [], 0
     for span in rng.permutation(np.array([-1] * kept + spans, int)):

@@ -144,7 +144,7 @@ def read_items(args: argparse.Namespace) -> Iterator[Item]:
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of generation that the flags name."""
+    """The options of generation that the flags name. Raises ValueError for an --option that is not NAME=JSON."""
     values: dict[str, Any] = {}
     if args.num_beams is not None:
         values["num_beams"] = args.num_beams
@@ -215,7 +215,7 @@ def answerer(client: AsyncClient, args: argparse.Namespace) -> Callable[[Item], 
 
 
 def check_target(name: str, target: Any) -> str | list[int]:
-    """The target of the item of that name; ValueError unless it is a text or token ids."""
+    """`target`, if it is a text or token ids; else raises ValueError. name: the item's, for the message."""
     if isinstance(target, str) or (isinstance(target, list) and all(isinstance(token, int) for token in target)):
         return target
     raise ValueError(f'{name}: the target is {target!r}; give --target-text, or a text or token ids as "target"')

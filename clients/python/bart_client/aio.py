@@ -150,7 +150,7 @@ class AsyncClient:
         return list((await self._call(self._models.ListModels, pb.ListModelsRequest())).models)
 
     async def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until a server is reachable and its health service says SERVING; BartError after `timeout` seconds."""
+        """Waits until a server's health service says SERVING. Raises BartError if that takes over `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 await self._channel.channel_ready()

@@ -150,7 +150,7 @@ class Client:
         return list(self._call(self._models.ListModels, pb.ListModelsRequest()).models)
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Waits until a server is reachable and its health service says SERVING; BartError after `timeout` seconds."""
+        """Waits until a server's health service says SERVING. Raises BartError if that takes over `timeout` seconds."""
         try:
             grpc.channel_ready_future(self._channel).result(timeout)
         except grpc.FutureTimeoutError:
@@ -185,14 +185,14 @@ def common(model: str, long_input: str, options: dict[str, Any]) -> dict[str, An
 
 
 def read_summary(message: pb.StreamSummarizeResponse) -> tuple[str, Summary | None]:
-    """A message of a stream as the next part of the text, or "" and the whole summary at the end."""
+    """The part of the text that a stream's message brings, and None; for the last message, "" and the summary."""
     if message.WhichOneof("event") == "summary":
         return "", results.summary(message.summary)
     return message.delta.text, None
 
 
 def read_generated(message: pb.StreamGenerateResponse) -> tuple[str, Generated | None]:
-    """A message of a stream as the next part of the text, or "" and the whole result at the end."""
+    """The part of the text that a stream's message brings, and None; for the last message, "" and the result."""
     if message.WhichOneof("event") == "result":
         return "", results.generated(message.result)
     return message.delta.text, None

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-CODES = {code.value[0]: code for code in grpc.StatusCode}  # by their numbers
+CODES = {code.value[0]: code for code in grpc.StatusCode}  # gRPC's status codes, by number
 
 
 class BartError(Exception):
