@@ -49,7 +49,8 @@ SOURCE = 128  # positions of the source of "base"
 CONTENDERS = ("ours", "ours-xla", "ours-xla, warm cache", "pytorch", "ctranslate2", "ctranslate2-int8")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SERVERS = {f"server-{model}": model for model in MODELS}
-FLAGS = {"tiny": (), "base": ("--target", "64")}  # of its server; base's random checkpoint has a short default
+# The flags of each model's server. By default, base's random checkpoint has too short a target for the options above.
+FLAGS = {"tiny": (), "base": ("--target", "64")}
 STARTS = ("empty cache", "warm cache")
 LONGEST_START = 300.0  # seconds within which a server has to be ready and to answer
 # Sources in a batch, beams, and source positions.

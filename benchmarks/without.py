@@ -26,7 +26,8 @@ def fused_projections() -> None:
     """Computes queries, keys and values in one product and splits the result, instead of in three products."""
     from bart_inference.model import onednn
 
-    onednn.available()  # caches its answer, which it finds by a product of the threshold's size, before that changes
+    # available() computes a product of as many rows as the threshold and caches its answer: it must see the old value.
+    onednn.available()
     mock.patch.object(onednn, "MIN_POSITIONS_TO_HEADS", NEVER).start()
 
 

@@ -151,7 +151,7 @@ def ours(case: Case, prepared: Prepared, **only_ours: Any) -> Generated:
 
 
 class Outcome(NamedTuple):
-    """The comparison of one case. exempt: the tokens differ, but at a decision that rounding can turn."""
+    """The comparison of one case. exempt: it differs, but at a decision with a margin under NEAR."""
 
     case: Case
     problem: str  # what differs; empty if nothing does
@@ -196,7 +196,7 @@ def stretch(case: Case) -> float:
 
 
 def differs(what: str, mine: np.ndarray, theirs: np.ndarray, scale: np.ndarray) -> str:
-    """A message about the first entries that differ by more than TOLERANCE times `scale`; empty if none do."""
+    """A message about the first entry that differs by more than TOLERANCE times `scale`; empty if none does."""
     with np.errstate(invalid="ignore"):
         wrong = ~((mine == theirs) | (np.abs(mine - theirs) <= TOLERANCE * scale))
     if not wrong.any():

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")  # a file, no window
+matplotlib.use("Agg")  # a backend that draws into files and opens no window
 import matplotlib.pyplot as plt
 
 

@@ -199,7 +199,7 @@ def principal_components(embeddings: np.ndarray, n: int, rng: np.random.Generato
     """
     variance, basis = np.linalg.eigh(np.cov(embeddings.T))
     rotation = np.linalg.qr(rng.normal(size=(n, n)))[0]
-    basis = basis[:, ::-1][:, :n]  # the largest variance first
+    basis = basis[:, ::-1][:, :n]  # eigh returns ascending variances; here the largest comes first
     deviation = np.sqrt(variance[::-1][:n] + 0.1 * variance.mean())
     white = ((embeddings - embeddings.mean(0)) @ basis / deviation) @ rotation
     white /= np.linalg.norm(white, axis=1, keepdims=True) + 1e-6

@@ -74,7 +74,7 @@ class Store:
         self._wanted: list[Shape] = []  # shapes that are neither open nor being warmed up
         self._renewals: list[Program] = []  # programs that exist and are to be compiled anew
         self._compiling: set[Hashable] = set()  # keys of programs that a thread has begun to compile
-        self._demand: Counter[Hashable] = Counter()  # requests that would have used a shape, by its key
+        self._demand: Counter[Hashable] = Counter()  # how many requests would have used a shape, by its key
 
     def __getitem__(self, key: Hashable) -> Any:
         """The executable. KeyError if it was never compiled."""

@@ -33,7 +33,7 @@ class Throughput:
     def __init__(self) -> None:
         self._cost = 0.0
         self._seconds = 0.0
-        self._uncounted_cost = 0  # finished since seconds were last counted
+        self._uncounted_cost = 0  # the cost that was finished since the seconds were last counted
         self._active = 0  # workers that are inside an iteration of the scheduler
         self._counted_until = 0.0  # the time up to which the seconds of work are counted
         self._decayed_at: float | None = None  # None before the first measurement

@@ -15,7 +15,8 @@ from bart_server.services.backend import Backend
 from bart_server.services.call import Call
 from bart_server.services.limits import check_count, check_not_blank, check_policy, check_size
 
-MAX_TEXTS = 8  # longest texts that the labels of one call may bring, the text once for each
+# A call's text is tokenized once for each label: in all, at most as many bytes as this many texts of the longest size.
+MAX_TEXTS = 8
 TEMPLATE = "This example is {}."
 
 
@@ -76,7 +77,7 @@ def label_scores(labels: Sequence[str], finishes: Sequence[Finish], multi_label:
     """
     logits = [(finish.values[0], finish.values[1]) for finish in finishes]
     scores = probabilities(logits, multi_label)
-    ranked = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)  # float32 may tie
+    ranked = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)  # in float32 some would tie
     return [pb.LabelScore(label=label, score=score) for label, score in ranked]
 
 
@@ -96,4 +97,4 @@ def probabilities(logits: Sequence[tuple[float, float]], multi_label: bool) -> l
 
 
 def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(min(700.0, -x)))  # exp(710) overflows a double
+    return 1 / (1 + math.exp(min(700.0, -x)))  # math.exp(710) raises OverflowError

@@ -14,8 +14,8 @@ import time
 from typing import Any
 
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-MAX_LINES = 10_000  # that wait to be written
-MAX_LINE = 65_536  # bytes of a line of others
+MAX_LINES = 10_000  # lines that may wait to be written
+MAX_LINE = 65_536  # longer lines that other code writes to standard error are split
 ERASE = "\r\x1b[K"  # moves to the beginning of a terminal's line and erases it
 FLUSH_TIMEOUT = 1.0  # seconds that the end of the process waits for lines to be written
 

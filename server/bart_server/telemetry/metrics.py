@@ -85,7 +85,7 @@ class Metrics(Observer):
     def call_refused(self, method: str, code: str) -> None:
         """A call that was refused before its message was read; it is counted and not logged."""
         key = method, code
-        if key not in self._refusals:  # looking it up by its labels takes longer than the rest
+        if key not in self._refusals:  # finding a counter by its labels takes longer than the rest
             self._refusals[key] = self._calls.labels(method, code)
         self._refusals[key].inc()
 

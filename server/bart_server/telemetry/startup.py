@@ -11,11 +11,11 @@ from bart_server.scheduling.contract import Progress
 from bart_server.telemetry.logs import LineWriter
 
 log = logging.getLogger(__name__)
-LINE_SECONDS = 4.0  # between two lines of the log; five seconds of silence are the promised limit
-BAR_SECONDS = 0.2  # between two drawings of the bar
+LINE_SECONDS = 4.0  # seconds between two lines of the log; the promise is one every five seconds
+BAR_SECONDS = 0.2  # seconds between two drawings of the bar
 BAR_WIDTH = 30  # characters
-UNKNOWN_SECONDS = 2.0  # the wait that callers are told before anything has been compiled
-LONGEST_WAIT = 30.0  # seconds that callers are told at most
+UNKNOWN_SECONDS = 2.0  # seconds that callers are told to wait before any program is compiled
+LONGEST_WAIT = 30.0  # the most seconds that callers are told to wait
 
 
 def nothing_yet() -> Progress:
@@ -24,9 +24,10 @@ def nothing_yet() -> Progress:
 
 @dataclass
 class Startup:
-    """stage: what is being done. progress: how far compilation is. compiling_since: of time.monotonic, while compiling.
+    """How far a server's start is. A model's loader replaces the fields on its thread while the event loop reads them.
 
-    Another thread replaces the fields while this one reads them.
+    stage: what is being done. progress: how far compilation is. began: when the start began. compiling_since: when the
+    compilation of the present model began. Times are those of time.monotonic.
     """
 
     stage: str = "starting"

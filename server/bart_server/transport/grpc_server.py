@@ -29,7 +29,7 @@ from bart_server.transport.refusals import REQUEST_ID, refusal, request_id_of, t
 UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
 MAX_UNREAD_STREAMS = 100  # one client's streams that may wait for the client to read them
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-MARGIN = 1 << 20  # bytes beyond the limit up to which a message is refused by us, which is counted, and not by gRPC
+MARGIN = 1 << 20  # bytes over the limit up to which we refuse and count a message; gRPC refuses larger ones
 MAX_PENDING = 100_000
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -210,13 +210,13 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_message_bytes + MARGIN),
         ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # calls at a time on a connection
         ("grpc.http2.lookahead_bytes", LOOKAHEAD),  # what gRPC receives of a message before it is read
-        ("grpc.http2.bdp_probe", 0),  # or gRPC would raise this to megabytes
+        ("grpc.http2.bdp_probe", 0),  # with its probes gRPC would raise the lookahead to megabytes
         # Calls that wait for the event loop, which gRPC would otherwise cancel at random beyond 1,000.
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.keepalive_time_ms", milliseconds),  # pings find connections whose other end has vanished
         ("grpc.keepalive_timeout_ms", round(settings.keepalive * 1000 / 3)),
-        ("grpc.http2.ping_timeout_ms", round(settings.keepalive * 1000 / 3)),  # unset it is 20 s
+        ("grpc.http2.ping_timeout_ms", round(settings.keepalive * 1000 / 3)),  # gRPC's default is 20 s
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
     if settings.max_connection_age:
