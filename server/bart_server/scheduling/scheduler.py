@@ -108,7 +108,7 @@ class Scheduler:
         self._places: Counter[str] = Counter()  # how many places each client holds
         self._rows: Counter[str] = Counter()  # in how many rows each client's requests run
         self._paces: dict[Bucket, float] = {}  # seconds from the encoder to the answer, for one unit of cost
-        self._calls: dict[int, float] = {}  # when each thread that is inside an engine began that call
+        self._calls: dict[object, float] = {}  # when each call of an engine that is in progress began
         self._draining = False
         self._stopped = False
         self._death: BaseException | None = None
@@ -696,8 +696,8 @@ class Scheduler:
         counted from 0 again.
         """
         self._observer.calling(requests)
-        thread = threading.get_ident()
-        self._calls[thread] = self._clock()
+        call = object()
+        self._calls[call] = self._clock()
         try:
             yield
         except Exception as error:
@@ -706,7 +706,7 @@ class Scheduler:
             self._observer.faulted(error)
             raise DeviceFault("the device failed") from error
         finally:
-            del self._calls[thread]
+            del self._calls[call]
             self._observer.calling(0)
         if computes:
             self._faults = 0
