@@ -10,7 +10,7 @@ import torch
 from bart_oneliner import convert, loss
 from tests.twins import Twin, flat
 
-Gradient = dict[str, np.ndarray]  # by the path in our parameter tree
+Gradient = dict[str, np.ndarray]  # path in our parameter tree -> gradient
 
 value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnames="config")
 
@@ -21,7 +21,7 @@ def ours(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[flo
 
 
 def theirs(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[float, Gradient]:
-    """By torch's cross entropy, with its label smoothing and ignore_index, and autograd."""
+    """The loss and its gradients by torch: its cross entropy with label smoothing and ignore_index, and autograd."""
     a.torch.zero_grad()
     x = {name: torch.tensor(array).long() for name, array in x.items()}
     if smoothing:

@@ -42,7 +42,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARES = {  # of a hundred mutants
+SHARES = {  # how many of a hundred mutants change each folder
     "inference/bart_inference/generation": 30,
     "server/bart_server/scheduling": 30,
     "server/bart_server/services": 22,
@@ -60,8 +60,8 @@ IMPORTS = [  # what the tests import beside the project
     "hypothesis.strategies", "jax.numpy", "opentelemetry.sdk.trace.export", "prometheus_client", "safetensors.numpy",
     "scipy.stats", "tokenizers", "torch", "transformers.models.bart.modeling_bart", "trustme",
 ]  # fmt: skip
-PATHS = ["", "inference", "server", "training", "relatives", "clients/python"]  # as in pyproject.toml
-OPERATORS = {name: get_operator(name)() for name in operator_names() if "Variable" not in name}  # those need arguments
+PATHS = ["", "inference", "server", "training", "relatives", "clients/python"]  # the import path, as in pyproject.toml
+OPERATORS = {name: get_operator(name)() for name in operator_names() if "Variable" not in name}  # others need arguments
 EQUIVALENT = Path(__file__).with_name("equivalent_mutations.json")
 
 
@@ -71,7 +71,7 @@ class Mutant(NamedTuple):
     operator: str
     old: str  # the lines that differ
     new: str
-    code: str  # of the whole file
+    code: str  # the whole mutated file
 
     def record(self, **result: Any) -> dict[str, Any]:
         return {"path": self.path, "line": self.line, "old": self.old, "new": self.new, **result}
@@ -213,7 +213,10 @@ class Contexts:
 
 
 def run_tests(tree: Path, tests: list[str], limit: float, measured: Path | None = None) -> list[list[Any]]:
-    """What Reporter wrote, in a forked process which has the libraries already; the last line is "ended" or "hung"."""
+    """Runs tests in a forked process, which has loaded the libraries already.
+
+    Returns what Reporter wrote, and then "ended" or "hung".
+    """
     reader, writer = os.pipe()
     if not (child := os.fork()):
         os.setsid()
@@ -265,7 +268,7 @@ class Tests:
             failed = {test for outcome, test, _, _ in measured if outcome in ("failed", "hung")}
             if failed:
                 print("not used, because they fail without a mutant:", *sorted(failed), sep="\n  ", flush=True)
-            durations: dict[str, list[float]] = defaultdict(list)  # of the setup, the call and the teardown
+            durations: dict[str, list[float]] = defaultdict(list)  # seconds of setup, call, teardown
             for outcome, test, duration, _ in measured:
                 if outcome == "passed" and test not in failed:
                     durations[test].append(duration)
@@ -273,7 +276,7 @@ class Tests:
                 raise SystemExit("no test passes without a mutant")
             seconds.write_text(json.dumps({test: parts for test, parts in durations.items() if len(parts) == 3}))
         self._durations: dict[str, list[float]] = json.loads(seconds.read_text())
-        self._setup: dict[str, float] = defaultdict(float)  # of the fixtures that a file's tests share
+        self._setup: dict[str, float] = defaultdict(float)  # seconds of the fixtures that a file's tests share
         for test, parts in self._durations.items():
             self._setup[file_of(test)] = max(self._setup[file_of(test)], parts[0])
         self._data = coverage.CoverageData(str(lines))

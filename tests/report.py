@@ -31,7 +31,7 @@ from tests.rows import Row, relative
 from tests.twins import BASE, LARGE, TINY, Twin, batch, logits, of, torch_logits, twin
 
 SHAPES = {"tiny": TINY, "base": BASE, "large": LARGE}
-TEXTS = (  # of different lengths, so that there is padding
+TEXTS = (  # their lengths differ, so that there is padding
     "The tower is 324 metres tall, about the same height as an 81-storey building, and the tallest structure in Paris.",
     "A library that reads and writes compressed archives, with bindings for several programming languages. It can "
     "recover what is left of damaged files, and it checks signatures before anything is unpacked.",
@@ -73,7 +73,7 @@ def open_checkpoint(checkpoint: str | None) -> tuple[Twin, Model]:
     model = load(checkpoint)
     folder = embedded() if checkpoint is None else find_folder(checkpoint)
     theirs = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    params = {name: model.params[name] for name in param_shapes(model.config)}  # without a classification head
+    params = {name: model.params[name] for name in param_shapes(model.config)}  # leaves out a classification head
     return Twin(theirs, params, model.config), model
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not BUF and not os.environ.get("CI"), reason="bu
 
 
 def breaking(folder: Path) -> subprocess.CompletedProcess[str]:
-    """As .ci/run checks it."""
+    """Runs buf's check for breaking changes against the released contract, with the command of .ci/run."""
     assert BUF, "buf is not installed: it comes with the extra `test`"
     command = [BUF, "breaking", "--against", "released.binpb"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -36,7 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_loss_and_gradients_in_float64(x64: None, config: str, smoothing: float) -> None:
-    """With padded sources, labels of −100, and labels that are the padding token, which count."""
+    """The batch has padded sources, labels of −100, and a label that is the padding token, which counts."""
     a = twin(dtype="float64", **CONFIGS[config])
     x = batch(a.config, B=4)
     x["labels"][0, 2] = a.config.pad_token_id

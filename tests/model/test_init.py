@@ -43,7 +43,7 @@ def test_zeros_and_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_distribution(name: str) -> None:
-    """Of both samples: PyTorch's must have the distribution that init describes, too."""
+    """Our sample and PyTorch's are both compared with the normal distribution that `init` documents."""
     for who, sample in (("ours", OURS[name]), ("PyTorch's", THEIRS[name])):
         if name == "shared":
             assert not sample[CONFIG.pad_token_id].any(), f"{who} padding row is not zero"

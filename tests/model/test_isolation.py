@@ -81,7 +81,7 @@ def test_neighbors_do_not_change_a_row_by_a_bit(a: Twin) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_what_a_mask_hides_does_not_matter(a: Twin, seed: int, data: st.DataObject) -> None:
-    """For any mask, with holes too, other tokens under it change no bit."""
+    """Whatever the mask, even one with holes: replacing the tokens that it hides changes no bit of the logits."""
     x = batch(a.config, B=2, S=9, T=6, seed=seed)
     mask = data.draw(st.lists(st.booleans(), min_size=18, max_size=18).map(lambda bits: np.reshape(bits, (2, 9))))
     mask[:, data.draw(st.integers(0, 8))] = True
@@ -101,7 +101,7 @@ def test_hidden_decoder_inputs_do_not_matter(a: Twin) -> None:
 
 
 def test_padding_that_we_add_changes_logits_by_rounding_only(a: Twin) -> None:
-    """With source and target padded to greater lengths, and rows added to the batch."""
+    """We pad source and target to greater lengths and add rows to the batch."""
     x = batch(a.config, B=3, S=11, T=7)
     wide = {name: np.pad(array, ((0, 2), (0, 5))) for name, array in x.items()}
     assert_close(logits(a, wide)[:3, :7], logits(a, x), 2e-6, "padded")

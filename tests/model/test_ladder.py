@@ -108,9 +108,10 @@ def case(request: pytest.FixtureRequest) -> Case:
     recorded = record(a.torch, lambda: torch_logits(a, x))
     seen = {name.removeprefix("model."): value for name, value in recorded.items()}
     theirs = {name: output for name, (_, output) in seen.items()}
-    for side in ("encoder", "decoder"):  # these two return a dataclass; their last layer returns the same states
+    # PyTorch's encoder and decoder return dataclasses; the last layer of each returns the states as an array.
+    for side in ("encoder", "decoder"):
         theirs[side] = theirs[f"{side}.layers.{getattr(a.config, side + '_layers') - 1}"]
-    theirs["lm_head"] = torch_logits(a, x)  # with final_logits_bias, which PyTorch adds outside of the module
+    theirs["lm_head"] = torch_logits(a, x)  # includes final_logits_bias, which PyTorch adds outside of lm_head
     inputs = {name: taken for name, (taken, _) in seen.items()}
     ours = rungs(a.params, a.config, {name: x[name] for name in FORWARD}, inputs)
     return Case(a, x, ours, theirs)
@@ -162,7 +163,7 @@ def test_without_a_decoder_mask_every_position_is_attended_to() -> None:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(name: str) -> None:
-    """From -12 to 12. gelu by erf and by tanh differ by 5e-4; XLA's own tanh is 2.3e-7 off."""
+    """Inputs from -12 to 12. The two forms of gelu, by erf and by tanh, differ by 5e-4; XLA's tanh is 2.3e-7 off."""
     x = np.linspace(-12, 12, 4801, dtype=np.float32)
     assert_close(ACTIVATIONS[name](jnp.asarray(x)), ACT2FN[name](torch.tensor(x)).numpy(), 3e-7, name)
 
@@ -187,7 +188,7 @@ def test_layer_norm_of_inputs_large_and_small(offset: float, scale: float) -> No
 
 @pytest.mark.parametrize("config", ["tiny", "wide, scaled embeddings, tanh"])
 def test_logits_in_float64(x64: None, config: str) -> None:
-    """Without rounding the difference is under 1e-13; a single float32 inside would leave 1e-8."""
+    """In float64 the difference is under 1e-13; a single float32 inside would leave 1e-8."""
     a = twin(dtype="float64", **CONFIGS[config])
     x = batch(a.config)
     assert_close(logits(a, x), torch_logits(a, x), 1e-13, "logits")

@@ -41,7 +41,7 @@ def test_its_only_free_names_are_jax_and_jnp() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_its_logits_are_pytorchs(seed: int) -> None:
-    """For random sizes, with padding, in float32. It uses XLA's default precision, which is full float32 on a CPU."""
+    """Sizes are random, inputs are padded. The one line uses XLA's default precision, which is float32 on a CPU."""
     rng = np.random.default_rng(seed)
     heads = [1, 2, 4][seed]
     fields = {name: int(rng.integers(1, 4)) for name in ("encoder_layers", "decoder_layers")}

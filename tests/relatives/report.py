@@ -36,7 +36,8 @@ def bert(name: str, **fields: Any) -> dict[str, Any]:
     return {field: getattr(defaults, field) for field in FAMILIES[name].tiny} | fields
 
 
-ROBERTA = {"layer_norm_eps": 1e-5, "max_position_embeddings": 514, "type_vocab_size": 1}  # not transformers' defaults
+# The fields of the RoBERTa checkpoints that differ from the defaults of transformers' RobertaConfig.
+ROBERTA = {"layer_norm_eps": 1e-5, "max_position_embeddings": 514, "type_vocab_size": 1}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-tiny": ("bert", {}),
     "bert-base": ("bert", bert("bert")),

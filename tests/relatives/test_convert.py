@@ -30,7 +30,7 @@ from tests.relatives.twins import (
 )
 from tests.twins import assert_close, randomize
 
-COPIES = {  # of the embedding, or of the head's bias
+COPIES = {  # parameters that are copies of the embedding or of the head's bias
     "bert": {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"},
     "roberta": {"lm_head.decoder.weight", "lm_head.decoder.bias"},
     "t5": {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"},
@@ -99,7 +99,7 @@ def test_checkpoints_come_in_several_forms(case: str) -> None:
 
 @pytest.mark.parametrize("cls", [BertForPreTraining, BertModel])
 def test_pooler_and_next_sentence_are_converted_and_come_back(cls: Any) -> None:
-    """As in the file of bert-base-uncased, and in that of a sentence encoder."""
+    """BertForPreTraining has the parameters of bert-base-uncased's file, BertModel those of a sentence encoder's."""
     torch_model = cls(BertConfig(**TINY_BERT))
     randomize(torch_model)
     state = state_dict(torch_model)
@@ -181,7 +181,7 @@ def test_the_scale_before_t5s_head_is_that_of_transformers(fields: dict[str, Any
 
 
 def test_transformers_5_ties_the_head_of_a_fresh_v1_1() -> None:
-    """Whatever the config says. Ours with a tied and unscaled head has the logits and gradients of such a model."""
+    """It does so whatever the config says. Our T5 with a tied and unscaled head has the same logits and gradients."""
     fields = TINY_T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     fresh = FAMILIES["t5-v1.1"].model(T5Config(**fields))
     assert fresh.lm_head.weight is fresh.shared.weight and not fresh.config.scale_decoder_outputs

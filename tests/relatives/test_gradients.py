@@ -91,7 +91,7 @@ def test_the_head_of_v1_1_and_its_embedding_have_different_gradients() -> None:
 
 
 def test_key_biases_have_no_gradient() -> None:
-    """As in BART. The head's bias has a gradient, unlike BART's."""
+    """Key biases have no gradient in BERT, as in BART. The head's bias has one, unlike BART's."""
     with float64():
         a = twin("bert", dtype="float64")
         x = batch(a, B=4)

@@ -24,7 +24,7 @@ def ends_early(name: str, seed: int) -> Twin:
 
 @pytest.mark.parametrize("name,seed", [("t5", 2), ("t5-v1.1", 0)])
 def test_tokens_are_pytorchs(name: str, seed: int) -> None:
-    """Without a cache in transformers, which makes it as deep as the encoder; the decoder has another depth here."""
+    """The two stacks differ in depth. transformers makes a cache as deep as the encoder, so it runs without one."""
     a = ends_early(name, seed)
     x = batch(a, B=8, S=12)
     inputs = {name: torch.tensor(x[name]).long() for name in ("input_ids", "attention_mask")}

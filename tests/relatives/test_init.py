@@ -98,7 +98,7 @@ T5 = t5_oneliner.Config(vocab_size=1000, d_model=256, d_kv=64, d_ff=512, num_lay
 
 
 def scores_deviation(config: t5_oneliner.Config, params: Params) -> float:
-    """Of the first encoder layer's attention scores, over random tokens."""
+    """The standard deviation of the first encoder layer's attention scores, for random tokens."""
     ids = jnp.asarray(np.random.default_rng(0).integers(2, config.vocab_size, (2, 50)))
     p = jax.tree.map(lambda leaf: leaf[0], params["encoder"]["layers"])
     x = t5_oneliner.rms_norm(params["shared"][ids], **p["self_attn_layer_norm"], eps=1e-6)
@@ -127,7 +127,7 @@ def test_the_scale_before_the_head_makes_the_first_loss() -> None:
     predicts again.
     """
     separate = dataclasses.replace(T5, scale_decoder_outputs=False, tie_word_embeddings=False)
-    tied = dataclasses.replace(T5, scale_decoder_outputs=False)  # as transformers 5 makes a fresh v1.1
+    tied = dataclasses.replace(T5, scale_decoder_outputs=False)  # transformers 5 makes a fresh v1.1 so
     key, entropy = jax.random.key(0), math.log(T5.vocab_size)
     losses = [first_loss(config, t5_oneliner.init(config, key)) / entropy for config in (T5, separate, tied)]
     assert 1 < losses[0] < 1.5 and 5 < losses[1] < 10 and 15 < losses[2] < 30, losses

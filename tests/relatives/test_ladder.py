@@ -94,7 +94,7 @@ def bert_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen)
 
 
 def t5_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen) -> dict[str, Any]:
-    """The same for T5."""
+    """T5's outputs by our functions, each from PyTorch's inputs of the same module."""
     page, eps = t5_oneliner, config.layer_norm_epsilon
     T = x["decoder_input_ids"].shape[1]
     source = x["attention_mask"].astype(bool)[:, None, None]
@@ -193,7 +193,7 @@ def test_logits(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "t5", "t5-v1.1"])
 def test_logits_in_float64(name: str) -> None:
-    """Without rounding the difference is under 1e-13."""
+    """In float64 the difference is under 1e-13."""
     with float64():
         a = twin(name, dtype="float64")
         x = batch(a)
@@ -223,7 +223,7 @@ def test_products_ask_for_the_highest_precision(name: str) -> None:
 @pytest.mark.parametrize("bidirectional", [True, False], ids=["encoder", "decoder"])
 @pytest.mark.parametrize("buckets,distance", [(32, 128), (32, 256), (16, 64), (6, 10), (64, 1000)])
 def test_buckets_are_pytorchs(buckets: int, distance: int, bidirectional: bool) -> None:
-    """For every distance up to 600, beyond that of the last bucket in all cases but one."""
+    """In all cases but one, some positions are farther apart than `distance`, where the last bucket begins."""
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention
 

@@ -59,7 +59,7 @@ def a() -> Mini:
 
 
 def embed(params: Params, config: Config, x: dict[str, Any]) -> jax.Array:
-    """As sentence-transformers does (1_Pooling, 2_Normalize): the mean over real tokens, scaled to length 1."""
+    """Sentence embeddings as in sentence-transformers: the mean over real tokens, scaled to length 1."""
     hidden = encode(params, config, **x)
     mean = (hidden * x["attention_mask"][..., None]).sum(1) / x["attention_mask"].sum(1, keepdims=True)
     return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
@@ -97,7 +97,7 @@ def test_the_pooler_is_pytorchs(a: Mini) -> None:
 
 
 def test_gradients_are_pytorchs(a: Mini) -> None:
-    """Of a contrastive loss: in float64 to 1e-9 of the norm, in float32 at most twice PyTorch's distance from that."""
+    """The loss is contrastive. float64: to 1e-9 of the norm; float32: at most twice PyTorch's distance from float64."""
     direction = np.random.default_rng(0).normal(size=(len(TEXTS), a.config.hidden_size))
 
     def ours(params: Params) -> dict[str, np.ndarray]:

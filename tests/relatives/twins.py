@@ -82,7 +82,7 @@ class Twin(NamedTuple):
     family: Family
     torch: PreTrainedModel  # in eval mode
     params: Params  # the same weights in our format
-    config: Any  # of the family's page
+    config: Any  # a Config of the family's page
 
 
 def model(name: str, **fields: Any) -> PreTrainedModel:
@@ -176,7 +176,7 @@ def ours(a: Twin, x: dict[str, np.ndarray]) -> tuple[float, Gradient]:
 
 
 def theirs(a: Twin, x: dict[str, np.ndarray]) -> tuple[float, Gradient]:
-    """By the loss of transformers' model, and autograd."""
+    """The loss of transformers' model, and its gradients by autograd."""
     a.torch.zero_grad()
     value = a.torch(**tensors(x, LOSS), **no_cache(a)).loss
     value.backward()

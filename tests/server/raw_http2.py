@@ -44,7 +44,7 @@ class RawConnection:
         self._frame(HEADERS, END_HEADERS, stream, block)
 
     def send(self, stream: int, data: bytes, end: bool = False) -> int:
-        """As much of the data as the server's windows let through before it is silent for 0.2 s; returns how much."""
+        """Sends data until the server grants no window for 0.2 s. Returns how many bytes were sent."""
         sent = 0
         while sent < len(data):
             room = min(self._windows[0], self._windows[stream], 16384, len(data) - sent)

@@ -63,6 +63,6 @@ for workers, count, engine in ((1, 5, first), (3, 40, second)):
 
 
 def test_rows_on_two_devices_are_each_as_alone():
-    """With one worker and few requests, and with three workers and many."""
+    """The program runs few requests with one worker, and many with three."""
     ended = run_on_devices(PROGRAM, 2)
     assert ended.stdout == "1 equal\n3 equal\n", ended.stderr

@@ -275,7 +275,7 @@ def work_at_one_second_a_step(driver):
 
 def test_what_cannot_meet_its_deadline_is_refused_at_once():
     driver = SchedulerDriver(FakeEngine(sources=(8,), sizes=(1,)))
-    work_at_one_second_a_step(driver)  # so a request of cost 9 takes about a second
+    work_at_one_second_a_step(driver)  # a request of cost 9 takes about a second
     for _ in range(5):
         driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.5)
     with pytest.raises(Overloaded, match=r"about 6.0 s of work are ahead of a deadline in 5.5 s") as refusal:
@@ -411,7 +411,7 @@ def test_a_buckets_pace_moves_towards_each_measurement_of_which_one_counts_at_mo
     scheduler = driver.scheduler
 
     def latency_after(seconds):
-        """What a request of cost 9 is expected to take when another one has taken so many seconds."""
+        """The seconds that a request of cost 9 is expected to take after one that took `seconds`."""
 
         def tick(verb, requests):
             driver.clock.time += seconds if verb == "step" else 0

@@ -124,7 +124,7 @@ async def while_held(host, name):
 
 
 async def while_suspended(host, name):
-    """The same as while_held, for streams whose reader has taken one message and does not ask for the next."""
+    """The outcomes of while_held for streams whose reader has taken one message and does not ask for the next."""
     outcomes = {}
     for ending in ("cancelled", "expired", "closed"):
         call = Call(timeout=0.5 if ending == "expired" else None)

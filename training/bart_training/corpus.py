@@ -113,7 +113,7 @@ def rank(package: apt.Package) -> tuple[int, int, str]:
 
 
 def one_per_family(records: list[Record]) -> list[Record]:
-    """Of the records of a source family with the same first paragraph, document or summary, the one of lowest rank."""
+    """Of records of one source family that share a first paragraph, document or summary, keeps that of lowest rank."""
     used: set[tuple[str, str, str]] = set()
     kept = []
     for record in sorted(records, key=lambda record: (record.family, record.rank)):
