@@ -47,7 +47,7 @@ class Throughput:
         self._active += 1
 
     def ended(self, now: float, worked: bool) -> None:
-        """worked: False for an iteration that had nothing to do; its seconds are not counted."""
+        """An iteration has ended. worked: False if it had nothing to do; then its seconds are not counted."""
         self._active -= 1
         if not worked:
             return

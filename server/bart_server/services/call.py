@@ -57,7 +57,7 @@ class Call:
         self.facts.update(facts)
 
     def cancel(self) -> None:
-        """Ends the call; its requests leave the scheduler at once. To be called on the call's event loop."""
+        """Ends the call; its requests leave the scheduler at once. Called on the call's event loop."""
         self.cancelled = True
         for end in self._on_end:
             end(Cancelled("the caller cancelled the call"))

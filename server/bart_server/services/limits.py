@@ -52,7 +52,7 @@ def check_policy(policy: pb.LongInput, chunk: bool = True) -> None:
 
 
 def one_sequence(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with num_return_sequences 1, not the checkpoint's default; InvalidArgument if they set another."""
+    """The options with num_return_sequences 1, also by default. Raises InvalidArgument if they set another."""
     count = options.setdefault("num_return_sequences", 1)
     if count != 1:
         raise InvalidArgument("options.num_return_sequences", f"{count}, only Generate returns more than 1")

@@ -26,7 +26,10 @@ Function = Callable[[Any, Call], Response]
 
 @dataclass(frozen=True)
 class Method:
-    """request, response: the classes of its messages. streams: whether the answer is an asynchronous iterator."""
+    """A method of the contract.
+
+    request, response: the classes of its messages. streams: whether the answer is an asynchronous iterator.
+    """
 
     service: str
     short_name: str
@@ -44,7 +47,7 @@ class Method:
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.short_name).lower()
 
     def parse(self, data: bytes, limits: Limits) -> Message:
-        """Raises InvalidArgument for a field beyond its size, and for bytes that are no message of the method."""
+        """The request in `data`. Raises InvalidArgument if a field is too large or the bytes are no such message."""
         check_sizes(self.request, data, limits)
         try:
             return self.request.FromString(data)
@@ -54,7 +57,7 @@ class Method:
 
 
 def methods() -> dict[str, Method]:
-    """From the contract's descriptor: a method that is added there needs a function of its name and no entry here."""
+    """All methods, from the contract's descriptor: a method that is added there needs a function and no entry here."""
     by_name = {}
     for service in pb.DESCRIPTOR.services_by_name.values():
         for method in service.methods:

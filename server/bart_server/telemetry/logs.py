@@ -55,7 +55,7 @@ class LineWriter:
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def put(self, line: str) -> None:
-        """Never blocks for longer than it takes to append."""
+        """Queues a line, or counts it as lost if the queue is full. Never waits for the file descriptor."""
         with self._changed:
             if len(self._lines) >= self._limit:
                 self.lost += 1
@@ -121,7 +121,7 @@ class QueueHandler(logging.Handler):
 
 
 def without_headers(record: logging.LogRecord) -> bool:
-    """gRPC logs a call's header that it cannot decode, which may be a token: what it says is kept without that."""
+    """A log filter: removes a call's header, which may be a token, from what gRPC logs when it cannot decode one."""
     if record.name.startswith("grpc"):
         record.args = ()
         record.msg = str(record.msg).replace("%s", "…")

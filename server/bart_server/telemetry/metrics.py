@@ -90,11 +90,11 @@ class Metrics(Observer):
         self._refusals[key].inc()
 
     def unread(self, calls: int) -> None:
-        """How many calls have a place and their message was not read yet."""
+        """Sets the number of calls that have a place and whose message is not read yet."""
         self._unread.set(calls)
 
     def watch(self, model: str, progress: Callable[[], Progress]) -> None:
-        """Reads the model's progress whenever the metrics are read; only the last one of a model."""
+        """Asks `progress` for a model's progress whenever the metrics are read, in place of an earlier `progress`."""
         self._programs.labels(model, "compiled").set_function(lambda: progress().compiled)
         self._programs.labels(model, "wanted").set_function(lambda: progress().wanted)
 

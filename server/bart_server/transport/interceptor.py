@@ -37,7 +37,7 @@ class Authentication:
             self._read()
 
     def _read(self) -> None:
-        """Raises SettingsError for a file without a token, OSError for one that cannot be read."""
+        """Reads the tokens. Raises SettingsError if the file has none, OSError if it cannot be read."""
         self._modified = os.stat(self._settings.token_file).st_mtime_ns
         self._looked_at = time.monotonic()
         tokens = read_tokens(self._settings) or []
