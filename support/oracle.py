@@ -57,6 +57,7 @@ class Reference(NamedTuple):
     """The answer of transformers' generate to a case, with n sequences for each source."""
 
     sequences: np.ndarray  # (B·n,T) token ids
+    lengths: np.ndarray  # (B·n,) tokens of each sequence: its prompt, what was generated, and the end token
     sequences_scores: np.ndarray | None  # None for greedy search
     log_probs: np.ndarray  # (B·n,generated tokens), without the prompt's
     scores: list[np.ndarray]  # for each step, the scores of all tokens after the logits processors
@@ -81,8 +82,23 @@ def reference(case: Case, model: TorchModel) -> Reference:
     log_probs = model.compute_transition_scores(
         out.sequences, out.scores, out.beam_indices if beams else None, normalize_logits=not beams
     )
-    scores = out.sequences_scores.numpy() if beams else None
-    return Reference(out.sequences.numpy(), scores, log_probs.numpy(), [s.numpy() for s in out.scores], steps)
+    sequences = out.sequences.numpy()
+    prompt = sequences.shape[1] - log_probs.shape[1]
+    if beams:
+        generated = (out.beam_indices >= 0).sum(1).numpy()  # transformers writes -1 behind a sequence's end
+        scores = out.sequences_scores.numpy()
+    else:
+        ends = np.atleast_1d(case.options.get("eos_token_id", model.generation_config.eos_token_id))
+        generated = lengths_to_end(sequences[:, prompt:], ends)
+        scores = None
+    lengths = prompt + generated
+    return Reference(sequences, lengths, scores, log_probs.numpy(), [s.numpy() for s in out.scores], steps)
+
+
+def lengths_to_end(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The number of tokens (B,) of each row of (B,T) up to its first end token, which counts, or all of them."""
+    is_end = np.isin(tokens, ends)
+    return np.where(is_end.any(1), is_end.argmax(1) + 1, tokens.shape[1])
 
 
 @contextmanager
@@ -171,6 +187,8 @@ def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any)
     if mine.sequences.shape != theirs.sequences.shape or not np.array_equal(mine.sequences, theirs.sequences):
         margin = beam_margin(case, prepared, theirs) if theirs.steps else greedy_margin(mine, theirs)
         return Outcome(case, f"tokens differ\n  ours   {mine.sequences}\n  theirs {theirs.sequences}", margin)
+    if not np.array_equal(mine.lengths, theirs.lengths):
+        return Outcome(case, f"lengths differ\n  ours   {mine.lengths}\n  theirs {theirs.lengths}")
     prompt = theirs.sequences.shape[1] - theirs.log_probs.shape[1]
     real = np.arange(theirs.sequences.shape[1]) < mine.lengths[:, None]
     expected = np.where(real[:, prompt:], theirs.log_probs, 0.0)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from bart_inference import load, summarize
 from bart_inference.checkpoint import embedded
 from peft import LoraConfig, get_peft_model
@@ -73,6 +74,7 @@ def test_the_one_line_gives_the_summary_of_cached_greedy_search(model):
 
 
 def test_an_adapter_is_merged(model, tmp_path):
+    torch.manual_seed(0)  # some adapters leave the summary as it is
     base = BartForConditionalGeneration.from_pretrained(embedded())
     adapter = get_peft_model(base, LoraConfig(target_modules=["q_proj", "fc1"], init_lora_weights=False))
     adapter.save_pretrained(tmp_path)

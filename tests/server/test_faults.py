@@ -245,7 +245,7 @@ def test_a_stream_that_stays_unread_is_given_up():
 
     async def main():
         async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
-            server = GrpcServer(settings, runtime, unread_limit=0.3)
+            server = GrpcServer(settings, runtime, unread_limit=1.5)
             await server.start()
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=window) as channel:
                 stub = bart_pb2_grpc.SummarizationServiceStub(channel)
@@ -262,7 +262,7 @@ def test_a_stream_that_stays_unread_is_given_up():
                         pass
             await server.stop(0)
         assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert error.value.details() == "the stream was not read for 0.3 s"
+        assert error.value.details() == "the stream was not read for 1.5 s"
 
     asyncio.run(main())
 
