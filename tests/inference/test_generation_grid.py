@@ -6,10 +6,8 @@ lengths, is marked slow. Run with -s to see how many cases were exempt (support/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import pytest
 
 from support import oracle
@@ -40,17 +38,6 @@ EDGES: list[dict[str, Any]] = [
 def test_values_at_which_a_processor_is_switched_on_or_off_equal_transformers(beams: int) -> None:
     cases = [draw("uneven", 500 + i, {"num_beams": beams, **options}, (4, 16)) for i, options in enumerate(EDGES)]
     print(oracle.report([compare(case) for case in cases]))
-
-
-@pytest.fixture
-def without_programs() -> Iterator[None]:
-    """Drops all compiled programs after the test.
-
-    Each program of XLA's CPU compiler holds several memory maps. Linux gives a process at most 65,530 of them
-    (vm.max_map_count), and the compiler crashes if it gets no more.
-    """
-    yield
-    jax.clear_caches()
 
 
 @pytest.mark.slow
