@@ -1,1 +1,1 @@
-"""The Transformer on derived weights: layouts, products, encoder and decoder."""
+"""The Transformer: weights in each device's layout, matrix products with them, the encoder and the decoder."""

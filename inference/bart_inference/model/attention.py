@@ -1,7 +1,7 @@
-"""Scaled dot-product attention on transposed keys, as plain XLA products. `bart_oneliner.attend` is the simplest form.
+"""Scaled dot-product attention on transposed keys, computed by XLA's own products (module onednn has another form).
 
-B rows, H heads, T queries, S keys, K the width of a head. Keys are kept as (B,H,K,S): a product of few queries, as in a
-decoding step, then reads each of the K rows of S numbers from front to back.
+B sources, H heads, T queries, S keys, K the width of a head. Keys are stored as (B,H,K,S): a product with few queries,
+as in a decoding step, then reads each of the K rows of S numbers from front to back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def mix_values(weights: Array, values: Array) -> Array:
 
 
 def attention_weights(q: Array, keys: Array, mask: Array, scores: Product = scores) -> Array:
-    """How much each query attends to each key: (B,H,T,S), in at least float32, of sum 1 over the keys.
+    """How much each query attends to each key: (B,H,T,S), in at least float32; the sum over the keys is 1.
 
     mask: bool, broadcast to (B,H,T,S), true where a query may attend. A query without any such key attends to all keys
     equally, as in transformers.

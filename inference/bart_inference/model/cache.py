@@ -1,4 +1,4 @@
-"""The decoder's KV cache: the keys and values of earlier positions for self-attention, and how new ones are written.
+"""The decoder's KV cache: the keys and values of earlier positions, for self-attention, and how new ones are written.
 
 Letters as in bart_oneliner; in addition N is the beams of a source, Q the positions that one call computes for a
 source, and T the positions that the cache has room for. The N beams of a source share one pool of T·N entries: the
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from bart_oneliner import Array, Config
 
-# One layer's keys (B,H,K,entries), transposed so that queries multiply them as they are, and values (B,H,entries,K).
+# One layer's keys (B,H,K,entries) and values (B,H,entries,K). Keys are stored transposed, as products of queries take
+# them.
 LayerKV = tuple[Array, Array]
 KEY_ENTRIES_AXIS = 3
 VALUE_ENTRIES_AXIS = 2
@@ -35,7 +36,7 @@ class LayerCache(NamedTuple):
     keys: Array  # (B,H,K,T·N)
     values: Array  # (B,H,T·N,K)
     position: Array  # (B,) int32: the first position that is written
-    N: int
+    N: int  # the beams of a source
 
 
 def empty_cache(config: Config, B: int, N: int, T: int, dtype: jnp.dtype) -> KVCache:
@@ -81,7 +82,8 @@ def update_cache(pool: Array, new: Array, position: Array, N: int, axis: int) ->
     the entries. Entries behind the pool's last position are dropped.
     """
     new = new.astype(pool.dtype)
-    # XLA:TPU compiles the slices' update to a loop over rows, and gives the pool a layout that pads K to 128.
+    # On TPUs XLA compiles update_slices to a loop over rows and pads K to 128 in the pool's memory. Selecting over the
+    # whole pool avoids both there; elsewhere it would rewrite the pool at every step.
     on_tpu = functools.partial(update_by_selection, N=N, axis=axis)
     elsewhere = functools.partial(update_slices, N=N, axis=axis)
     updated: Array = jax.lax.platform_dependent(pool, new, position, tpu=on_tpu, default=elsewhere)
@@ -95,8 +97,8 @@ def update_slices(pool: Array, new: Array, position: Array, N: int, axis: int) -
     def update_row(pool: Array, new: Array, position: Array) -> Array:
         start = position * N
         if Q > N:
-            # If Q entries do not fit behind `start`, dynamic_update_slice moves the slice left, over older entries. So
-            # the slice is prepared for that place: the older entries that it covers come first, then the new ones.
+            # If Q entries do not fit behind `start`, dynamic_update_slice writes the slice further left, over older
+            # entries. So the slice is made for that place: first the older entries that it covers, then the new ones.
             slice_start = jnp.minimum(start, entries - Q)
             old = jax.lax.dynamic_slice_in_dim(pool, slice_start, Q, axis - 1)
             is_old = (jnp.arange(Q) < start - slice_start).reshape(along(axis, Q)[1:])

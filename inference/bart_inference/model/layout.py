@@ -44,8 +44,9 @@ def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
 
     On a CPU the default is "onednn", with matrices in panels, for float32 weights that are larger than the processor's
     caches if jaxlib has oneDNN, and "cpu" otherwise. Programs of "onednn" run faster. Programs of "cpu" can be stored
-    in JAX's persistent compilation cache, which suits a process that writes few texts and ends. Both keep a transposed
-    output embedding (D,V) beside the embedding (V,D), with which a product of few rows takes up to twice as long.
+    in JAX's persistent compilation cache, which suits a process that writes few texts and ends. Both also keep a copy
+    of the embedding (V,D) transposed to (D,V) for the language-model head: a product of few rows with (V,D) takes up to
+    twice as long.
 
     ValueError for an unknown layout, and for "onednn" where the weights are not float32 or jaxlib lacks oneDNN.
     """

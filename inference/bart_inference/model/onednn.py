@@ -1,11 +1,11 @@
 """Matrix products and attention by oneDNN, the kernel library inside jaxlib's CPU backend.
 
-XLA has a custom call for oneDNN's matmul, which this module reaches by its name. XLA's own CPU product of the few rows
-of a decoding step with a large matrix reads the matrix at a third of the speed of memory. oneDNN reads at the full
-speed if the matrix is stored as panels of 64 columns, so that each core reads a panel from front to back: (D,F) becomes
-(F/64,D,64), and the product becomes a batched one, with a panel for each batch. Panels are ordinary arrays in a layout
-that this module chose; nothing depends on oneDNN's internal formats. Where the call is missing (another processor,
-another jaxlib), `available` is false and nothing else here is used.
+XLA has a custom call for oneDNN's matmul, which this module calls by its name, TARGET. A decoding step multiplies a few
+rows with each large matrix. XLA's own CPU product reads the matrix at a third of the memory's bandwidth. oneDNN reads
+it at full bandwidth if it is stored as panels of 64 columns, so that each core reads a panel from front to back: (D,F)
+becomes (F/64,D,64), and the product becomes a batched one, with one panel in each batch. Panels are ordinary arrays;
+nothing depends on oneDNN's internal formats. Where the call is missing (another processor, another jaxlib), `available`
+is false and no other function of this module is used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADS_LAST: Settings = {"result": {"tensor": {"dimensions": [1, 3, 2, 4]}}}  # (
 
 
 def call(settings: Settings, shape: tuple[int, ...], x: Array, y: Array) -> Array:
-    """oneDNN's batched matmul of float32 arrays, whose leading axes are batches. shape: of the result."""
+    """oneDNN's batched matmul of float32 arrays, whose axes before the last two are batches. shape: of the result."""
     product = jax.ffi.ffi_call(
         TARGET,
         jax.ShapeDtypeStruct(shape, jnp.float32),

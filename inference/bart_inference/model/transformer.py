@@ -5,7 +5,7 @@ KV cache, `decode_target` over a whole known target without one. All read the we
 
 Letters as in bart_oneliner; in addition N is the beams of a source, and Q the positions that one call computes for a
 source: one or several positions of each of its beams, or its whole target. `bart_oneliner.forward` computes the same
-in its simplest form; layer_norm and the activation functions are taken from there.
+logits without a cache; layer_norm and the activation functions are imported from bart_oneliner.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Attend = Callable[[Array, Array, Array, Array], Array]  # attention.attend or on
 class Source(NamedTuple):
     """What decoding needs of the encoded sources. It is computed once, and all beams of a source share it."""
 
-    input_ids: Array  # (B,S) int32, which the encoder penalties read; -1 at positions that we padded
+    input_ids: Array  # (B,S) int32, for logits processors and lookup decoding; -1 at positions that fill up a bucket
     mask: Array  # (B,S) bool, true for real tokens
     cross_kv: list[LayerKV]  # for each decoder layer: cross-attention keys (B,H,K,S) and values (B,H,S,K)
 
@@ -64,9 +64,9 @@ def transformer_layer(
 ) -> tuple[Array, LayerKV]:
     """One layer of the encoder or the decoder: x (B,Q,D) -> (B,Q,D), and its self-attention keys and values.
 
-    Self-attention sees the Q positions; with a cache, it sees the cache's entries with those of the Q positions written
-    among them, and the keys and values that are returned are these entries. mask: bool, broadcast to (B,1,Q,keys), true
-    where a position may look. source: cross-attention's keys, values and mask, for a decoder layer that has a source.
+    Self-attention sees the Q positions. With a cache, their keys and values are written into it first; self-attention
+    then sees all entries of the cache, and these are returned. mask: bool, broadcast to (B,1,Q,keys), true where a
+    position may look. source: cross-attention's keys, values and mask, for a decoder layer that has a source.
     """
     q, k, values = to_heads(x, weights["qkv"], H)
     keys = k.mT
@@ -82,7 +82,7 @@ def transformer_layer(
 
 
 def add_and_norm(x: Array, y: Array, projection: Params, norm: Params) -> Array:
-    """The end of every sublayer: x plus the projection of y, then layer norm (BART norms after the addition)."""
+    """The end of attention and of the feed-forward part: x plus the projection of y, then layer norm (post-norm)."""
     return layer_norm(x + linear(y, **projection), **norm)
 
 
@@ -118,7 +118,7 @@ def project_cross_kv(weights: Params, config: Config, hidden: Array) -> list[Lay
 def prefill(weights: Params, config: Config, input_ids: Array, mask: Array) -> Source:
     """Encode sources and compute the keys and values that cross-attention reads at every step.
 
-    input_ids (B,S) int32, -1 at positions that we padded; mask (B,S) bool, true for real tokens.
+    input_ids (B,S) int32, -1 at positions that fill up a bucket; mask (B,S) bool, true for real tokens.
     """
     ids = jnp.where(input_ids < 0, config.pad_token_id, input_ids)
     hidden = encode(weights, config, ids, jnp.arange(ids.shape[1]), mask)
@@ -130,8 +130,8 @@ def prefill_packed(weights: Params, config: Config, input_ids: Array, positions:
 
     input_ids and positions (B,L) int32. A source begins where the position is 0, and its tokens see this source only.
     Unused positions at the end of a row have position 0. A source gets the same keys and values wherever in a row it
-    lies: equal to the bit while L is one block of XLA:CPU's sums in attention, which holds for L up to 128 (tested) and
-    ends between 256 and 512 (observed).
+    lies. On XLA:CPU they are equal to the bit for L up to 128 (tested). In longer rows XLA adds up attention's sums in
+    blocks of keys, so that rounding depends on the place; the first differences were seen between 256 and 512.
     """
     source_number = jnp.cumsum(positions == 0, axis=1)
     same_source = source_number[:, :, None] == source_number[:, None, :]
@@ -179,12 +179,12 @@ def decode_target(
 def decode_step(
     weights: Params, config: Config, source: Source, cache: KVCache, tokens: Array, position: Array
 ) -> tuple[Array, KVCache]:
-    """The decoder over the next n = Q/N positions of every beam, with the KV cache.
+    """The decoder over the next Q/N positions of every beam, with the KV cache.
 
     tokens (B,Q): beam n's token at `position + t` is column t·N + n. position (B,): the first of these positions, for
-    each source. The cache holds the positions before it and nothing behind them; of the new positions it keeps those
-    for which it has room.
-    -> logits (B,Q,V), at least float32, and the cache with these positions written.
+    each source. The cache holds the positions before it and nothing behind them. New positions behind the end of the
+    cache get logits, and are not written.
+    -> logits (B,Q,V), at least float32, and the cache with the new positions written.
     """
     Q, N = tokens.shape[1], cache.cache_indirection.shape[1]
     positions = position[:, None] + np.arange(Q) // N  # (B,Q)

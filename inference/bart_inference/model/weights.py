@@ -28,7 +28,7 @@ class Dense:
 class Panels:
     """A matrix (D,F) cut into panels of columns, the form that oneDNN reads fast (onednn.to_panels)."""
 
-    panels: Array  # (P,D,width) float32; the last panel is filled with zeros
+    panels: Array  # (panels,D,width) float32; the last panel is filled up with zeros
     columns: int = dataclasses.field(metadata={"static": True})  # F
 
 
@@ -39,7 +39,7 @@ Weight = Dense | Panels
 class Attention(enum.Enum):
     """What computes the products of attention. It is stored among the weights, as a leaf without an array.
 
-    JAX treats it as part of the tree's structure, so that programs are compiled for it.
+    JAX treats it as part of the tree's structure, so each of the two has programs of its own.
     """
 
     XLA = "xla"
