@@ -28,7 +28,7 @@ SAFETENSORS_DTYPES: dict[str, Any] = {
     "U8": np.uint8,
 }
 
-UNQUANTIZED = "Load the checkpoint that was quantized"
+UNQUANTIZED = "Load the checkpoint as it was before quantization"
 DEQUANTIZE = (
     'Convert: pip install transformers bitsandbytes && python -c "from transformers import AutoModelForSeq2SeqLM as M; '
     "M.from_pretrained('FOLDER').dequantize().save_pretrained('OUT')\""
@@ -106,13 +106,13 @@ FORMATS = (  # in the order in which they are looked for
     ),
     Format(
         ("model.*.safetensors*", "pytorch_model.*.bin*"),
-        "a variant, as model.fp16.safetensors",
+        "a variant, such as model.fp16.safetensors",
         "Rename: mv FOLDER/model.fp16.safetensors FOLDER/model.safetensors",
     ),
     Format(
         ("model.bin", "*.onnx", "openvino_*", "*.gguf", "rust_model.ot", "*.mlpackage"),
         "an export for another program (CTranslate2, ONNX, OpenVINO, GGUF, rust-bert, Core ML)",
-        "Load the checkpoint that was exported",
+        "Load the checkpoint that the export was made from",
     ),
 )
 WEIGHTS = FORMATS[0].patterns + FORMATS[1].patterns

@@ -33,7 +33,7 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     names = {path.name for path in folder.iterdir()}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         if incomplete := sorted(names & {"vocab.json", "merges.txt", *OTHER_VOCABULARIES}):
-            raise ValueError(f"of a tokenizer only {', '.join(incomplete)} is there{SAVE_ANEW}")
+            raise ValueError(f"the tokenizer is incomplete: the folder has only {', '.join(incomplete)}{SAVE_ANEW}")
         return None
     fields = read_fields(folder, "tokenizer_config.json")
     kind = tokenizer_class(folder, fields)

@@ -39,7 +39,7 @@ REFUSED = {  # the name of a file that is not read -> a pattern of the error mes
     "model.fp16.safetensors": "a variant.*mv FOLDER/model.fp16.safetensors",
     "model.bin": "CTranslate2",
     "decoder_model.onnx": "an export for another program",
-    "quantize_config.json": "quantized by bitsandbytes, GPTQ, AWQ.*Load the checkpoint that was quantized",
+    "quantize_config.json": "quantized by bitsandbytes, GPTQ, AWQ.*Load the checkpoint as it was before quantization",
 }
 
 
@@ -62,8 +62,8 @@ def test_a_folder_of_fairseq_has_no_config_and_is_refused_by_its_files(tmp_path:
 QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {
     "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, r"by bitsandbytes.*dequantize\(\)"),
     "bitsandbytes of 2023": ({"load_in_4bit": True}, r"by bitsandbytes.*dequantize\(\)"),
-    "GPTQ": ({"quant_method": "gptq", "bits": 4}, "by gptq.*Load the checkpoint that was quantized"),
-    "AWQ": ({"quant_method": "awq"}, "by awq.*Load the checkpoint that was quantized"),
+    "GPTQ": ({"quant_method": "gptq", "bits": 4}, "by gptq.*Load the checkpoint as it was before quantization"),
+    "AWQ": ({"quant_method": "awq"}, "by awq.*Load the checkpoint as it was before quantization"),
 }
 
 

@@ -25,7 +25,7 @@ REFUSED = {  # the only file beside config.json -> a pattern of the error messag
     "last.ckpt": "last.ckpt is a training checkpoint.*state_dict",
     "model.fp16.safetensors": "model.fp16.safetensors is a variant.*mv FOLDER/model.fp16.safetensors",
     "onnx/decoder_model.onnx": "onnx/decoder_model.onnx is an export for another program",
-    "gptq_model-4bit.safetensors": "quantized by bitsandbytes, GPTQ, AWQ.*Load the checkpoint that was quantized",
+    "gptq_model-4bit.safetensors": "quantized by bitsandbytes, GPTQ, AWQ.*Load the checkpoint as it was before",
 }
 PROGRAM = """
 import json

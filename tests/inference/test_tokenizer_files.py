@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "only a vocabulary": (
         "2020-bare",
         lambda folder: (folder / "merges.txt").unlink(),
-        "of a tokenizer only vocab.json is there; if transformers reads",
+        "the tokenizer is incomplete: the folder has only vocab.json; if transformers reads",
     ),
     "SentencePiece": (
         "2021-json",
@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         with_fields(
             "tokenizer.json", pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
         ),
-        "say add_prefix_space in tokenizer_config.json",
+        "set add_prefix_space in tokenizer_config.json",
     ),
     "a cut file": ("2020-added", lambda f: write(f, "added_tokens.json", '{"a'), "added_tokens.json is not readable"),
     "a list": ("2020-added", lambda f: write(f, "special_tokens_map.json", "[]"), "special_tokens_map.json holds list"),

@@ -1,1 +1,1 @@
-"""Generation: options, logits processors, search, whole answers and streams."""
+"""Generation of texts: options, logits processors, search, whole answers and streams."""

@@ -1,4 +1,4 @@
-"""The options of all rows as arrays, which compiled programs read. Imports no jax."""
+"""Packs the generation options of all rows into arrays, which compiled programs read. Imports no jax."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 class OptionArrays(NamedTuple):
-    """Options as arrays with a leading axis of rows (B,…): a row can be replaced while the others are running.
+    """Generation options as arrays with a leading axis of B rows, so that one row can be replaced by another.
 
-    T is the positions of the token buffer. Lengths are in tokens, prompt included.
+    T is the positions of the token buffer. A comment without a shape means (B,). Lengths are in tokens and include the
+    prompt.
     """
 
     prompt_length: Array  # int32
@@ -33,7 +34,7 @@ class OptionArrays(NamedTuple):
     eos: Array  # int32 (B,MAX_EOS): end-of-sequence tokens, -1 where unused
     pad: Array  # int32
     length_norm: Array  # float32 (B,T+1): n ** length_penalty, computed in float64 as transformers does
-    early_stopping_never: Array  # bool: early_stopping is "never" and length_penalty > 0, so length can raise a score
+    early_stopping_never: Array  # bool: early_stopping is "never", and length_penalty > 0, so a score can rise later
     early_stopping_true: Array  # bool
     no_repeat_ngram: Array  # int32, 0 for off
     encoder_no_repeat_ngram: Array  # int32, 0 for off
@@ -44,20 +45,21 @@ class OptionArrays(NamedTuple):
     exponential_decay: Array  # float32 (B,T+1): factor ** (n - start) - 1 for n generated tokens, 0 for off
     suppressed: Array  # int32 (B,MAX_SUPPRESSED), -1 where unused
     begin_suppressed: Array  # int32 (B,MAX_SUPPRESSED), -1 where unused
-    begin_index: Array  # int32: the length at which begin_suppressed applies
-    bias_tokens: Array  # int32 (B,MAX_BIASES,MAX_BIAS_LENGTH): sequences, each at the right end, -1 where unused
-    bias: Array  # float32 (B,MAX_BIASES)
+    begin_index: Array  # int32: the number of tokens so far at which begin_suppressed applies to the next token
+    bias_tokens: Array  # int32 (B,MAX_BIASES,MAX_BIAS_LENGTH): a sequence in each row, with -1 before it
+    bias: Array  # float32 (B,MAX_BIASES): what is added to the score of a sequence's last token
     renormalize: Array  # bool
     temperature: Array  # float32
     top_k: Array  # int32, 0 for off
     top_p: Array  # float32, 1 for off
     min_p: Array  # float32, 0 for off
-    min_tokens_to_keep: Array  # int32: tokens that a sampling filter keeps at least
+    min_tokens_to_keep: Array  # int32: the least number of tokens that a sampling filter keeps
     seed: Array  # uint32
     sample_index: Array  # uint32: which of a source's num_return_sequences samples the row is
 
 
-MAX_DECAY = 1e30  # ends every sequence, and a score times it is finite in float32
+# The largest exponential_decay. It makes the end-of-sequence token win, and a score times it is finite in float32.
+MAX_DECAY = 1e30
 FLOATS = (
     "length_norm",
     "repetition_penalty",
@@ -77,7 +79,7 @@ def pack_options(
 ) -> OptionArrays:
     """The options of rows as numpy arrays, for token buffers of T positions.
 
-    prompt_lengths: the tokens of each row's prompt; sample_indices: see OptionArrays.sample_index.
+    prompt_lengths: the number of tokens of each row's prompt; sample_indices: see OptionArrays.sample_index.
     """
     packed_rows = []
     for row, prompt_length, sample_index in zip(rows, prompt_lengths, sample_indices, strict=True):
@@ -89,9 +91,9 @@ def pack_options(
 
 
 def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_index: int) -> dict[str, Any]:
-    """The values of one row, by the fields of OptionArrays.
+    """The values of one row, by the names of OptionArrays' fields.
 
-    A length beyond the buffer, and a top_k beyond the vocabulary, mean the same as the largest that fits.
+    Lengths are cut to the buffer and top_k to the vocabulary, which does not change what they mean.
     """
     min_length, max_length = o.lengths(prompt_length, config)
     bias_tokens, bias = pack_biases(o)
@@ -131,12 +133,12 @@ def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_inde
 
 
 def pad_ids(ids: Sequence[int], width: int) -> list[int]:
-    """Token ids with -1 behind them."""
+    """Token ids, filled up with -1 to `width` entries."""
     return [*ids, *[-1] * (width - len(ids))]
 
 
 def decay_by_count(o: Options, T: int) -> np.ndarray:
-    """exponential_decay_length_penalty's factor ** (n - start) - 1 for n = 0 … T generated tokens."""
+    """For n = 0 … T generated tokens: factor ** (n - start) - 1 of exponential_decay_length_penalty, 0 up to start."""
     start, factor = o.exponential_decay_length_penalty or (0, 1.0)
     beyond_start = np.maximum(np.arange(T + 1) - max(-T, min(start, T)), 0)
     with np.errstate(over="ignore"):

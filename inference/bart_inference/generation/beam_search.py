@@ -1,7 +1,7 @@
-"""The choice of beam search: which continuations of a row's beams become its next beams, and which are finished.
+"""Beam search's choice: which continuations of a row's beams become its next beams, and which are finished sequences.
 
-Letters as in `state`; in addition M is the continuations that one step looks at. The search computes what transformers
-computes (GenerationMixin._beam_search), in the same order, so that float32 sums round alike.
+Letters as in `state`; in addition M is the number of continuations that one step considers for a row. Sums are computed
+in the order of transformers (GenerationMixin._beam_search), so that they round equally in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Continuations(NamedTuple):
 
 
 def choose_beams(state: State, scores: Array, do_sample: bool) -> tuple[State, Array]:
-    """One step: log-probabilities (B,N,V) -> the state one token on, and the beam that each beam continues (B,N)."""
+    """Log-probabilities (B,N,V) -> the state with the next tokens, and the beam that each beam continues (B,N)."""
     N = scores.shape[1]
     o = state.options
     best = best_continuations(state, scores, do_sample)
@@ -59,9 +59,10 @@ def choose_beams(state: State, scores: Array, do_sample: bool) -> tuple[State, A
 
 
 def best_continuations(state: State, scores: Array, do_sample: bool) -> Continuations:
-    """The best continuations over all beams, or drawn ones: enough that N of them are no end-of-sequence tokens.
+    """The M best continuations over all beams; with do_sample, M that are drawn by their probabilities.
 
-    A row has at most MAX_EOS end-of-sequence tokens, each of which can continue each beam.
+    M is N·(1 + MAX_EOS), since each of N beams can be continued by each of at most MAX_EOS end-of-sequence tokens: so
+    at least N of them do not end with such a token.
     """
     B, N, V = scores.shape
     total = (scores + state.score[..., None]).reshape(B, N * V)
@@ -87,14 +88,14 @@ def best_continuations(state: State, scores: Array, do_sample: bool) -> Continua
 
 
 def add_finished(state: State, best: Continuations) -> Finished:
-    """The N best of the finished sequences so far and of those N best continuations that end."""
+    """The N best among the finished sequences so far and those of the N best continuations that are complete."""
     B, M = best.score.shape
     N = state.tokens.shape[1]
     o, finished = state.options, state.finished
     generated_count = state.length + 1 - o.prompt_length
     score = best.score / length_norm(o, generated_count)[:, None]
-    # transformers adds DEAD_SCORE once for each reason to leave a sequence out, and then sorts. The same float32 sums
-    # give the same order, also among the sequences that are left out.
+    # transformers adds DEAD_SCORE once for each reason to leave a sequence out, and then sorts. Equal float32 sums give
+    # an equal order, also among the sequences that are left out.
     is_full = finished.valid.all(-1) & o.early_stopping_true
     score += is_full[:, None] * DEAD_SCORE
     score += ~state.can_improve[:, None] * DEAD_SCORE

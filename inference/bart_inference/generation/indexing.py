@@ -1,4 +1,4 @@
-"""Selecting along the last or the beams' axis: the highest scores, and the entries of given beams."""
+"""Selects entries of arrays: the indices of the highest scores, and the entries of chosen beams."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Summaries copy phrases of their source. So the tokens that follow the latest generated tokens in the source are a good
 guess of what comes next: a draft. One step of the decoder over the latest token and the K tokens of a draft costs
-little more than a step over the latest token alone, which reads as many weights. It gives the token that greedy search
-chooses at each of these positions, after all logits processors. The draft is accepted up to the first token that
-differs; behind the accepted tokens comes the model's own choice, so each step gives at least one token.
+little more than a step over the latest token alone, because both read every weight once. The step gives the token that
+greedy search chooses at each of these positions, after all logits processors. The draft is accepted up to the first
+token that differs from that choice, and is followed by the choice at that position: each step gives at least one token.
 
 This is "prompt lookup decoding" (https://github.com/apoorvumang/prompt-lookup-decoding; transformers'
 PromptLookupCandidateGenerator), except that an encoder-decoder model looks the tokens up in its encoder's input.
@@ -26,11 +26,11 @@ from bart_inference.model.cache import KVCache
 from bart_inference.model.transformer import decode_step
 from bart_oneliner import Array, Config, Params
 
-# A row whose drafts are rejected drafts less often. This was measured on 300 summaries with K = 4: 2.00 tokens a step
-# instead of 2.07 without these limits. If each row gets another row's source, of which it copies nothing, 12 % of the
-# steps have a draft instead of 20 %.
-MAX_FAILURES_OF_ONE_TOKEN = 2  # rejected drafts in a row, after which a match of one token starts no draft
-MAX_PAUSE_DOUBLINGS = 5  # the longest pause between drafts is 2**5 - 1 tokens
+# A row whose drafts are rejected has fewer drafts. Measured on 300 summaries with K = 4: 2.00 tokens a step instead of
+# 2.07 without this rule; with the sources exchanged among the summaries, so that nothing is copied, 12 % of the steps
+# have a draft instead of 20 %.
+MAX_FAILURES_OF_ONE_TOKEN = 2  # after this many rejected drafts in a row, a match of one token starts no draft
+MAX_PAUSE_DOUBLINGS = 5  # the longest pause after a rejected draft is 2**5 - 1 = 31 tokens
 
 
 class Draft(NamedTuple):
@@ -41,12 +41,14 @@ class Draft(NamedTuple):
 
 
 def lookup_step(weights: Params, config: Config, state: State, K: int) -> State:
-    """One or several more tokens for every row that is not done. K is below T."""
+    """One step, which adds 1 to K + 1 tokens to every row that is not done. K is below T."""
     return verify_draft(weights, config, state, find_draft(state, K))
 
 
 def find_draft(state: State, K: int) -> Draft:
-    """Up to K tokens that follow the first occurrence of the latest two tokens in the source, else of the latest one.
+    """A draft: up to K tokens that follow, in the source, the first occurrence of the latest two generated tokens.
+
+    If the source does not have these two in succession, the first occurrence of the latest one alone is taken.
 
     A row has no draft if it is done, still reads its prompt, or pauses after rejected drafts.
     """
@@ -94,7 +96,7 @@ def verify_draft(weights: Params, config: Config, state: State, draft: Draft) ->
     added = jnp.where(is_kept, ~state.done, accepted + 1)
     length = state.length + added
 
-    # The cache has entries of rejected tokens, which later steps overwrite. Until then no position may see them.
+    # The cache holds entries of rejected tokens, which later steps overwrite. Until then cache_indirection hides them.
     T = state.tokens.shape[-1]
     is_past = jnp.arange(T) < (length - 1)[:, None, None]
     cache = cache._replace(cache_indirection=jnp.where(is_past, cache.cache_indirection, -1))
@@ -135,8 +137,8 @@ def decode_draft(weights: Params, config: Config, state: State, draft: Draft) ->
 def choose_tokens(state: State, draft: Draft, logits: Array) -> tuple[Array, Array, Array]:
     """Greedy search's choice at each position: logits (B,Q,V) -> tokens, log-probabilities, whether they end (B,Q).
 
-    A position's history is the tokens so far and the draft's tokens before the position. Every position is a row of
-    its own for the logits processors: vmap over positions would run the processors that no row asks for.
+    A position's history is the tokens so far and the draft's tokens before the position. The logits processors get
+    B·Q rows, one for each position. Under vmap over positions they would run even where no row sets their option.
     """
     B, Q, V = logits.shape
     T = state.tokens.shape[-1]
@@ -144,7 +146,7 @@ def choose_tokens(state: State, draft: Draft, logits: Array) -> tuple[Array, Arr
     drafted = jnp.take_along_axis(draft.tokens, jnp.clip(offset, 0, Q - 2), 1)[:, None]  # (B,1,T)
     is_drafted = (offset[:, None] >= 0) & (offset[:, None] < jnp.arange(Q)[:, None])  # (B,Q,T)
     history_tokens = jnp.where(is_drafted, drafted, state.tokens)
-    # Positions behind the buffer are never accepted; their length only has to be a valid one.
+    # Tokens at positions behind the buffer are never accepted. Their length only has to be a valid index.
     lengths = jnp.minimum(state.length[:, None] + jnp.arange(Q), T - 1)
 
     def each_position(x: Array) -> Array:
@@ -172,7 +174,10 @@ class Appended(NamedTuple):
 
 
 def append_tokens(state: State, tokens: Array, log_probs: Array, accepted: Array) -> Appended:
-    """The state's tokens with the first accepted + 1 of a step's tokens (B,Q) behind them; accepted (B,)."""
+    """The state's tokens followed by the first accepted + 1 of a step's tokens.
+
+    tokens and log_probs (B,Q): the choice at each position. accepted (B,): the number of accepted draft tokens.
+    """
     T, Q = state.tokens.shape[-1], tokens.shape[1]
     offset = jnp.arange(T) - state.length[:, None]
     is_new = ((offset >= 0) & (offset <= accepted[:, None]))[:, None]
@@ -192,7 +197,8 @@ def append_tokens(state: State, tokens: Array, log_probs: Array, accepted: Array
 def update_history(drafts: DraftHistory, draft: Draft, accepted: Array, length: Array) -> DraftHistory:
     """The history of drafts after a step. length (B,): the number of tokens after the step.
 
-    From the third rejected draft in a row on, each makes the row pause for twice as many tokens as the one before.
+    Two rejected drafts in a row have no consequence here. After the third one the row has no draft for 1 token, after
+    the next ones for 3, 7, 15 and then always 31 tokens.
     """
     is_rejected = (draft.length > 0) & (accepted == 0)
     failures = jnp.where(accepted > 0, 0, drafts.failures + is_rejected)

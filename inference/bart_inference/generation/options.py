@@ -1,4 +1,4 @@
-"""Generation options: transformers' names and defaults, and their limits. Imports no jax.
+"""Generation options under transformers' names, with its defaults and our limits. Imports no jax.
 
 The order of priority is that of transformers' generate: a row's options, then the call's, then the checkpoint's, then
 the defaults of Options. An option that is set to None is switched off, whatever the checkpoint says.
@@ -22,15 +22,11 @@ MAX_EOS = 4  # eos_token_id, forced_eos_token_id
 MAX_SUPPRESSED = 256  # suppress_tokens, begin_suppress_tokens
 MAX_BIASES = 256  # sequence_bias and bad_words_ids together
 MAX_BIAS_LENGTH = 8  # tokens in a sequence of sequence_bias or bad_words_ids
-MAX_BIAS = 1e9  # of one sequence: a thousand of them, added to a beam's score, are finite in float32
+MAX_BIAS = 1e9  # the largest bias of a sequence; a score to which 1,000 of them are added is finite in float32
 MAX_FACTOR = 1e6  # of exponential_decay_length_penalty
 
-STATIC = (
-    "num_beams",
-    "do_sample",
-    "num_return_sequences",
-    "prompt_lookup_num_tokens",
-)  # shape the program, so all rows of a call have the same
+# All rows of a call must have the same values of these options, because a program is compiled for each value.
+STATIC = ("num_beams", "do_sample", "num_return_sequences", "prompt_lookup_num_tokens")
 
 
 class OptionError(ValueError):
@@ -45,8 +41,8 @@ class OptionError(ValueError):
 class Options:
     """The options of one row, under transformers' names and with its defaults (GenerationConfig of transformers 5.23).
 
-    Lengths count the decoder's start token, and `*_new_tokens` do not. transformers has no `seed`: with the same seed
-    and source a row gets the same sample in every batch.
+    max_length and min_length count the prompt with its start token; the options with `new_tokens` in their names do
+    not. transformers has no `seed`: with the same seed and source a row gets the same sample in every batch.
     """
 
     num_beams: int = 1
@@ -79,7 +75,7 @@ class Options:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
-    prompt_lookup_num_tokens: int | None = None  # tokens of a draft in greedy search; None: see generate.draft_tokens
+    prompt_lookup_num_tokens: int | None = None  # tokens of a draft in greedy search; None: 4 in a batch of one row
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -151,9 +147,9 @@ def biased_sequences(o: Options) -> list[tuple[tuple[int, ...], float]]:
 
 # ── Which options there are ───────────────────────────────────────────────────────────────────────────────────────────
 
-# The value that an explicit None stands for, for every option.
+# For every option the value that an explicit None stands for.
 NONE_MEANS = {field.name: field.default for field in dataclasses.fields(Options)} | {"top_k": 0}
-# Options of transformers that this package does not have, with the values that ask for nothing.
+# Options of transformers that this package does not have, with the values that switch them off.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
@@ -184,8 +180,9 @@ def resolve(
 ) -> list[Options]:
     """The checked Options of each of B rows.
 
-    defaults: the checkpoint's. call: for all rows. rows: one mapping for each row, or None. OptionError for an option
-    that does not exist, a value out of its limits, and rows that differ in an option that all must share.
+    defaults: the checkpoint's options. call: options for all rows. rows: one mapping of options for each row, or None.
+    OptionError for an option that does not exist, for a value out of its limits, and for rows that differ in an option
+    of STATIC.
     """
     base = checkpoint_defaults(defaults)
     if rows is not None and len(rows) != B:
@@ -243,7 +240,7 @@ MINIMA = {  # the smallest values of options that are integers
     "top_k": 0,
     "prompt_lookup_num_tokens": 0,
 }
-RANGES = {  # the smallest and largest values: wider than any use needs, and narrow enough for float32
+RANGES = {  # the smallest and largest values: wider than any use needs, and computed without overflow in float32
     "length_penalty": (-10, 10),
     "repetition_penalty": (1e-6, 1e6),
     "encoder_repetition_penalty": (1e-6, 1e6),
@@ -332,7 +329,7 @@ def check_biases(o: Options, V: int) -> None:
         require(o, "sequence_bias", is_collection, "a mapping from sequences to numbers, or a list of such pairs")
     if o.bad_words_ids is not None:
         require(o, "bad_words_ids", is_list(o.bad_words_ids), "a list of lists of token ids")
-    # Counted before anything is looked at, and with duplicates: there may be a million of them.
+    # The number of sequences is checked first: a caller may send a million of them, and to check each takes time.
     count = sum(len(sequences) for sequences in (o.sequence_bias, o.bad_words_ids) if sequences is not None)
     if count > MAX_BIASES:
         raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
@@ -344,7 +341,7 @@ def check_biases(o: Options, V: int) -> None:
         require(o, "sequence_bias", are_pairs, "a mapping from sequences to numbers, or a list of such pairs")
         check_sequences(o, "sequence_bias", [sequence for sequence, _ in pairs], V)
         are_finite = all(is_number(bias) and abs(bias) <= MAX_BIAS for _, bias in pairs)
-        require(o, "sequence_bias", are_finite, f"made of finite numbers, at most {MAX_BIAS:g}")
+        require(o, "sequence_bias", are_finite, f"made of numbers between {-MAX_BIAS:g} and {MAX_BIAS:g}")
     if o.bad_words_ids is not None:
         check_sequences(o, "bad_words_ids", o.bad_words_ids, V)
 
@@ -357,7 +354,7 @@ def check_sequences(o: Options, name: str, sequences: Iterable[Any], V: int) -> 
 
 
 def quoted(value: Any) -> str:
-    """A value as an error quotes it. Long lists and texts are cut, since an error may go over a network."""
+    """A value as error messages quote it. Long lists and texts are cut, since an error may be sent over a network."""
     short = reprlib.Repr()
     short.maxlist = short.maxtuple = short.maxdict = short.maxarray = 8
     short.maxlevel = 3

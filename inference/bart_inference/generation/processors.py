@@ -1,9 +1,9 @@
 """Logits processors, in transformers' order (GenerationMixin._get_logits_processor), with every option per row.
 
 Letters as in bart_oneliner; here B is rows (sources), N the beams of each, T the token buffer. Scores are (B,N,V):
-logits for greedy search and sampling; for beam search log-probabilities, which no processor normalizes again unless
-renormalize_logits asks for it. A processor that no row asks for is skipped at run time. A row that does not ask for it
-has a neutral value (0, 1 or -1), which changes none of the row's scores, to the bit.
+logits in greedy search and sampling, log-probabilities in beam search. Processed log-probabilities need not add up to
+probability 1; only renormalize_logits normalizes them again. A processor whose option no row sets is skipped at run
+time. If only some rows set it, the others have a neutral value (0, 1 or -1), which changes no bit of their scores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class History(NamedTuple):
 
     tokens: Array  # (B,N,T) int32
     length: Array  # (B,) int32: the number of tokens so far, the start token included; padding follows
-    source: Array  # (B,S) int32, -1 at positions that we padded
+    source: Array  # (B,S) int32, -1 at positions that fill up a bucket; the caller's padding keeps its ids
 
 
 def process(scores: Array, history: History, o: OptionArrays, do_sample: bool) -> Array:
@@ -109,7 +109,7 @@ def at_ids(scores: Array, ids: Array) -> Any:
 
 
 def scores_of(scores: Array, ids: Array) -> Array:
-    """The scores (B,N,n) of token ids (B,N,n); some other score where an id is negative."""
+    """The scores (B,N,n) of token ids (B,N,n); the score of id 0 where an id is negative."""
     return jnp.take_along_axis(scores, jnp.maximum(ids, 0), -1)
 
 
@@ -150,7 +150,10 @@ def add_sequence_bias(scores: Array, history: History, o: OptionArrays) -> Array
 
 
 def penalize_repetition(scores: Array, ids: Array, penalty: Array) -> Array:
-    """RepetitionPenalty- and EncoderRepetitionPenaltyLogitsProcessor, for token ids (B,1 or N,n) and a penalty (B,)."""
+    """RepetitionPenalty- and EncoderRepetitionPenaltyLogitsProcessor.
+
+    ids (B,N,n), or (B,1,n) for all beams: the tokens whose scores are penalized. penalty (B,).
+    """
     B, N, _ = scores.shape
     ids = jnp.broadcast_to(ids, (B, N, ids.shape[-1]))
     score = scores_of(scores, ids)
@@ -161,9 +164,10 @@ def penalize_repetition(scores: Array, ids: Array, penalty: Array) -> Array:
 
 
 def ngram_completions(text: Array, history: History, n: Array) -> Array:
-    """The tokens that would complete an n-gram of `text` (B,N or 1,M): (B,N,M), text[j] where it does, else -1.
+    """The next tokens that would repeat an n-gram of `text`: text (B,N,M), or (B,1,M) for all beams -> (B,N,M).
 
-    text[j] completes an n-gram if the n - 1 tokens before it are the latest n - 1 tokens. n (B,): 0 for none.
+    The result has text[j] where the n - 1 tokens before it equal the latest n - 1 tokens of the history, else -1.
+    n (B,): 0 for rows without this option.
     """
     position = jnp.arange(text.shape[-1])
     n = n[:, None, None]

@@ -1,4 +1,7 @@
-"""Sampling filters: temperature, top_k, top_p and min_p, with every option per row. Letters as in processors.py."""
+"""Sampling filters: temperature, top_k, top_p and min_p, with every option per row.
+
+Letters as in processors: B rows, N beams, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,16 @@ import jax.numpy as jnp
 from bart_inference.generation.arrays import OptionArrays
 from bart_oneliner import Array
 
-# If every row's top_k is at most this number, only so many of the highest scores are sorted, else the whole vocabulary.
+# If every row has a top_k of at most this number, only this many of the highest scores are sorted, else the whole
+# vocabulary.
 SHORTLIST = 128
 
 
 def apply_sampling_filters(scores: Array, o: OptionArrays) -> Array:
-    """Temperature-, TopK-, TopP- and MinPLogitsWarper on scores (B,N,V): the scores that they exclude become -inf.
+    """TemperatureLogitsWarper, then TopK-, TopP- and MinPLogitsWarper, on scores (B,N,V).
 
-    Each filter keeps the scores that are at least its floor. So all filters together have one floor for each beam.
+    Each of the last three keeps the scores that are at least its floor, so together they have one floor for each beam.
+    Scores below it become -inf.
     """
     scores = scores / o.temperature[:, None, None]
     shortlist = min(SHORTLIST, scores.shape[-1])
@@ -39,8 +44,8 @@ def apply_sampling_filters(scores: Array, o: OptionArrays) -> Array:
 def score_floor(best: Array, o: OptionArrays) -> Array:
     """The lowest score (B,N,1) that top_k, top_p and min_p keep. best (B,N,M): the M highest scores, descending.
 
-    The filters are applied one after another, as in transformers: what top_k excludes has no part in the probabilities
-    that top_p looks at. Each keeps at least `min_tokens_to_keep` scores.
+    The filters are applied one after another, as in transformers: top_p reads probabilities that are computed without
+    the tokens that top_k has excluded. Each filter keeps at least `min_tokens_to_keep` scores.
     """
     B, N, M = best.shape
     min_tokens_to_keep, top_k, top_p, min_p = (

@@ -19,7 +19,8 @@ from bart_inference.generation.state import State, is_end, prng_keys
 from bart_inference.model.transformer import decode_step
 from bart_oneliner import Array, Config, Params
 
-CHOSEN_FIELDS = ("tokens", "log_probs", "score", "done", "can_improve", "finished")  # what choose_… changes of a State
+# The fields of a State that choose_token and choose_beams change.
+CHOSEN_FIELDS = ("tokens", "log_probs", "score", "done", "can_improve", "finished")
 
 
 @functools.partial(jax.jit, static_argnames=("config", "do_sample", "draft_tokens"), donate_argnames="state")
@@ -28,8 +29,8 @@ def decode(
 ) -> State:
     """Run at most `steps` steps, fewer if every row is done before. The state's buffers are donated.
 
-    `steps` is no static argument, so that one compiled program runs any number of steps. draft_tokens: the number of
-    tokens in a draft of lookup decoding, below T, for greedy search; 0 for one token a step.
+    `steps` is not a static argument, so that one compiled program runs any number of steps. draft_tokens: in greedy
+    search, the number of tokens in a draft of lookup decoding, below T; 0 for one token a step.
     """
 
     def is_unfinished(carry: tuple[State, Array]) -> Array:
@@ -75,7 +76,10 @@ def step(weights: Params, config: Config, state: State, do_sample: bool) -> Stat
 
 
 def choose_token(state: State, scores: Array, do_sample: bool) -> tuple[State, Array]:
-    """Greedy search or sampling (GenerationMixin._sample): scores (B,1,V) -> the state one token on, parents (B,1)."""
+    """Greedy search or sampling (GenerationMixin._sample), for one beam a row.
+
+    scores (B,1,V) -> the state with the next token, and the beam that each beam continues (B,1), which is 0.
+    """
     if do_sample:
         token = jax.vmap(jax.random.categorical)(prng_keys(state), scores[:, 0])
     else:

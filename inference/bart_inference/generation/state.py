@@ -1,4 +1,4 @@
-"""The state of a running batch, and what is read from it when rows are done.
+"""The state of a running batch: its tokens, KV cache, options and progress, and how answers are read from it.
 
 Letters as in bart_oneliner; here B is rows, one for each source, N the beams of each row (1 for greedy search and
 sampling), and T the positions of the token buffer. Every leaf of a State has a leading axis of B, and rows do not
@@ -18,7 +18,7 @@ from bart_inference.model.cache import KVCache, empty_cache
 from bart_inference.model.transformer import Source
 from bart_oneliner import Array, Config
 
-DEAD_SCORE = -1.0e9  # the score of a beam that does not exist; transformers' value, so that sums with it round alike
+DEAD_SCORE = -1.0e9  # the score of a beam that does not exist; transformers' value, so that sums with it round equally
 
 
 class Finished(NamedTuple):
@@ -59,8 +59,8 @@ def init_state(
 ) -> State:
     """A state before its first step.
 
-    prompts (B,T) int32: each row's prompt with padding behind it. done (B,) bool: rows that only fill up the batch.
-    dtype: of the KV cache.
+    prompts (B,T) int32: each row's prompt with padding behind it. done (B,) bool: true for rows that only fill up the
+    batch. dtype: of the KV cache.
     """
     B, T = prompts.shape
     tokens = jnp.broadcast_to(prompts[:, None], (B, N, T))
@@ -69,7 +69,8 @@ def init_state(
     score = jnp.broadcast_to(jnp.where(jnp.arange(N) == 0, 0.0, DEAD_SCORE), (B, N))
     no_score = jnp.full((B, N), DEAD_SCORE)
     finished = Finished(tokens, log_probs, no_score, jnp.zeros((B, N), jnp.int32), jnp.zeros((B, N), bool))
-    # Every row begins with one token. A longer prompt is read token by token, in place of what the search chooses.
+    # Every row begins with its first token. The further tokens of a prompt are read one a step: they stand in `tokens`
+    # already, and what the search chooses in these steps is dropped.
     return State(
         source=source,
         cache=empty_cache(config, B, N, T, dtype),

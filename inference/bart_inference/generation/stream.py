@@ -1,4 +1,4 @@
-"""Streaming: text as soon as no further step can change it, for greedy search, sampling and beam search."""
+"""Streaming: yields text as soon as no further step can change it, in greedy search, sampling and beam search."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def common_prefix(sequences: list[np.ndarray]) -> list[int]:
 def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -> Iterator[str]:
     """The summary of a text in parts, each as soon as it is final; joined, they are what `summarize` returns.
 
-    chunk: the number of decoding steps after each of which the text that has become final is yielded. Options,
-    truncation and errors are those of `summarize`.
+    chunk: text is yielded after every `chunk` decoding steps, if some has become final. Options, truncation and errors
+    are those of `summarize`.
     """
     prepared = prepare(model)
     tokenizer = require_tokenizer(prepared)
@@ -60,13 +60,13 @@ def stream(model: Model | Prepared, text: str, chunk: int = 1, **options: Any) -
     rows = resolve(prepared.generation, prepared.config, options, None, 1)
     state = start_decoding(prepared, ids, mask, [[rows[0].start_id]], rows, [0])
     detokenizer = Detokenizer(tokenizer)
-    sent = 0  # the number of tokens that the detokenizer has got
+    sent = 0  # the number of tokens that were given to the detokenizer
     done = False
     while not done:
         state = continue_decoding(prepared, state, chunk, rows[0])
         done = bool(state.done[0])
         tokens = final_tokens(state, 0)
-        piece = detokenizer.push(tokens[sent:], last=done)
+        new_text = detokenizer.push(tokens[sent:], last=done)
         sent = len(tokens)
-        if piece:
-            yield piece
+        if new_text:
+            yield new_text
