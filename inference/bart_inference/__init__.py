@@ -1,4 +1,4 @@
-"""What makes BART fast and complete: checkpoints, generation with Hugging Face's options, summaries and other tasks.
+"""Fast inference for BART: checkpoints, generation with Hugging Face's options, summaries and other tasks.
 
 Names are imported when they are first asked for, so that `import bart_inference` and its modules for texts and options
 load no jax.

@@ -1,8 +1,9 @@
 """LoRA adapters of peft, merged into a checkpoint's tensors as peft's merge_and_unload does. Imports no jax.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685. A target's weight
-becomes W + s B A, with B (out,r), A (r,in) and s = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora
-(peft.tuners.lora.layer). fan_in_fan_out is without effect: peft itself sets it to false for the Linear layers of BART.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685. The weight W of a
+linear layer that the adapter changes (a target) becomes W + s B A, with B (out,r), A (r,in) and s = lora_alpha / r, or
+lora_alpha / sqrt(r) with use_rslora (peft.tuners.lora.layer). fan_in_fan_out has no effect: peft itself sets it to
+false for the Linear layers of BART.
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ from bart_inference.formats import (
 )
 
 PREFIX = "base_model.model."  # with which each tensor's name in peft's file begins
-READ = {
+READ = {  # the fields of adapter_config.json that are followed
     "peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "use_rslora", "rank_pattern",
     "alpha_pattern", "use_dora", "lora_bias", "init_lora_weights",
 }  # fmt: skip
-WITHOUT_EFFECT = {  # options that do not change the merge; the adapter's tensors show what was trained
+WITHOUT_EFFECT = {  # fields that need not be read: the names and shapes of the adapter's tensors say what was trained
     "task_type", "inference_mode", "auto_mapping", "peft_version", "target_modules", "exclude_modules", "lora_dropout",
     "fan_in_fan_out", "bias", "modules_to_save", "layers_to_transform", "layers_pattern", "runtime_config",
     "ensure_weight_tying", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     "qalora_group_size",
 }  # fmt: skip
-# Other methods, such as "pissa" and "loftq", replace the base model's weights when the adapter is created.
+# The values of init_lora_weights that leave the base model's weights as they are. Others, such as "pissa" and "loftq",
+# replace them when the adapter is created.
 INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
-TIED = re.compile(r"\b(shared|embed_tokens|lm_head|lora_embedding_[AB])\b")
-PARTS = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.(weight|bias))?")
+TIED = re.compile(r"\b(shared|embed_tokens|lm_head|lora_embedding_[AB])\b")  # parts of the names of embeddings
+PARTS = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.(weight|bias))?")  # module, part, weight or bias
 
 
 def merge_adapter(tensors: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
@@ -52,16 +54,12 @@ def merge_adapter(tensors: Mapping[str, np.ndarray], folder: Path) -> dict[str, 
         raise CheckpointError(f"{folder} has neither adapter_model.safetensors nor adapter_model.bin")
     try:
         return merge(tensors, adapter, config)
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # fields of a wrong type
+    except (ValueError, TypeError, AttributeError) as error:  # fields of adapter_config.json with a wrong type
         raise CheckpointError(f"{folder}: {error}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json; CheckpointError names what of it is not supported."""
+    """The fields of adapter_config.json; CheckpointError names the first one that is not supported."""
     config = read_json(folder / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
@@ -93,8 +91,9 @@ def merge(
 ) -> dict[str, np.ndarray]:
     """A checkpoint's tensors with an adapter merged. Changed tensors are float32, or float64 if the checkpoint is.
 
-    tensors: PyTorch's names -> arrays, with or without the prefix `model.`; adapter: the same of peft's file.
-    ValueError for a tensor of the adapter that has no place in the checkpoint, or not its shape.
+    tensors: the checkpoint's, by PyTorch's names, with or without the prefix `model.`. adapter: the tensors of peft's
+    file by their names there. ValueError for a tensor of the adapter whose module the checkpoint lacks, or whose shape
+    is another.
     """
     name_of = {name.removeprefix("model."): name for name in tensors}  # in the checkpoint, by the name without prefix
     updates, replaced = split_adapter(adapter)
@@ -119,9 +118,9 @@ def merge(
 def split_adapter(
     adapter: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """What an adapter's file holds: the parts of each module's update, and tensors that take the place of others.
+    """The tensors of an adapter's file, divided: the parts of each module's update, and tensors that replace others.
 
-    The latter are of modules_to_save, or biases that were trained. ValueError for a name that is not supported.
+    The second are those of modules_to_save, and biases that were trained. ValueError for a name that is not supported.
     """
     updates: dict[str, dict[str, np.ndarray]] = {}
     replaced: dict[str, np.ndarray] = {}
@@ -138,16 +137,17 @@ def split_adapter(
             parts = updates.setdefault(module, {})
             parts["lora_bias" if suffix == "bias" else part] = array.astype(np.float32)
         else:
-            replaced[name.replace(".base_layer.", ".")] = array  # peft's name of the bias of an updated layer
+            # peft calls the bias of an updated layer NAME.base_layer.bias.
+            replaced[name.replace(".base_layer.", ".")] = array
     return updates, replaced
 
 
 def check_target(
     module: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], config: Mapping[str, Any]
 ) -> np.float32:
-    """The scale of a target's update; ValueError if its tensors have other shapes than config and weight require.
+    """The scale s of a module's update; ValueError if the shapes of its parts are not those that config asks for.
 
-    shape: that of the weight, (out,in).
+    parts: the tensors of the update. shape: that of the module's weight, (out,in).
     """
     rank = pattern_value(config.get("rank_pattern"), module, config.get("r", 8))
     alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
@@ -165,7 +165,7 @@ def check_target(
 
 
 def merged_weight(weight: np.ndarray, parts: Mapping[str, np.ndarray], scale: np.float32) -> np.ndarray:
-    """A target's weight (out,in) with its update."""
+    """A module's weight (out,in) with its update added, and rescaled with DoRA."""
     update = (parts["lora_B"] @ parts["lora_A"]) * scale
     weight = weight.astype(np.promote_types(weight.dtype, np.float32)) + update
     if "lora_magnitude_vector" in parts:  # DoRA, https://arxiv.org/abs/2402.09353, trains the length of each row

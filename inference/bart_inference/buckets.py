@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64)  # sources that one program takes; a larger batch is run in several parts
+BATCHES = (1, 2, 4, 8, 16, 32, 64)  # rows that one device runs at once; a larger batch is run in several parts
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)  # source positions
 # Positions of the buffer of generated tokens. Every decoding step computes over the whole buffer, so these sizes lie
 # closer together: 64 new tokens and the start token take 80 positions instead of 128. That costs few programs, because
@@ -26,7 +26,7 @@ def bucket(n: int, sizes: Sequence[int], limit: int | None = None) -> int:
 
 
 def batch_bucket(n: int, devices: int = 1) -> int:
-    """The smallest batch size that holds n rows and is the same bucket on each device."""
+    """The smallest batch size that holds n rows, where each device has an equal share, which is one of BATCHES."""
     return devices * bucket(-(-n // devices), BATCHES)
 
 

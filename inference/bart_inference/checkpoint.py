@@ -41,11 +41,11 @@ HEAD_CLASSES = {  # a head's name among the parameters -> the name of transforme
 class Model:
     """A checkpoint. It unpacks as (params, config, generation, tokenizer, labels, config_json).
 
-    A stacked leaf holds the same parameter of all layers, with the layer as its first axis. In `tensors` of a loaded
-    model it is a list with an array for each layer, because the layers lie apart in the files.
+    A stacked leaf of a parameter tree holds the same parameter of all layers, with the layer as its first axis. In
+    `tensors` of a loaded model it is a list with an array for each layer, because the files store each layer by itself.
     """
 
-    tensors: Params  # bart_oneliner's tree; where dtype is set, of views into the checkpoint's files
+    tensors: Params  # bart_oneliner's parameter tree; if dtype is set, its leaves are views into the checkpoint's files
     config: Config
     generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
     tokenizer: Tokenizer | None  # None if the checkpoint has no tokenizer's files
@@ -84,7 +84,7 @@ def embedded() -> Path:
 
 
 def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapter: str | Path | None = None) -> Model:
-    """A checkpoint folder, a Hugging Face hub id, or (None) the embedded checkpoint.
+    """Load a checkpoint from a folder or a Hugging Face hub id; None loads the embedded checkpoint.
 
     adapter: the folder or hub id of a LoRA adapter, which is merged into the weights. Without it, an adapter in the
     checkpoint's own folder is merged. If the folder holds an adapter and no weights, the adapter's
@@ -163,7 +163,8 @@ def generation_defaults(folder: Path, config_fields: Mapping[str, Any]) -> dict[
 def class_labels(config_fields: Mapping[str, Any], params: Params, strict: bool = True) -> tuple[str, ...]:
     """A classifier's labels by id: label2id's if it names every class, else id2label's, else LABEL_0, LABEL_1, …
 
-    strict: ValueError if id2label names other classes. An adapter's head may have other classes than its base's config.
+    strict: ValueError if id2label names other classes than the head has. With an adapter strict is False: its head may
+    have other classes than the base model's config.json.
     """
     if "classification_head" not in params:
         return ()
@@ -201,7 +202,8 @@ def save(model: Model, path: str | Path, dtype: str | None = None) -> None:
     else:
         write_json(folder / "generation_config.json", dict(model.generation))
     write_json(folder / "config.json", fields)
-    # A new file is moved over the old one: models that were loaded from the old file may not have read it yet.
+    # A new file replaces the old one. To write into the old one would change models that were loaded from it, because
+    # their tensors are views into it.
     new = folder / "model.safetensors.new"
     save_file(tensors, new, metadata={"format": "pt"})
     new.chmod((folder / "config.json").stat().st_mode)  # the library gives its files the mode 0600
@@ -216,7 +218,7 @@ def generation_is_of_config_json(generation: Mapping[str, Any]) -> bool:
 
 
 def config_to_save(model: Model, dtype: str) -> dict[str, Any]:
-    """config.json's fields, with those that the model's parameters decide set anew. dtype: of the stored tensors."""
+    """config.json's fields, where those that describe the model's parameters are set again. dtype: that of the file."""
     purpose = "ConditionalGeneration"
     for head, name in HEAD_CLASSES.items():
         if head in model.tensors:

@@ -1,7 +1,7 @@
 """JAX's persistent compile cache for a command that compiles a few programs, writes a few texts and ends.
 
-JAX stores each program under a digest of its code, its compiler's options and the machine. To load a program runs the
-machine code in it, so the folder is trusted like code.
+JAX stores each program under a digest of its code, the compiler's options and the machine. A stored program is machine
+code, which runs when JAX finds it, so only trusted users may write to the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ DEFAULT_FOLDER = "~/.cache/bart_oneliner"
 MAX_BYTES = 512 * 2**20
 MAX_DAYS = 30.0
 DAY = 86_400.0  # seconds
-TROUBLE = ("Error reading persistent compilation cache", "Error writing persistent compilation cache")  # JAX's warnings
+# The beginnings of JAX's warnings about its cache.
+TROUBLE = ("Error reading persistent compilation cache", "Error writing persistent compilation cache")
 
 
 def use(folder: str) -> None:
@@ -27,7 +28,7 @@ def use(folder: str) -> None:
 
     path = Path(folder).expanduser()
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryFile(dir=path):
+    with tempfile.TemporaryFile(dir=path):  # raises OSError where JAX could not write either
         pass
     prune(path, "*-cache", MAX_BYTES, MAX_DAYS)
     jax.config.update("jax_compilation_cache_dir", str(path))
@@ -36,7 +37,7 @@ def use(folder: str) -> None:
 
 
 def prune(folder: Path, pattern: str, max_bytes: int, max_days: float) -> None:
-    """Deletes the files of this name pattern that are too old, and the oldest ones while there are too many bytes.
+    """Deletes files whose names match the pattern: those that are too old, then the oldest until max_bytes are left.
 
     A file's age counts from its modification time. Raises OSError.
     """

@@ -1,8 +1,8 @@
 """Data parallelism: each device holds all weights and runs some rows of a batch as if there were no other device.
 
-Programs are spread by shard_map rather than by XLA's partitioner. The decoding loop asks at every step whether all rows
-have ended. The partitioner would make that an all-reduce over the devices; under shard_map a device asks it about its
-own rows, and the devices exchange nothing.
+Programs are divided by shard_map rather than by XLA's partitioner. The decoding loop checks at every step whether all
+rows have ended. The partitioner would make that an all-reduce over the devices. Under shard_map a device checks only
+the rows that it has, and the devices exchange nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def data_mesh() -> Mesh:
 
 
 def place(array: np.ndarray) -> jax.Array:
-    """A copy of a host's array on every device of this process."""
+    """A copy of a numpy array on every device of this process."""
     mesh = data_mesh()
     sharding = NamedSharding(mesh, PartitionSpec()) if mesh.size > 1 else None
     placed: jax.Array = jax.device_put(in_huge_pages(array), sharding)
@@ -40,7 +40,8 @@ def in_huge_pages(array: np.ndarray) -> np.ndarray:
     """A copy of an array in newly mapped memory, for which Linux is asked to use huge pages.
 
     Decoding reads every weight at every step, and with huge pages fewer address translations have to be looked up. A
-    CPU device uses this memory without copying it. It is mapped separately, because it would fragment malloc's heap.
+    CPU device uses this memory without copying it. It is mapped separately, because inside malloc's heap such large
+    blocks would leave gaps when they are freed.
     """
     if array.nbytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.array(array)
@@ -94,7 +95,7 @@ def jit_on_rows(
     mesh: Mesh | None, run: Callable[..., Any], shared: tuple[int, ...] = (0,), static: tuple[int, ...] = (1,),
     donated: tuple[int, ...] = (),
 ) -> Callable[..., Any]:  # fmt: skip
-    """`run` for the devices of the mesh, jitted; without a mesh, `run` itself, which has to be jitted.
+    """`on_rows` of `run`, jitted; without a mesh, `run` itself, which must be a jitted function.
 
     donated: indices of arguments whose memory the results may take over.
     """

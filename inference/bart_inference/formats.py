@@ -40,7 +40,7 @@ MERGE = (
 
 
 def with_transformers_4(library: str, module: str, function: str, file: str) -> str:
-    """The command that converts a checkpoint with the last transformers that knew the library."""
+    """The command that converts Flax or TensorFlow weights by transformers 4.57.6; version 5 lacks these functions."""
     return (
         f"Convert: pip install transformers==4.57.6 torch {library} && python -c "
         '"from transformers import BartConfig as C, BartForConditionalGeneration as M; '
@@ -50,14 +50,14 @@ def with_transformers_4(library: str, module: str, function: str, file: str) -> 
 
 
 class Format(NamedTuple):
-    """Files of one kind."""
+    """A kind of files that checkpoints have."""
 
     patterns: tuple[str, ...]  # of the files' names, as fnmatch takes them
-    kind: str
-    remedy: str | None = None  # how files that are refused are converted; None for files that are read
+    kind: str  # what the files are, for messages and docs/checkpoints.md
+    remedy: str | None = None  # for files that are refused, how to convert them; None for files that are read
 
 
-FORMATS = (  # in the order in which they are looked for
+FORMATS = (  # in the order of preference, if a folder has several
     Format(("model.safetensors", "model.safetensors.index.json"), "safetensors, whole or in shards"),
     Format(
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -153,7 +153,7 @@ def refuse_quantized(folder: Path, config_json: Mapping[str, Any]) -> None:
 
 
 def open_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Views of all tensors of a folder, by name: of safetensors where there are any, else of PyTorch's files."""
+    """Views of all tensors of a folder, by name: those of the safetensors files if there are any, else of PyTorch's."""
     for file_name, open_file in (("model.safetensors", open_safetensors), ("pytorch_model.bin", open_pytorch)):
         if (folder / file_name).is_file():
             return open_file(folder / file_name)
@@ -181,8 +181,8 @@ def open_shards(index: Path, open_file: Callable[[Path], dict[str, np.ndarray]])
 def check_files(place: str, names: Iterable[str], before: str = "") -> None:
     """CheckpointError if files of these names are no checkpoint. It says what they are and how to convert them.
 
-    place: the folder or hub id, for the message. before: what a user has to do first if the command for the conversion
-    works on a local folder, such as to download the files.
+    place: the folder or hub id, for the message. before: a step for the message, such as a download, that comes before
+    a conversion of files in a local folder.
     """
     names = sorted(names)
     if ADAPTER_CONFIG in names:
@@ -196,7 +196,7 @@ def check_files(place: str, names: Iterable[str], before: str = "") -> None:
 
 
 def what_instead(names: list[str], before: str) -> str:
-    """The end of an error message: the first file of a refused format and how to convert it; empty if there is none."""
+    """The end of an error message: a file of a refused format and how to convert it; empty if there is no such file."""
     for form in FORMATS:
         if form.remedy is None:
             continue
@@ -233,7 +233,7 @@ def open_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_pytorch(path: Path) -> dict[str, np.ndarray]:
-    """A state dict of any version of torch. Code that is in the pickle is not executed.
+    """A state dict that any version of torch saved. Code that is in the pickle is not executed.
 
     Since torch 1.6 the file is a zip archive, which can be mapped into memory. Older files are a sequence of pickles
     followed by numbers, and are read whole.

@@ -1,4 +1,4 @@
-"""The folder of a checkpoint: on this machine, or downloaded from the Hugging Face hub. Imports no jax."""
+"""Finds the folder of a checkpoint: on this machine, or downloaded from the Hugging Face hub. Imports no jax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from bart_inference.formats import SAFETENSORS, CheckpointError, check_files
 
-FIELDS = ["*.json", "*.txt"]  # configs and tokenizers
+FIELDS = ["*.json", "*.txt"]  # the files of configs and tokenizers
 WEIGHTS = ["*.safetensors"]
 OLD_WEIGHTS = ["pytorch_model*.bin", "adapter_model.bin"]  # downloaded only where there are no safetensors
 
@@ -15,11 +15,12 @@ OLD_WEIGHTS = ["pytorch_model*.bin", "adapter_model.bin"]  # downloaded only whe
 def find_folder(
     path_or_hub_id: str | Path, revision: str | None = None, token: str | bool | None = None, weights: bool = True
 ) -> Path:
-    """The folder of that name, or a hub id's folder in huggingface_hub's cache, downloaded if files are missing.
+    """The local folder of that name, or else the hub id's folder in huggingface_hub's cache, downloaded if necessary.
 
     revision: a branch, tag or commit of the repository; its main branch by default. token: an access token of the hub.
     weights: False downloads only what a tokenizer needs.
-    CheckpointError says why there is no such folder, or that the hub's repository holds no weights that are read.
+    CheckpointError if there is no such folder, if it cannot be downloaded, or if the repository has no weights in a
+    format that `load` reads.
     """
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir() and str(path_or_hub_id):
@@ -35,8 +36,8 @@ def find_folder(
     try:
         check_files(hub_id, [path.name for path in folder.iterdir()])
     except CheckpointError:
-        # The download has left out all files that `load` does not read. The error names the first of them that holds
-        # weights, and says how to convert it.
+        # The download left out all files that `load` does not read. This error names the first of them that holds
+        # weights, and the commands that download and convert it.
         command = f"hf download {hub_id} --local-dir FOLDER" + (f" --revision {revision}" if revision else "")
         check_files(hub_id, list_files(hub_id, revision, token), f"First: {command}")
         raise
@@ -47,7 +48,7 @@ def download(hub_id: str, revision: str | None, token: str | bool | None, patter
     """The cached copy of a repository's files of these names; CheckpointError says why there is none."""
     from huggingface_hub import snapshot_download
 
-    subfolders = "*/*"  # they often hold copies of the weights at earlier steps of training
+    subfolders = "*/*"  # not downloaded: they often hold copies of the weights at earlier steps of training
     try:
         folder = snapshot_download(
             hub_id, revision=revision, token=token, allow_patterns=patterns, ignore_patterns=subfolders
@@ -63,14 +64,14 @@ def list_files(hub_id: str, revision: str | None, token: str | bool | None) -> l
 
     try:
         return HfApi(token=token).list_repo_files(hub_id, revision=revision)
-    except Exception as error:  # of requests, httpx or httpx2
+    except Exception as error:  # requests', httpx' or httpx2's errors, depending on the version of huggingface_hub
         raise CheckpointError(
             f"{hub_id}: the copy in the hub's cache has no weights, and {why_not_downloaded(error, hub_id, revision)}"
         ) from error
 
 
 def why_not_downloaded(error: Exception, hub_id: str, revision: str | None) -> str:
-    """Why the hub's files could not be had, as the second half of a sentence."""
+    """Why files were not downloaded from the hub, as the second half of a sentence."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -104,4 +105,4 @@ def why_not_downloaded(error: Exception, hub_id: str, revision: str | None) -> s
             f"it is not in the cache {constants.HF_HUB_CACHE}, and the hub {constants.ENDPOINT} cannot be reached: "
             f"{first_line}"
         )
-    return f"the hub {constants.ENDPOINT} gave: {first_line}"
+    return f"the hub {constants.ENDPOINT} answered: {first_line}"

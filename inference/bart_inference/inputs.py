@@ -1,4 +1,4 @@
-"""Checks of what callers pass: token ids and masks, texts, and whether a model has a tokenizer."""
+"""Checks the arguments of public functions: token ids and masks, texts, and whether a model has a tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bart_oneliner import Config
 
 
 def check_source(input_ids: Any, attention_mask: Any, config: Config, side: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """Ids (B,S) as int32 and their mask (B,S) as bool, all true for None. ValueError says what is wrong with them.
+    """Ids (B,S) as int32 and their mask (B,S) as bool; a mask None becomes all true. ValueError for wrong arguments.
 
     side: "decoder_" if the arguments are decoder_input_ids and decoder_attention_mask.
     """
@@ -52,18 +52,21 @@ def check_ids(name: str, ids: np.ndarray, config: Config) -> None:
 
 
 def check_texts(text: str | list[str]) -> list[str]:
-    """A text, or a list of texts, as a list; ValueError if it is empty, or one of the texts is."""
+    """A text, or a list of texts, as a list; ValueError for an empty list or a blank text."""
     texts = [text] if isinstance(text, str) else list(text)
     if not texts:
         raise ValueError("texts is empty")
-    for i, one in enumerate(texts):
-        if not isinstance(one, str) or not one.strip():
-            raise ValueError(f"texts[{i}] must be a text with at least one word, got {one!r}")
+    for i, item in enumerate(texts):
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(f"texts[{i}] must be a text with at least one word, got {item!r}")
     return texts
 
 
 def encode_within(model: Model | Prepared, text: str, name: str) -> list[int]:
-    """Token ids of a text, truncated to the position table with a warning; ValueError for a blank text."""
+    """Token ids of a text, truncated to the position table with a warning; ValueError for a blank text.
+
+    name: of the text, for messages.
+    """
     if not text.strip():
         raise ValueError(f"{name} is empty: there is nothing to summarize")
     ids = encode_text(require_tokenizer(model), text)

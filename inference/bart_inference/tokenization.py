@@ -1,4 +1,4 @@
-"""Text to token ids and back, with the `tokenizers` library alone: whole texts, windows of long texts, and streams.
+"""Text to token ids and back, by the `tokenizers` library: whole texts, windows of long texts, and growing texts.
 
 Imports no jax.
 """
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-# After a full stop and its closing quotes, before white space; at the end of a line; after an ideographic full stop.
+# A sentence ends behind its last mark and closing quotes, before white space; at a line's end; behind a mark of Chinese
+# or Japanese.
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(?=\s)|\n+|(?<=[。！？])")
 WORD_END = re.compile(r"(?=\s)")
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the bytes of a character are decoded as until all of them are there
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character are decoded as while others are missing
 
 
 class TextError(ValueError):
-    """A text that has more tokens than fit, where no token may be left out."""
+    """A text with more tokens than fit, which may not or cannot be shortened."""
 
 
 def printable(text: str) -> str:
@@ -29,9 +30,10 @@ def printable(text: str) -> str:
 
 
 def encode(tokenizer: Tokenizer, text: str, pair: str | None = None, special: bool = True) -> Encoding:
-    """A text, or a pair of texts, as tokens. special: with the model's start and end tokens.
+    """A text, or a pair of texts, as tokens. special: whether to add the model's start and end tokens.
 
-    The library's `encode_batch` releases the interpreter's lock while it works, its `encode` does not.
+    `encode_batch` is called even for one text, because it releases the interpreter's lock while it works; the library's
+    `encode` does not.
     """
     texts = printable(text) if pair is None else (printable(text), printable(pair))
     return tokenizer.encode_batch([texts], add_special_tokens=special)[0]
@@ -43,7 +45,7 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def truncate(ids: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` ids: the first ones and the end-of-sequence token, as transformers truncates."""
+    """At most `limit` ids: of a longer row the first limit - 1 and the last, which is the end-of-sequence token."""
     if len(ids) <= limit:
         return list(ids)
     return [*ids[: limit - 1], ids[-1]]
@@ -68,10 +70,10 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndar
 class Window:
     """A part of a text and its tokens."""
 
-    begin: int  # in code points of the text
-    end: int
+    begin: int  # the index of its first code point in the text
+    end: int  # the index behind its last code point
     ids: tuple[int, ...]  # special tokens included
-    truncated: bool = False  # whether the text goes on behind the window and is left out
+    truncated: bool = False  # whether the rest of the text, behind the window, was left out
 
 
 class TextEncoder:
@@ -93,7 +95,7 @@ class TextEncoder:
         return Window(0, len(text), tuple(ids))
 
     def truncated(self, text: str, pair: str | None = None) -> Window:
-        """As much of the text as fits beside all of the second text. TextError if not even one token of it fits."""
+        """A window with as much of the text as fits beside all of `pair`. TextError if not one token of it fits."""
         ids = encode(self.tokenizer, text, pair).ids
         excess = len(ids) - self.source_tokens
         if excess <= 0:
@@ -151,9 +153,9 @@ class TextEncoder:
 
 
 def split(begin: int, limit: int, sentences: Sequence[int], words: Sequence[int]) -> int:
-    """Where in (begin, limit] a window ends: after the last sentence, else after the last word, else at the limit.
+    """The index in (begin, limit] where a window ends: after the last sentence, else the last word, else at the limit.
 
-    sentences, words: where they end, ascending.
+    sentences, words: the indices behind them, ascending.
     """
     for ends in (sentences, words):
         index = bisect.bisect_right(ends, limit)
@@ -171,10 +173,10 @@ class Detokenizer:
         self._sent = 0  # characters that were returned
 
     def push(self, ids: Sequence[int], last: bool = False) -> str:
-        """Add tokens and return the text that no later token can change, as far as it was not returned before.
+        """Add tokens and return the new text that no later token can change.
 
-        last: no more tokens follow. Until then a character is held back that lacks some of its bytes, and white space,
-        which is stripped at the end of the text.
+        last: no more tokens follow. Until then two things at the end are held back: a character that lacks some of its
+        bytes, and white space, because it is removed at the end of the whole text.
         """
         self._ids.extend(ids)
         text = decode_text(self._tokenizer, self._ids)

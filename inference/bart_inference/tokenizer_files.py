@@ -1,4 +1,4 @@
-"""Tokenizer files of any age, read so that a text has the tokens of transformers 4.57.6's fast tokenizers.
+"""Reads tokenizer files of any age, so that a text has the tokens that transformers 4.57.6's fast tokenizers give it.
 
 The vocabulary is in tokenizer.json, or in vocab.json and merges.txt. tokenizer_config.json says how it is used; in
 folders from before 2023 special_tokens_map.json and added_tokens.json do so too. docs/checkpoints.md lists what is
@@ -20,7 +20,7 @@ DEFAULTS = {  # BartTokenizerFast.__init__
     "cls_token": "<s>", "mask_token": "<mask>",
 }  # fmt: skip
 BYTE_LEVEL = ("BartTokenizer", "RobertaTokenizer")  # both read vocab.json and merges.txt in the same way
-ANY_BACKEND = ("PreTrainedTokenizer", "TokenizersBackend")  # they add nothing to what tokenizer.json says
+ANY_BACKEND = ("PreTrainedTokenizer", "TokenizersBackend")  # classes that add nothing to what tokenizer.json says
 OTHER_VOCABULARIES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "encoder.json")
 SAVE_ANEW = "; if transformers reads the folder as it was trained, its save_pretrained writes a tokenizer.json"
 
@@ -108,9 +108,9 @@ def read_fields(folder: Path, name: str) -> dict[str, Any]:
 
 
 def tokenizer_class(folder: Path, fields: Mapping[str, Any]) -> str:
-    """The class's name without "Fast": tokenizer_config.json's, else config.json's, else BART's."""
+    """The name of the tokenizer's class without "Fast", from tokenizer_config.json, else config.json, else BART's."""
     if "AutoTokenizer" in (fields.get("auto_map") or {}):
-        raise ValueError("tokenizer_config.json names Python code of its own (auto_map), which is not executed")
+        raise ValueError("tokenizer_config.json names Python code (auto_map), which is not executed")
     if fields.get("fast_tokenizer_files"):
         raise ValueError("tokenizer_config.json's fast_tokenizer_files, a file for each version, is not supported")
     name = fields.get("tokenizer_class") or read_fields(folder, "config.json").get("tokenizer_class")
@@ -124,6 +124,7 @@ def tokenizer_class(folder: Path, fields: Mapping[str, Any]) -> str:
 
 
 def read_backend(folder: Path) -> Tokenizer:
+    """The tokenizer in tokenizer.json."""
     try:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises Exception itself
@@ -133,8 +134,8 @@ def read_backend(folder: Path) -> Tokenizer:
 def byte_level_bpe(folder: Path) -> Tokenizer:
     """A tokenizer from vocab.json and merges.txt.
 
-    transformers 4 drops the first line of merges.txt, whatever it holds, and a last line that has no line end;
-    transformers 5 reads both. A file of which version 4 would drop a merge is refused.
+    transformers 4 drops the first line of merges.txt, whatever it holds, and a last line without a newline character;
+    transformers 5 reads both lines. A file in which one of these lines is a merge is refused.
     """
     try:
         text = (folder / "merges.txt").read_text(encoding="utf-8")
@@ -145,8 +146,8 @@ def byte_level_bpe(folder: Path) -> Tokenizer:
         raise ValueError(f"the tokenizer's files are damaged: vocab.json and merges.txt: {error}") from error
     if not header.startswith("#version") or lines[-1:] != [""]:
         raise ValueError(
-            "merges.txt does not begin with a line '#version' or does not end with a line end: transformers 4 and 5 "
-            f"read different merges there{SAVE_ANEW}"
+            "merges.txt does not begin with a line '#version' or does not end with a newline: transformers 4 and 5 "
+            f"read different merges from it{SAVE_ANEW}"
         )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -157,7 +158,10 @@ def byte_level_bpe(folder: Path) -> Tokenizer:
 
 
 def as_token(value: Any, **overrides: Any) -> Any:
-    """A JSON object as an AddedToken, a list element by element, else the value. overrides: flags that are set."""
+    """A JSON object as an AddedToken, a list with as_token of each element, any other value as it is.
+
+    overrides: flags of the AddedToken that replace those of the object.
+    """
     if isinstance(value, list):
         return [as_token(element, **overrides) for element in value]
     if not isinstance(value, dict):
@@ -168,7 +172,7 @@ def as_token(value: Any, **overrides: Any) -> Any:
 
 
 def added_tokens_of_config(fields: Mapping[str, Any]) -> tuple[dict[int, AddedToken], dict[str, Any]]:
-    """Tokens that the vocabulary may lack, by id, and tokenizer_config.json with its special tokens resolved.
+    """The tokens beside the vocabulary by id, and tokenizer_config.json's fields with special tokens as AddedTokens.
 
     Since transformers 4.34 tokenizer_config.json has all of these tokens in added_tokens_decoder, and
     special_tokens_map.json and added_tokens.json are not read.
@@ -183,8 +187,8 @@ def added_tokens_of_old_files(
 ) -> tuple[dict[int, AddedToken], dict[str, Any]]:
     """The result of added_tokens_of_config for a folder that transformers before 4.34 wrote.
 
-    There special_tokens_map.json has the special tokens, added_tokens.json the ids of added tokens, and tokenizer.json
-    may have tokens of both kinds (PreTrainedTokenizerBase._from_pretrained).
+    In such a folder special_tokens_map.json has the special tokens, added_tokens.json the ids of added tokens, and
+    tokenizer.json may have tokens of both kinds (PreTrainedTokenizerBase._from_pretrained).
     """
     fields = with_tokens(fields)
     for name, value in read_fields(folder, "special_tokens_map.json").items():
@@ -205,7 +209,7 @@ def added_tokens_of_old_files(
 
 
 def with_tokens(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json's fields, with AddedToken in place of the JSON objects of special tokens."""
+    """tokenizer_config.json's fields, where the JSON objects of special tokens are replaced by AddedTokens."""
     fields = {**fields}
     for name in (*DEFAULTS, "additional_special_tokens"):
         if name in fields:
@@ -223,7 +227,10 @@ def resolve_special_tokens(fields: dict[str, Any], added: Iterable[AddedToken]) 
 
 
 def special_tokens(fields: Mapping[str, Any], kind: str, from_json: bool) -> dict[str, list[Token]]:
-    """The special tokens by their names, as the constructors of transformers 4.57.6 complete them."""
+    """The special tokens by their names, with the defaults and flags that transformers 4.57.6's constructors set.
+
+    from_json: whether the tokenizer was read from tokenizer.json.
+    """
     named: dict[str, list[Token]] = {}
     for name in DEFAULTS:
         token = fields.get(name, None if kind in ANY_BACKEND else DEFAULTS[name])
@@ -253,7 +260,7 @@ def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Map
     tokens = list(added.values())
     special: set[str] = set()
     for group in named.values():
-        # A token with several names, such as <s>, which is bos_token and cls_token, has the flags of the first name.
+        # A token can have several names: <s> is bos_token and cls_token. Then the flags of the first one count.
         new = [token for token in group if str(token) not in special]
         for token in new:
             special.add(str(token))
@@ -263,7 +270,8 @@ def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Map
                 tokens.append(AddedToken(token, special=True))
     for token in tokens:
         token.special = token.special or str(token) in special
-    tokenizer.add_tokens([token for token in tokens if token not in present])  # of equal ones the last counts
+    # If a token is in the list twice, the flags of the later one count.
+    tokenizer.add_tokens([token for token in tokens if token not in present])
     for i, token in added.items():
         if tokenizer.token_to_id(str(token)) != i:
             raise ValueError(
@@ -273,6 +281,7 @@ def add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], named: Map
 
 
 def special_id(tokenizer: Tokenizer, named: Mapping[str, list[Token]], name: str) -> tuple[str, int]:
+    """The text and the id of the special token of that name; ValueError if the tokenizer lacks it."""
     token = str(*named.get(name, []))
     i = tokenizer.token_to_id(token)
     if i is None:
@@ -281,7 +290,7 @@ def special_id(tokenizer: Tokenizer, named: Mapping[str, list[Token]], name: str
 
 
 def set_prefix_space(tokenizer: Tokenizer, fields: Mapping[str, Any], kind: str) -> None:
-    """Set add_prefix_space and trim_offsets to what tokenizer_config.json or the class says, not tokenizer.json."""
+    """Set add_prefix_space and trim_offsets as tokenizer_config.json says, or else the class, not as tokenizer.json."""
     if kind == "TokenizersBackend":
         return
     space = bool(fields.get("add_prefix_space", False))
@@ -289,7 +298,7 @@ def set_prefix_space(tokenizer: Tokenizer, fields: Mapping[str, Any], kind: str)
     if splitter.get("type") == "ByteLevel" and splitter["add_prefix_space"] != space:
         if kind in ANY_BACKEND and "add_prefix_space" not in fields:
             raise ValueError(
-                "tokenizer.json puts a space before a text, which transformers 4 does not do here and 5 does: say "
+                "tokenizer.json puts a space before a text, which transformers 5 does and transformers 4 does not: set "
                 "add_prefix_space in tokenizer_config.json"
             )
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(

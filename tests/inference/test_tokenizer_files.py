@@ -121,7 +121,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         lines(lambda text: text.split("\n", 1)[1]),
         "merges.txt does not begin with a line '#version'",
     ),
-    "merges cut at the end": ("2020-bare", lines(lambda text: text.rstrip("\n")), "does not end with a line end"),
+    "merges cut at the end": ("2020-bare", lines(lambda text: text.rstrip("\n")), "does not end with a newline"),
     "merges of another vocabulary": ("2020-bare", lines(lambda text: text + "Q Q\n"), "files are damaged: vocab.json"),
     "only a vocabulary": (
         "2020-bare",
