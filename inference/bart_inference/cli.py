@@ -1,6 +1,6 @@
 """The command line of `python bart_oneliner.py` and `bart-oneliner`: summaries of texts, files or bundled documents.
 
-jax is imported after the arguments are checked, so that `--help` and messages about mistakes appear at once.
+jax is imported after the arguments are checked, so that `--help` and messages about wrong arguments appear at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from bart_inference import Model
 
 
-FEW_TEXTS = 2  # texts for which programs that are stored are better than faster ones that are not
+# Up to this many texts, stored programs of the layout "cpu" take less time than those of "onednn", which run faster but
+# have to be compiled each time (measured with bart-base).
+FEW_TEXTS = 2
 
 
 class Document(NamedTuple):
@@ -52,7 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=DEFAULT_FOLDER,
         help="folder of compiled programs, trusted like code [%(default)s]",
     )
-    parser.add_argument("--one-line", action="store_true", help="greedy search with the one line alone, uncached")
+    parser.add_argument("--one-line", action="store_true", help="greedy search by the one-line `bart`, uncached (slow)")
     args = parser.parse_args(argv)
     if args.text is not None and args.file:
         parser.error("TEXT and --file exclude each other")
@@ -79,7 +81,7 @@ def read_documents(args: argparse.Namespace) -> list[Document]:
 
 
 def one_line_summary(model: Model, text: str, **options: Any) -> str:
-    """The greedy summary by the one line `bart`: a whole forward pass for each token, which has the highest logit."""
+    """The greedy summary by the one-line function `bart`, with a whole forward pass for each token."""
     import jax
     import numpy as np
 
@@ -90,7 +92,10 @@ def one_line_summary(model: Model, text: str, **options: Any) -> str:
 
     config = model.config
     if config.activation_function != "gelu" or config.scale_embedding:
-        raise ValueError("the one line computes BART as published: with gelu and without scaled embeddings")
+        raise ValueError(
+            "--one-line needs activation_function 'gelu' and scale_embedding false, as in the published BART; this "
+            f"checkpoint has {config.activation_function!r} and {config.scale_embedding}"
+        )
     [resolved] = resolve(model.generation, config, options | {"num_beams": 1}, None, 1)
     source = np.array([encode_within(model, text, "text")], np.int32)
     max_length = resolved.lengths(1, config)[1]
@@ -111,7 +116,7 @@ def one_line_summary(model: Model, text: str, **options: Any) -> str:
 
 
 def write_summaries(model: Model, texts: Sequence[str], args: argparse.Namespace) -> Iterator[str]:
-    """A summary for each text. With --stream its parts are printed as they come."""
+    """A summary for each text. With --stream its parts are also printed, each as soon as it is final."""
     from bart_inference import prepare, summarize
     from bart_inference.generation.stream import stream
 
@@ -138,10 +143,10 @@ def write_summaries(model: Model, texts: Sequence[str], args: argparse.Namespace
 
 
 def choose_layout(model: Model, texts: int, args: argparse.Namespace) -> str:
-    """The layout for so many texts. Also sets the compile cache, unless JAX cannot store the layout's programs.
+    """The layout in which to compute a number of texts. It also sets the compile cache, if the layout can use it.
 
-    Programs of "onednn" are faster, those of "cpu" are found in the cache. With more than FEW_TEXTS texts of bart-base
-    the faster programs save more time than it takes to compile them.
+    JAX cannot store the programs of the layout "onednn". They are faster than those of "cpu", and worth compiling for
+    more than FEW_TEXTS texts.
     """
     from bart_inference.model.layout import default_layout
 
@@ -153,12 +158,12 @@ def choose_layout(model: Model, texts: int, args: argparse.Namespace) -> str:
     try:
         use(args.compile_cache)
     except OSError as error:
-        warnings.warn(f"no programs are kept, the compile cache cannot be used: {error}", stacklevel=1)
+        warnings.warn(f"programs are not stored, because the compile cache cannot be used: {error}", stacklevel=1)
     return "cpu" if layout == "onednn" else layout
 
 
 def show(document: Document, summary: str, args: argparse.Namespace) -> None:
-    """Print a summary as the flags ask. With --stream it is printed already."""
+    """Print a summary in the form that the flags ask for. With --stream it was printed before, in parts."""
     if args.json:
         record = {"name": document.name, "summary": summary, "model": args.model or "debian-tiny"}
         print(json.dumps(record, ensure_ascii=False))
@@ -173,14 +178,16 @@ def show(document: Document, summary: str, args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status: 0, or 1 after an error, with one line on standard error."""
     args = parse(argv)
-
-    told: set[str] = set()
+    printed: set[str] = set()  # warnings, and of those about the compile cache the beginnings
 
     def notice(message: Warning | str, *_: Any, **__: Any) -> None:
-        """Prints a warning, and only the first of those about the compile cache, which JAX repeats for each program."""
-        kind = next((trouble for trouble in TROUBLE if str(message).startswith(trouble)), str(message))
-        if kind not in told:
-            told.add(kind)
+        """Prints a warning once. JAX warns about its compile cache for each program: only the first time is printed."""
+        kind = str(message)
+        for beginning in TROUBLE:
+            if kind.startswith(beginning):
+                kind = beginning
+        if kind not in printed:
+            printed.add(kind)
             print(f"bart-oneliner: {message}", file=sys.stderr)
 
     warnings.showwarning = notice

@@ -1,4 +1,4 @@
-"""Arguments of `pipeline` that say where and how to compute. ValueError for a value that cannot be followed."""
+"""Checks the arguments of `pipeline` that say where and how to compute; ValueError for a value without support."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Device:
 def check_device(device: Any, platform: str) -> Device:
     """The device, which has to be on the platform that JAX runs on ("cpu", "gpu" or "tpu").
 
-    As in transformers, -1 is the CPU, and 0 is the accelerator or, without one, the CPU. JAX has chosen the platform
-    for the whole process. ValueError for a device on another one.
+    As in transformers, -1 is the CPU, and 0 is the accelerator or, without one, the CPU. JAX has chosen one platform
+    for the whole process; ValueError for a device on another one.
     """
     if platform == "cpu":
         default = Device("cpu")
@@ -76,6 +76,6 @@ def check_dtype(dtype: Any) -> str:
 
 
 def check_framework(framework: Any) -> None:
-    """ValueError unless the framework is None or "pt" (PyTorch), which scripts pass and whose results we give."""
+    """ValueError unless the framework is None or "pt" (PyTorch), the values that scripts for PyTorch pass."""
     if framework not in (None, "pt"):
-        raise ValueError(f"framework {framework!r} is not supported: leave it out, or say 'pt' as scripts do")
+        raise ValueError(f"framework {framework!r} is not supported: leave it out, or pass 'pt'")

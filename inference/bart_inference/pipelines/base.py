@@ -19,12 +19,13 @@ from bart_inference.pipelines.tokenizer import PipelineTokenizer
 logger = logging.getLogger("bart_inference")
 T = TypeVar("T")
 
-BATCH_ROWS = 64  # the largest number of rows in a batch if the caller sets no batch_size
-BATCH_POSITIONS = 16_384  # then also the largest number of its positions, padding included: 16 rows of 1,024 tokens
+# The limits of a batch if the caller sets no batch_size.
+BATCH_ROWS = 64
+BATCH_POSITIONS = 16_384  # positions in all rows, padding included: 16 rows of 1,024 tokens
 
 
 class PipelineException(Exception):
-    """An input that the task cannot work on, such as a text without <mask>. The class is named as in transformers."""
+    """An input that the task cannot process, such as a text without <mask>. transformers has this name for it."""
 
     def __init__(self, task: str, model: str, reason: str):
         super().__init__(reason)
@@ -37,10 +38,10 @@ class PositionTableError(ValueError, IndexError):
 
 
 class PipelineIterator:
-    """Results of lazy inputs. An input is read when its result is asked for, together with the rest of its batch.
+    """The results of lazy inputs. When a result is asked for, its input is read with all others of its batch.
 
-    A second iteration starts over if the inputs can be iterated again. len() is that of the inputs, TypeError if they
-    have none.
+    A second iteration starts over if the inputs can be iterated again. len() is the number of inputs; TypeError if they
+    have no len().
     """
 
     def __init__(self, inputs: Any, answer: Callable[[list[Any], int], list[Any]], batch_size: int):
@@ -92,7 +93,7 @@ def is_lazy(inputs: Any) -> bool:
 
 
 def only_text(item: Any) -> str:
-    """The text of an input. transformers' tokenizers take a tuple of one text for it. ValueError for anything else."""
+    """The text of an input: a text, or, as in transformers, a tuple of one text. ValueError for anything else."""
     if isinstance(item, tuple) and len(item) == 1:
         item = item[0]
     if not isinstance(item, str):
@@ -111,8 +112,8 @@ class Pipeline:
     Scripts read the attributes task, model, tokenizer, device and framework. Subclasses implement settings and answer.
     """
 
-    splits_inputs = False  # whether one input can have several rows, which then are run in batches of batch_size
-    framework = "pt"  # for scripts that compare it with "pt" or "tf"; return_tensors=True gives numpy arrays
+    splits_inputs = False  # whether one input can have several rows, so that batch_size counts for a single input too
+    framework = "pt"  # for scripts that compare it with "pt" or "tf"; results are numpy arrays all the same
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class Pipeline:
         num_workers: Any = None,
         **defaults: Any,
     ):
-        """defaults: keywords for calls that do not state them. num_workers has no effect: no processes load inputs."""
+        """batch_size and defaults: keywords for calls that do not state them. num_workers has no effect."""
         self.model = model
         self.tokenizer = tokenizer
         self.task = task
@@ -133,7 +134,7 @@ class Pipeline:
         self._defaults = self.settings(**defaults)
 
     def settings(self, *args: Any, **keywords: Any) -> dict[str, Any]:
-        """Check the keywords of a call or the constructor. The result has an entry for each setting that they state."""
+        """The settings that the keywords of a call or of the constructor state, checked, by their names."""
         raise NotImplementedError
 
     def answer(self, inputs: list[Any], settings: dict[str, Any]) -> list[Any]:
@@ -145,7 +146,10 @@ class Pipeline:
         raise NotImplementedError
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """The first argument holds the inputs; a second one has no effect, as in transformers."""
+        """A result for one input, a list of results for a list, an iterator for lazy inputs.
+
+        The first argument holds the inputs; further ones have no effect, as in transformers.
+        """
         if len(args) > 1:
             logger.warning("Ignoring args : %s", args[1:])
         return self.call(*args[:1], **keywords)
@@ -201,11 +205,12 @@ def in_batches(lengths: Sequence[int], batch_size: int | None, run: Callable[[li
 def plan_batches(lengths: Sequence[int], batch_size: int | None) -> list[list[int]]:
     """The indices of the rows of each batch, the longest rows first."""
     batches: list[list[int]] = []
-    capacity = width = 0  # the number of rows that the last batch can hold, and its positions a row with padding
+    capacity = 0  # the number of rows that the last batch can hold
+    width = 0  # the number of positions of each of its rows, padding included
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         row_width = bucket(lengths[row], LENGTHS, max(lengths[row], LENGTHS[-1]))
-        # A row of less than half the width starts a new batch. But a batch of fewer than 4 rows takes it in: its
-        # padding costs less than another run of the model.
+        # A row of less than half the width starts a new batch, unless the last batch has fewer than 4 rows: then the
+        # row's padding costs less than another run of the model.
         is_much_shorter = 2 * row_width < width and len(batches[-1]) >= 4
         if not batches or len(batches[-1]) == capacity or is_much_shorter:
             batches.append([])

@@ -35,15 +35,14 @@ class Classifier(Pipeline):
 class TextClassificationPipeline(Classifier):
     """For each text the likeliest label; with top_k (None: all) a list of labels, the likeliest first.
 
-    Keywords: top_k, function_to_apply ("softmax", "sigmoid", "none"), return_all_scores (True is like top_k=None, but
-    in the order of the labels' ids), and arguments of the tokenizer: truncation, max_length, padding,
-    add_special_tokens.
+    Keywords: top_k, function_to_apply ("softmax", "sigmoid", "none"), return_all_scores (True gives all labels in the
+    order of their ids), and arguments of the tokenizer: truncation, max_length, padding, add_special_tokens.
     """
 
     def settings(
         self, return_all_scores: bool | None = None, function_to_apply: Any = None, top_k: Any = "", **tokenizer: Any
     ) -> dict[str, Any]:
-        """top_k is "" if the caller does not state it, as in transformers: None means all labels."""
+        """top_k: "", transformers' default, means that the caller does not state it; None means all labels."""
         settings: dict[str, Any] = {}
         if isinstance(top_k, int) or top_k is None:
             settings |= {"top_k": top_k, "sorted": True}
@@ -52,7 +51,7 @@ class TextClassificationPipeline(Classifier):
             settings["top_k"] = None if return_all_scores else 1
         if isinstance(function_to_apply, str):
             function_to_apply = FUNCTIONS[function_to_apply.upper()]
-        if function_to_apply is not None:  # a name, or a member of transformers' enumeration, whose value is the name
+        if function_to_apply is not None:  # a name, or a member of transformers' enumeration whose value is the name
             settings["function"] = getattr(function_to_apply, "value", function_to_apply)
         if tokenizer:
             settings["tokenizer"] = tokenizer
@@ -67,12 +66,13 @@ class TextClassificationPipeline(Classifier):
         rows = [self.encode(item, options) for item in inputs]
         for i, row in enumerate(rows, settings["first"]):
             self.check_length(row.ids, f"inputs[{i}]", "truncation=True truncates it")
-            if self.model.prepared.config.eos_token_id not in row.ids:  # which the head reads; transformers' class
+            # The classification head reads the state of this token. transformers raises an IndexError too.
+            if self.model.prepared.config.eos_token_id not in row.ids:
                 raise IndexError(f"inputs[{i}] has no end-of-sequence token: leave out add_special_tokens=False")
         return [self.labels(logits, settings) for logits in self.logits(rows, settings["batch_size"])]
 
     def encode(self, item: Any, options: dict[str, Any]) -> Encoded:
-        """The row of a text, of {"text": …, "text_pair": …}, or of [[text, pair]], an older form of it."""
+        """The row of a text, or of a pair as {"text": …, "text_pair": …} or in the older form [[text, pair]]."""
         if isinstance(item, dict):
             return self.tokenizer.row(**item, **options)
         if isinstance(item, list):
@@ -96,7 +96,7 @@ class TextClassificationPipeline(Classifier):
         return [{"label": names[i], "score": float(scores[i])} for i in classes.tolist()]
 
     def default_function(self) -> str:
-        """The function that the checkpoint's problem_type asks for."""
+        """The function_to_apply that transformers infers from the checkpoint's problem_type and number of labels."""
         config = self.model.config
         if config.problem_type == "regression":
             return "none"
@@ -178,7 +178,7 @@ class ZeroShotClassificationPipeline(Classifier):
         return results
 
     def pairs(self, text: str, i: int, labels: Sequence[Any], template: str) -> Iterator[Encoded]:
-        """A row of the text and each label's hypothesis. If a row is too long, the text is truncated.
+        """For each label a row of the text and the label's hypothesis. If a row is too long, the text is truncated.
 
         i: the index of the text, for the message.
         """

@@ -37,7 +37,7 @@ TASKS: dict[str, type[Pipeline]] = {
     "fill-mask": FillMaskPipeline,
     "feature-extraction": FeatureExtractionPipeline,
 }
-# Entries of model_kwargs that change how transformers loads or computes, but no results. They have no effect here.
+# Entries of model_kwargs that change how transformers loads or computes, but not its results. They have no effect here.
 ACCEPTED_MODEL_KWARGS = {"attn_implementation", "low_cpu_mem_usage", "use_safetensors", "use_cache"}
 AUTO = "auto"
 
@@ -70,21 +70,22 @@ def pipeline(
 
     task: one of TASKS, or translation_xx_to_yy.
     model: a folder, a hub id, or a loaded model; without one, summarization uses the embedded checkpoint.
-    tokenizer: by default the model's; else a folder, a hub id, a pair of one of them and a dict of keywords, a
+    tokenizer: by default the model's; else a folder or a hub id, a tuple of one of these and a dict of keywords, a
     `tokenizers.Tokenizer`, or a fast tokenizer of transformers.
     dtype (torch_dtype before transformers 4.56): "float32", "bfloat16", or a dtype of torch or numpy with such a name;
     "auto" is float32.
-    revision, token: for the hub. use_fast and trust_remote_code have no effect: tokenizers are always fast, and code in
-    a checkpoint is never run. Other keywords are defaults for the calls.
+    revision, token: for downloads from the hub. use_fast and trust_remote_code have no effect: tokenizers are always
+    fast, and code in a checkpoint is never run. Other keywords are defaults for the pipeline's calls.
 
     KeyError for an unknown task; RuntimeError without a task; CheckpointNotFoundError, which is an OSError, for a
     folder or hub id that does not exist; CheckpointError for one that is not a BART checkpoint or lacks the head;
-    ValueError, with the argument's name, for a value that this package cannot follow.
+    ValueError, with the argument's name, for a value that is not supported.
     """
     if task is None:
-        raise RuntimeError("task must be given: it cannot be told from a model" if model else "task must be given")
+        reason = ": it cannot be inferred from a model" if model else ""
+        raise RuntimeError(f"task must be given{reason}")
     if model is None and (tokenizer is not None or feature_extractor is not None):
-        raise RuntimeError("model must be given where a tokenizer is")
+        raise RuntimeError("model must be given if a tokenizer is given")
     task_class = pipeline_class or class_of(task)
     if not (isinstance(task_class, type) and issubclass(task_class, Pipeline)):
         raise ValueError(f"pipeline_class must be a subclass of {Pipeline.__module__}.Pipeline, got {task_class!r}")
@@ -137,7 +138,7 @@ def stated_dtype(dtype: Any, torch_dtype: Any, model_kwargs: dict[str, Any]) -> 
 def load_model(
     task: str, model: Any, dtype: Any, revision: str | None, token: str | bool | None
 ) -> tuple[PipelineModel, Path | None]:
-    """The model, and its folder unless `model` is loaded already."""
+    """The model, and its folder; None instead of the folder if `model` was loaded before."""
     name = check_dtype(dtype)
     if isinstance(model, PipelineModel):
         loaded, folder = model, None
@@ -184,7 +185,7 @@ def load_tokenizer(
 ) -> PipelineTokenizer:
     """The pipeline's tokenizer, which is the model's if `tokenizer` is None.
 
-    folder: that of the model; None if the model was loaded before.
+    folder: the model's folder; None if the model was loaded before.
     """
     overrides: dict[str, Any] = {}
     if isinstance(tokenizer, tuple):

@@ -61,11 +61,11 @@ class FeatureExtractionPipeline(Pipeline):
         return in_batches([len(row.ids) for row in rows], batch_size, run)
 
     def encode(self, item: Any, options: dict[str, Any]) -> list[Encoded]:
-        """The row of a text, or the rows of an inner list of texts, which must have one length."""
+        """The row of a text, or the rows of an inner list of texts, which must have equal lengths."""
         texts = list(item) if isinstance(item, (list, tuple)) else [item]
         rows = [self.tokenizer.row(text, **options) for text in texts]
         if not rows:
-            raise IndexError("an inner list must hold a text, and is empty")  # transformers' class
+            raise IndexError("an inner list must hold a text, and is empty")  # transformers raises an IndexError too
         lengths = [len(row.ids) for row in rows]
         if len(set(lengths)) > 1:
             raise ValueError(f"the texts of an inner list must have one length, got {lengths} tokens: use a plain list")
@@ -75,7 +75,10 @@ class FeatureExtractionPipeline(Pipeline):
 def pad_batches(
     items: Sequence[Sequence[Encoded]], batch_size: int, tokenizer: PipelineTokenizer
 ) -> list[list[Encoded]]:
-    """Each batch_size inputs, with their rows padded to the longest: transformers returns the padding's states too."""
+    """The rows of all inputs, padded to the longest row among each batch_size inputs.
+
+    transformers returns the hidden states of this padding too, so the results have the same shapes.
+    """
     padded: list[list[Encoded]] = []
     for first in range(0, len(items), batch_size):
         batch = items[first : first + batch_size]

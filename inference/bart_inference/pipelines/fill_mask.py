@@ -18,7 +18,7 @@ class FillMaskPipeline(Pipeline):
     """For each <mask> of a text its likeliest tokens: a list of {"score", "token", "token_str", "sequence"}.
 
     A text with several masks gives a list for each, whose `sequence` keeps the other masks and the special tokens.
-    Keywords: top_k, targets (tokens of the vocabulary, or texts whose first token counts), tokenizer_kwargs.
+    Keywords: top_k, targets (the only tokens to choose from; of other texts the first token counts), tokenizer_kwargs.
     """
 
     def settings(self, top_k: int | None = None, targets: Any = None, tokenizer_kwargs: Any = None) -> dict[str, Any]:
@@ -89,11 +89,11 @@ class FillMaskPipeline(Pipeline):
         return in_batches([len(row.ids) for row in rows], batch_size, run)
 
     def encode(self, item: Any, options: dict[str, Any]) -> Encoded:
-        """The row of a text; of texts of one length in an inner list that of the first, as in transformers."""
+        """The row of a text, or of the first text of an inner list, whose texts must have equal lengths."""
         texts = item if isinstance(item, (list, tuple)) else [item]
         rows = [self.tokenizer.row(text, **options) for text in texts]
         if not rows:
-            raise IndexError("an inner list must hold a text, and is empty")  # transformers' class
+            raise IndexError("an inner list must hold a text, and is empty")  # transformers raises an IndexError too
         if len({len(row.ids) for row in rows}) != 1:
             raise ValueError(f"the input must be a text, got {type(item).__name__}: {item!r}")
         return rows[0]

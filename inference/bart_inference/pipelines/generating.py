@@ -15,7 +15,7 @@ from bart_inference.tokenization import pad
 
 
 class Text2TextGenerationPipeline(Pipeline):
-    """For each text a list of num_return_sequences dicts, each with a generated text ("answer" in this module).
+    """For each text a list of num_return_sequences dicts, each with a generated text (an answer).
 
     For a list of texts with one answer each, the result is one flat list of dicts. Keywords: truncation, return_tensors
     (numpy int64 token ids instead of text), clean_up_tokenization_spaces, stop_sequence, generation_config, and
@@ -93,7 +93,7 @@ class Text2TextGenerationPipeline(Pipeline):
         self, rows: Sequence[list[int]], options: Mapping[str, Any], batch_size: int | None
     ) -> list[list[np.ndarray]]:
         """For each row of token ids the token ids of its answers, without padding."""
-        prepared = self.model.prepared._replace(generation={})  # the options have the checkpoint's defaults already
+        prepared = self.model.prepared._replace(generation={})  # `options` includes the checkpoint's defaults
 
         def run(batch: list[int]) -> list[list[np.ndarray]]:
             input_ids, attention_mask = pad([rows[i] for i in batch], prepared.config.pad_token_id)
@@ -105,7 +105,10 @@ class Text2TextGenerationPipeline(Pipeline):
         return in_batches([len(row) for row in rows], batch_size, run)
 
     def options(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """The generation options of a call, merged from all sources. ValueError if a length is beyond the model's."""
+        """The generation options of a call, merged from all sources.
+
+        PositionTableError if a length goes beyond the model's position table.
+        """
         call = dict(call)
         config = call.pop("generation_config", None)
         if config is None:
@@ -114,13 +117,13 @@ class Text2TextGenerationPipeline(Pipeline):
             version = merging.version_of(self.model.prepared.generation)
             base, is_default = merging.of_generation_config(config, self._checkpoint, version), False
         options = merging.of_call(base, is_default, call)
-        table = self.model.prepared.config.max_position_embeddings
+        positions = self.model.prepared.config.max_position_embeddings
         if is_default and options.get("max_new_tokens") == merging.DEFAULT_NEW_TOKENS:
             options["max_new_tokens"] = self.default_new_tokens
         for name, start_tokens in (("max_new_tokens", 1), ("max_length", 0)):
             length = options.get(name)
-            if isinstance(length, int) and length + start_tokens > table:
-                raise PositionTableError(f"{name}={length} goes beyond the model's {table} positions")
+            if isinstance(length, int) and length + start_tokens > positions:
+                raise PositionTableError(f"{name}={length} goes beyond the model's {positions} positions")
             if length is not None:
                 break
         if options.get("do_sample") and "seed" not in options:
@@ -167,7 +170,7 @@ class Text2TextGenerationPipeline(Pipeline):
 
     @property
     def default_new_tokens(self) -> int:
-        """transformers' default of new tokens, or as many as the position table has room for behind the start token."""
+        """transformers' default of 256 new tokens, or fewer if the position table has no room for so many."""
         return min(merging.DEFAULT_NEW_TOKENS, self.model.prepared.config.max_position_embeddings - 1)
 
     def is_default_length(self, options: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ DEFAULT_LABELS = ("LABEL_0", "LABEL_1", "LABEL_2")  # transformers' default for 
 
 
 class ModelConfig:
-    """config.json's fields as attributes, with the defaults that transformers has for BART."""
+    """The class of a pipeline's `model.config`: config.json's fields as attributes, with transformers' defaults."""
 
     prefix: str | None = None
     task_specific_params: Mapping[str, Any] | None = None
@@ -39,7 +39,7 @@ class ModelConfig:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in GLOBAL_DEFAULTS and not hasattr(self._architecture, name):
-            return GLOBAL_DEFAULTS[name]  # scripts for older versions read generation options from the config
+            return GLOBAL_DEFAULTS[name]  # scripts for older transformers read generation options from the config
         return getattr(self._architecture, name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,6 +62,6 @@ class PipelineModel:
         return check_device(None, jax.default_backend())
 
     def num_parameters(self) -> int:
-        """The number of the checkpoint's parameters. `head` is left out: it is a copy of the embeddings."""
+        """The number of the checkpoint's parameters. The weight `head` is left out: it is a copy of the embedding."""
         weights = {name: leaf for name, leaf in self.prepared.weights.items() if name != "head"}
         return sum(leaf.size for leaf in jax.tree.leaves(weights))

@@ -1,9 +1,10 @@
-"""How the generation options of a call are merged from their sources.
+"""Merges the generation options of a call from their sources.
 
-The sources, strongest first: the call; task_specific_params of config.json for the task; the constructor;
-generation_config.json; the default of four beams and 256 new tokens. There are two exceptions: max_length and
-min_length of the constructor win over task_specific_params, and any max_length wins over the default of 256. As in
-transformers, a max_new_tokens that is set wins over max_length, whatever their sources.
+The sources, the one of highest priority first: the call; task_specific_params of config.json for the task; the
+constructor; generation_config.json; the default of four beams and 256 new tokens. There are two exceptions. max_length
+and min_length of the constructor take precedence over task_specific_params. The default of 256 new tokens does not
+apply if any source sets max_length. As in transformers, a max_new_tokens that is set takes precedence over max_length,
+whatever their sources.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from bart_inference.checkpoint import generation_is_of_config_json
 from bart_inference.generation.options import MINIMA, NONE_MEANS, UNSUPPORTED, OptionError
 
 DEFAULT_BEAMS, DEFAULT_NEW_TOKENS = 4, 256  # transformers 4.57.6, Text2TextGenerationPipeline
-LENGTHS = ("max_length", "min_length")
+LENGTH_OPTIONS = ("max_length", "min_length")
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 SAMPLING_ONLY = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 GLOBAL_DEFAULTS = {**NONE_MEANS, "max_length": 20, "top_k": 50, "min_p": None}  # transformers' defaults
-WITHOUT_EFFECT = {  # these options change no tokens: only how transformers computes, or what else it returns
+WITHOUT_EFFECT = {  # options that change no tokens, but only how transformers computes or what else it returns
     "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "cache_config",
     "cache_implementation", "compile_config", "disable_compile", "is_assistant", "max_matching_ngram_size",
     "num_assistant_tokens", "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states",
@@ -30,7 +31,7 @@ WITHOUT_EFFECT = {  # these options change no tokens: only how transformers comp
     "target_lookbehind", "transformers_version", "use_cache", "use_model_defaults",
 }  # fmt: skip
 
-# Other arguments of transformers' generate() that scripts state as None (or False), which has no effect.
+# Other arguments of transformers' generate(). Scripts pass some of them as None or False, which has no effect.
 GENERATE_ARGUMENTS = {
     "assistant_model", "assistant_tokenizer", "custom_generate", "decoder_input_ids", "inputs_embeds",
     "logits_processor", "negative_prompt_attention_mask", "negative_prompt_ids", "prefix_allowed_tokens_fn",
@@ -69,15 +70,15 @@ class GenerationConfig:
 
 
 def is_option(name: str) -> bool:
-    """Whether the name is that of an attribute of transformers' GenerationConfig, or `seed`."""
+    """Whether the name is an attribute of transformers' GenerationConfig, or `seed`."""
     return name in NONE_MEANS or name in UNSUPPORTED or name in WITHOUT_EFFECT
 
 
 def supported(options: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The options that have an effect here. OptionError for one that changes tokens and is not supported.
+    """The options that have an effect here. OptionError for an option of UNSUPPORTED that is switched on.
 
-    source: for the message. Other names are left out. SAMPLING_ONLY options are kept without a check: `of_call` knows
-    whether tokens are sampled.
+    source: for the message. Names without an effect are left out. Options of SAMPLING_ONLY are not checked
+    here: `of_call` does it, because they count only if tokens are sampled.
     """
     for name, value in options.items():
         if name in UNSUPPORTED and name not in SAMPLING_ONLY and value is not None and value not in UNSUPPORTED[name]:
@@ -88,7 +89,7 @@ def supported(options: Mapping[str, Any], source: str) -> dict[str, Any]:
 def of_checkpoint(generation: Mapping[str, Any], config_json: Mapping[str, Any]) -> dict[str, Any]:
     """The options of generation_config.json or, without such a file, of config.json as BartConfig reads it.
 
-    generation: that of a Model. BartConfig sets forced_eos_token_id to 2 if config.json does not have it.
+    generation: a Model's field of that name. BartConfig sets forced_eos_token_id to 2 if config.json does not have it.
     """
     options = supported(generation, "the checkpoint")
     if generation_is_of_config_json(generation) and "forced_eos_token_id" not in config_json:
@@ -97,7 +98,7 @@ def of_checkpoint(generation: Mapping[str, Any], config_json: Mapping[str, Any])
 
 
 def version_of(generation: Mapping[str, Any]) -> str | None:
-    """The transformers version that wrote generation_config.json; None if it has none, or there is no such file."""
+    """The transformers version that wrote generation_config.json; None if the file is missing or names no version."""
     if generation_is_of_config_json(generation):
         return None
     return generation.get("transformers_version")
@@ -106,11 +107,14 @@ def version_of(generation: Mapping[str, Any]) -> str | None:
 def of_pipeline(
     checkpoint: Mapping[str, Any], task_params: Mapping[str, Any], constructor: Mapping[str, Any]
 ) -> GenerationConfig:
-    """The options of calls that set no options themselves."""
+    """The options of calls that set none, merged from all other sources.
+
+    checkpoint: the result of of_checkpoint. task_params: task_specific_params of the task. constructor: its keywords.
+    """
     constructor = supported(constructor, "the constructor")
     task_params = supported(task_params, "task_specific_params")
     lengths: dict[str, Any] = {}
-    for name in LENGTHS:
+    for name in LENGTH_OPTIONS:
         value = constructor.pop(name, None)
         if value is not None:
             lengths[name] = value
@@ -125,7 +129,7 @@ def of_generation_config(config: Any, checkpoint: Mapping[str, Any], version: st
     """The options of a call's `generation_config`, which replaces that of the pipeline.
 
     config: a mapping, or an object with to_dict(). Options that have transformers' default in it are taken from the
-    checkpoint. If transformers before 4.50 wrote generation_config.json, only its special tokens are taken.
+    checkpoint. If transformers before 4.50 wrote generation_config.json, these are the special token ids only.
     """
     if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
         raise ValueError(f"generation_config must be a mapping or have to_dict(), got {type(config).__name__}")
@@ -173,7 +177,7 @@ def of_call(base: Mapping[str, Any], length_is_default: bool, call: Mapping[str,
     options |= stated
     for name in SAMPLING_ONLY:
         if not options.get("do_sample"):
-            options.pop(name, None)  # ignored without sampling, as in transformers, also temperature=0
+            options.pop(name, None)  # ignored without sampling, as in transformers, even temperature=0
         elif name in UNSUPPORTED and options.pop(name, None) not in (None, *UNSUPPORTED[name]):
             raise OptionError(name, "is not supported")
     check_types(options)

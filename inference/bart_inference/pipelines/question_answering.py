@@ -14,7 +14,7 @@ from bart_inference.tasks.common import softmax
 from bart_inference.tasks.question_answering import question_answering
 from bart_inference.tokenization import pad
 
-EXCLUDED = -10_000.0  # the logit of tokens that cannot be in an answer, as in transformers
+EXCLUDED = -10_000.0  # replaces the logits of tokens that cannot be in an answer, as in transformers
 
 
 class Example(NamedTuple):
@@ -141,7 +141,7 @@ class QuestionAnsweringPipeline(Pipeline):
 
 
 def find_inputs(args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """The examples of a call, in any of the forms that transformers takes. as_examples checks each of them."""
+    """The examples in the arguments of a call, in any form that transformers takes. as_examples checks each of them."""
     if args:
         if len(args) == 2 and all(type(value) is str for value in args):
             return {"question": args[0], "context": args[1]}
@@ -174,7 +174,7 @@ def pair_up(question: Any, context: Any) -> list[dict[str, Any]]:
 
 
 def as_examples(item: Any) -> Example | list[Example]:
-    """The Example of a dict, or several if the dict holds lists; KeyError, ValueError or TypeError if it is wrong."""
+    """The Example of a dict, or several if the dict holds lists. KeyError, ValueError or TypeError for a wrong dict."""
     if isinstance(item, Example):
         return item
     if not isinstance(item, dict):
@@ -227,8 +227,8 @@ def best_spans(
 ) -> Iterator[Span]:
     """The likeliest spans of at most max_tokens tokens that begin and end in the context.
 
-    start, end: probabilities (S,). count: the number of likeliest spans; those of them that are outside the context are
-    left out.
+    start, end: each token's probability (S,) to begin and to end the answer. count: how many of the likeliest spans are
+    considered; those among them that are outside the context are left out.
     """
     products = np.tril(np.triu(np.outer(start, end)), max_tokens - 1)
     costs = -products.ravel()

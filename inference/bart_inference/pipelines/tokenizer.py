@@ -36,13 +36,13 @@ SPECIAL_TOKENS = {
 
 
 class Encoded(NamedTuple):
-    """The token ids of a row, and their mask."""
+    """The token ids of a text or a pair of texts (a row of a batch), and their mask."""
 
     ids: list[int]
     mask: list[int]  # 1 for tokens, 0 for padding
 
     def padded(self, length: int, pad_id: int) -> Encoded:
-        """The row with padding behind it, up to that length."""
+        """The row with padding behind it, `length` tokens in all."""
         padding = length - len(self.ids)
         return Encoded(self.ids + [pad_id] * padding, self.mask + [0] * padding)
 
@@ -106,8 +106,8 @@ class PipelineTokenizer:
 
         truncation: True or the name of a strategy. max_length: in tokens, special ones included; by default
         model_max_length. stride: the number of tokens that a window shares with the one before.
-        ValueError for an argument that is not a text, an unknown strategy, or a stride as large as a window; the
-        library's Exception if the text that the strategy truncates has too few tokens.
+        ValueError for an argument that is not a text, an unknown strategy, or a stride as large as a window. The
+        library raises Exception if the text that the strategy truncates has too few tokens to remove.
         """
         for name, value in (("text", text), ("text_pair", pair)):
             if not isinstance(value, str) and (name == "text" or value is not None):
@@ -132,7 +132,7 @@ class PipelineTokenizer:
         pad_to_multiple_of: int | None = None,
         **options: Any,
     ) -> Encoded:
-        """The row of a text or a pair. options: others of `encoding`, or of WITHOUT_EFFECT.
+        """The row of a text or a pair. options: further arguments of `encoding`, and names of WITHOUT_EFFECT.
 
         As in transformers, max_length truncates where neither padding nor truncation is stated.
         """
@@ -165,7 +165,7 @@ class PipelineTokenizer:
         else:
             texts = list(text)
             pairs = list(text_pair or [None] * len(texts))
-            rows = [self.row(one, pair, **options) for one, pair in zip(texts, pairs, strict=True)]
+            rows = [self.row(item, pair, **options) for item, pair in zip(texts, pairs, strict=True)]
         if options.get("padding"):
             length = max((len(row.ids) for row in rows), default=0)
             rows = [row.padded(length, self.pad_token_id) for row in rows]
@@ -221,7 +221,7 @@ def truncation_strategy(truncation: Any) -> str | None:
 
 
 def padding_strategy(padding: Any) -> bool | str:
-    """The strategy, or its name; ValueError for an unknown one."""
+    """A padding argument as one of PADDINGS; ValueError for an unknown one."""
     name = strategy_name(padding)
     if name not in PADDINGS:
         raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}")
@@ -230,7 +230,7 @@ def padding_strategy(padding: Any) -> bool | str:
 
 
 def strategy_name(value: Any) -> Any:
-    """The name of a strategy, which may be a str or a member of transformers' enumerations, whose value is the name."""
+    """The name of a strategy that is given by its name, or by a member of one of transformers' enumerations."""
     return getattr(value, "value", value)
 
 
@@ -245,7 +245,7 @@ def clean_up(text: str) -> str:
 
 
 def from_folder(folder: Path, **overrides: Any) -> PipelineTokenizer:
-    """The tokenizer of a folder; OSError if it has none. overrides: of fields of tokenizer_config.json."""
+    """The tokenizer of a folder; OSError if it has none. overrides: fields that replace tokenizer_config.json's."""
     backend = load_tokenizer(folder)
     if backend is None:
         raise OSError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
@@ -261,7 +261,10 @@ def from_folder(folder: Path, **overrides: Any) -> PipelineTokenizer:
 
 
 def from_object(tokenizer: Any) -> PipelineTokenizer:
-    """From a PipelineTokenizer, a `tokenizers.Tokenizer` or transformers' fast tokenizer; ValueError for others."""
+    """A PipelineTokenizer from one, from a `tokenizers.Tokenizer` or from transformers' fast tokenizer.
+
+    ValueError for anything else.
+    """
     if isinstance(tokenizer, PipelineTokenizer):
         return tokenizer
     if isinstance(tokenizer, Tokenizer):
@@ -272,7 +275,7 @@ def from_object(tokenizer: Any) -> PipelineTokenizer:
             "tokenizer must be a folder, a hub id, a tokenizers.Tokenizer or a fast tokenizer of transformers, got "
             f"{type(tokenizer).__name__}: save it with save_pretrained and give the folder"
         )
-    copy = Tokenizer.from_str(backend.to_str())  # transformers can have left padding and truncation switched on
+    copy = Tokenizer.from_str(backend.to_str())  # a copy, because padding and truncation may be switched on in it
     copy.no_padding()
     copy.no_truncation()
     special = {name: str(getattr(tokenizer, name)) for name in SPECIAL_TOKENS if getattr(tokenizer, name, None)}

@@ -1,4 +1,4 @@
-"""classify: logits of the classes of a checkpoint. Shapes: B rows, S positions, C classes."""
+"""classify: the logits of a classifier's classes. Shapes: B rows, S positions, C classes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from bart_oneliner import Array, Config, Params
 def classify(model: Model | Prepared, input_ids: Any, attention_mask: Any = None) -> np.ndarray:
     """BartForSequenceClassification: ids and mask (B,S) -> logits (B,C), in the order of the model's `labels`.
 
-    The head reads the decoder's state at a row's last end-of-sequence token. Rows may hold different numbers of such
-    tokens: transformers refuses that batch, and answers as here for each row alone. ValueError for a row with none.
+    The head reads the decoder's state at a row's last end-of-sequence token; ValueError for a row without one. Rows may
+    have different numbers of these tokens, which transformers allows only in batches of one row.
     """
     prepared = with_head(model, "classification_head")
     ids, mask = check_source(input_ids, attention_mask, prepared.config)
@@ -36,7 +36,10 @@ def classify(model: Model | Prepared, input_ids: Any, attention_mask: Any = None
 
 @functools.partial(jax.jit, static_argnames="config")
 def run_classifier(weights: Params, config: Config, ids: Array, mask: Array, last: Array) -> tuple[Array]:
-    """Logits (B,C) from the states at the positions in the first column of last (B,n); the others are padding."""
+    """Logits (B,C) from the hidden states at the positions in the first column of `last` (B,n).
+
+    in_buckets pads `last` (B,1) with further columns, which are not read.
+    """
     sentence = at_positions(reread(weights, config, ids, mask), last)[:, 0]
     head = weights["classification_head"]
     hidden = jnp.tanh(linear(sentence, **head["dense"]))

@@ -1,9 +1,9 @@
-"""Functions for several tasks: batches in shape buckets, and the hidden states that the heads read.
+"""What several tasks share: running batches in shape buckets, and the hidden states that the task heads read.
 
 Task functions on token ids return what transformers' model class for the task returns; those on texts return what its
-pipeline returns. All take a Model or, which saves a conversion at every call, a Prepared one. They raise ValueError,
-naming the argument, for an empty batch, ids outside the vocabulary or more positions than the model has, and
-CheckpointError if the checkpoint lacks the head.
+pipeline returns. All take a Model or a Prepared; a Model is prepared at every call. They raise ValueError, naming the
+argument, for an empty batch, ids outside the vocabulary or more positions than the model has, and CheckpointError if
+the checkpoint lacks the head.
 
 Shapes: B rows, S source positions, T target positions, D the model's width, V the vocabulary.
 """
@@ -28,7 +28,7 @@ from bart_oneliner import Array, Config, Params, shift_right
 
 
 def with_head(model: Model | Prepared, name: str) -> Prepared:
-    """The prepared model; CheckpointError if it has no head of that name."""
+    """The prepared model; CheckpointError if it lacks the task head of that name."""
     prepared = prepare(model)
     if name not in prepared.weights:
         raise CheckpointError(f"the checkpoint has no {name!r}: it was not trained for this task")
@@ -36,24 +36,24 @@ def with_head(model: Model | Prepared, name: str) -> Prepared:
 
 
 def in_buckets(program: Callable[..., Any], prepared: Prepared, *arrays: np.ndarray) -> list[np.ndarray]:
-    """Run program(weights, config, *arrays) on arrays (B,S), padded to the shapes of the buckets.
+    """Run program(weights, config, *arrays) on arrays (B,S), which are padded to the shapes of the buckets.
 
-    More rows than one program takes are run in several parts. Returns the program's outputs (B,…), without the rows of
-    the padding, in float32 at least; their other axes are still padded.
+    Rows beyond the largest bucket are run in further batches. Returns the program's outputs (B,…) in at least float32,
+    without the rows that were added; their other axes are still padded.
     """
     mesh = mesh_of(prepared.weights)
     devices = device_count(mesh)
     limit = prepared.config.max_position_embeddings
     rows_at_once = largest_batch(devices)
     run = jit_on_rows(mesh, program)
-    parts: list[list[np.ndarray]] = []
+    outputs_by_batch: list[list[np.ndarray]] = []
     for first in range(0, len(arrays[0]), rows_at_once):
-        part = [array[first : first + rows_at_once] for array in arrays]
-        rows = len(part[0])
-        padded = [pad_to(array, batch_bucket(rows, devices), source_bucket(array.shape[1], limit)) for array in part]
+        batch = [array[first : first + rows_at_once] for array in arrays]
+        rows = len(batch[0])
+        padded = [pad_to(array, batch_bucket(rows, devices), source_bucket(array.shape[1], limit)) for array in batch]
         outputs = run(prepared.weights, prepared.config, *padded)
-        parts.append([np.asarray(x, np.promote_types(x.dtype, np.float32))[:rows] for x in outputs])
-    return [np.concatenate(output) for output in zip(*parts, strict=True)]
+        outputs_by_batch.append([np.asarray(x, np.promote_types(x.dtype, np.float32))[:rows] for x in outputs])
+    return [np.concatenate(output) for output in zip(*outputs_by_batch, strict=True)]
 
 
 def pad_to(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -75,9 +75,10 @@ def hidden_states(
 
 
 def reread(weights: Params, config: Config, ids: Array, mask: Array) -> Array:
-    """The decoder's hidden states (B,S,D) when it reads the source too, shifted right.
+    """The decoder's hidden states (B,S,D) when it reads the source, shifted right, as the encoder does.
 
-    The heads read these states (Lewis et al. 2020, section 3: the input is fed into encoder and decoder).
+    The task heads read these states (section 3 of the BART paper, https://arxiv.org/abs/1910.13461: the input is fed
+    into encoder and decoder).
     """
     decoded: Array
     decoded, _ = hidden_states(weights, config, ids, mask, shift_right(ids, config), jnp.ones_like(mask))

@@ -1,4 +1,4 @@
-"""fill_mask: the likeliest tokens for each mask of a text."""
+"""fill_mask: the likeliest tokens for each <mask> of a text. Shapes: B rows, n masks, V the vocabulary."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MASK = "<mask>"
 
 
 class Filled(NamedTuple):
-    """A token for a mask."""
+    """A token that can replace a mask."""
 
     score: float  # the token's probability
-    token: int
+    token: int  # its id
     token_str: str
     sequence: str  # the text with the token in place of the mask
 
@@ -39,15 +39,15 @@ def fill_mask(
 ) -> list[list[Filled]] | list[list[list[Filled]]]:
     """The fill-mask pipeline: for each <mask> of a text (of each text in a list) the top_k tokens, the likeliest first.
 
-    Each mask is filled for itself: `sequence` keeps the other masks of the text. ValueError for a text without a
-    <mask>, or one too long for the model.
+    Each mask is filled by itself: `sequence` keeps the other masks of the text. ValueError for a text that has no
+    <mask>, or that has more tokens than the model has positions.
     """
     prepared, texts = prepare(model), check_texts(text)
     config, tokenizer = prepared.config, require_tokenizer(prepared)
     mask_id = tokenizer.token_to_id(MASK)
     if not isinstance(top_k, int) or not 1 <= top_k <= config.vocab_size:
         raise ValueError(f"top_k must be between 1 and the vocabulary's size {config.vocab_size}, got {top_k!r}")
-    rows = [encode_text(tokenizer, one) for one in texts]
+    rows = [encode_text(tokenizer, item) for item in texts]
     positions = [mask_positions(row, mask_id) for row in rows]
     for i, row_positions in enumerate(positions):
         if not row_positions:

@@ -29,9 +29,9 @@ POSITIONS = 512
 def score(model: Model | Prepared, input_ids: Any, attention_mask: Any, labels: Any) -> np.ndarray:
     """Log-probabilities (B,T) float32, in nats, of the target tokens `labels` (B,T) given the sources (B,S).
 
-    The labels are those of `bart_oneliner.loss` and of transformers: the decoder reads them shifted right, the start
-    token first and -100 as padding. The result is 0 where a label is -100, and otherwise does not depend on the labels
-    behind it. attention_mask (B,S): 1 for real source tokens, all ones if None.
+    Labels have the form of `bart_oneliner.loss` and of transformers: the decoder reads them shifted right, with the
+    start token first and padding in place of -100. The result is 0 where a label is -100. Elsewhere it does not depend
+    on later labels. attention_mask (B,S): 1 for real source tokens, all ones if None.
     ValueError for an empty batch, shapes that disagree, ids outside the vocabulary, or more positions than the model
     has.
     """

@@ -1,4 +1,4 @@
-"""summarize: the summaries of texts."""
+"""summarize: from texts to their summaries, with a checkpoint's tokenizer and generation defaults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def summarize(model: Model | Prepared, text: str | Sequence[str], **options: Any
     if not texts:
         raise ValueError("texts is empty: there is nothing to summarize")
     tokenizer = require_tokenizer(model)
-    rows = [encode_within(model, one, f"texts[{i}]") for i, one in enumerate(texts)]
+    rows = [encode_within(model, item, f"texts[{i}]") for i, item in enumerate(texts)]
     input_ids, attention_mask = pad(rows, model.config.pad_token_id)
     generated = generate(model, input_ids, attention_mask, **options)
     summaries = []

@@ -1,4 +1,4 @@
-"""zero_shot: which of the candidate labels a text is about, by a checkpoint trained on entailment."""
+"""zero_shot: which of some labels a text is about, by a checkpoint trained on natural language inference (NLI)."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def zero_shot(
 ) -> Ranking | list[Ranking]:  # fmt: skip
     """The zero-shot-classification pipeline on an NLI checkpoint: one Ranking for a text, a list for a list.
 
-    Each pair of a text and a hypothesis is a row of the batch. The scores of a text's labels add up to one. With
-    multi_label, or for a single label, a score is the probability of entailment, against contradiction alone. Labels
-    may be one string, separated by commas. A text too long for the model is truncated with a warning, a hypothesis
-    never is.
+    A label in hypothesis_template gives a hypothesis; each pair of a text and a hypothesis is a row of the batch. The
+    scores of a text's labels add up to 1. With multi_label, or for a single label, a score is the probability of
+    entailment if contradiction is the only alternative. candidate_labels may be one string, separated by commas. A text
+    that is too long for the model beside a hypothesis is truncated with a warning.
     CheckpointError if none of the checkpoint's labels begins with "entail".
     """
     texts = check_texts(text)
@@ -59,9 +59,9 @@ def zero_shot(
     prepared = with_head(model, "classification_head")
     entailment = entailment_id(prepared.labels)
     pairs = []
-    for i, one in enumerate(texts):
+    for i, premise in enumerate(texts):
         for label in labels:
-            pairs.append(encode_pair(prepared, one, hypothesis_template.format(label), f"texts[{i}]"))
+            pairs.append(encode_pair(prepared, premise, hypothesis_template.format(label), f"texts[{i}]"))
     input_ids, attention_mask = pad(pairs, prepared.config.pad_token_id)
     logits = classify(prepared, input_ids, attention_mask).reshape(len(texts), len(labels), -1)
     if multi_label or len(labels) == 1:
@@ -70,9 +70,9 @@ def zero_shot(
     else:
         scores = softmax(logits[..., entailment])
     rankings = []
-    for one, row in zip(texts, scores, strict=True):
+    for premise, row in zip(texts, scores, strict=True):
         order = np.argsort(row)[::-1]
-        rankings.append(Ranking(one, [labels[i] for i in order], row[order].tolist()))
+        rankings.append(Ranking(premise, [labels[i] for i in order], row[order].tolist()))
     return rankings[0] if isinstance(text, str) else rankings
 
 
@@ -89,7 +89,7 @@ def entailment_id(labels: Sequence[str]) -> int:
 def encode_pair(prepared: Prepared, premise: str, hypothesis: str, name: str) -> list[int]:
     """Ids of <s> premise </s></s> hypothesis </s>; if they do not fit, the premise is truncated with a warning.
 
-    name: of the premise, for the messages. ValueError if the hypothesis leaves no room for the premise.
+    name: of the premise, for messages. ValueError if the hypothesis leaves no room for a token of the premise.
     """
     tokenizer, limit = require_tokenizer(prepared), prepared.config.max_position_embeddings
     try:
@@ -97,6 +97,6 @@ def encode_pair(prepared: Prepared, premise: str, hypothesis: str, name: str) ->
     except TextError:
         raise ValueError(f"the hypothesis {hypothesis!r} leaves no room for {name} in {limit} positions") from None
     if window.truncated:
-        over = len(encode(tokenizer, premise, hypothesis).ids) - limit
-        warnings.warn(f"{name} has {over} tokens too many beside {hypothesis!r}: they are cut", stacklevel=4)
+        excess = len(encode(tokenizer, premise, hypothesis).ids) - limit
+        warnings.warn(f"{name} has {excess} tokens too many beside {hypothesis!r}: they are cut", stacklevel=4)
     return list(window.ids)
