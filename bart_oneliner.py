@@ -10,7 +10,7 @@ Dimension key, the same letters in every einsum, shape comment and table:
     H  heads              K  head width, D/H     F  feed-forward width
     L  layers, a leading axis of every array in "layers": identical layers are stacked and scanned
 
-Read top to bottom. What makes it fast (cache, beams, buckets) is in `bart_inference`; BERT and T5 are in `relatives/`.
+Read top to bottom. Fast generation (KV cache, beams) is in `bart_inference`, BERT and T5 are in `relatives/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 Params = dict[str, Any]  # nested dict of arrays, in the format of param_shapes
 Array = jax.Array
 
-# TPUs and recent GPUs multiply float32 in fewer bits unless asked for all of them; for bfloat16 this has no effect.
+# By default TPUs and recent GPUs round float32 before products; HIGHEST keeps all bits. bfloat16 is not affected.
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -84,8 +84,8 @@ class Config:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Config:
         """From the contents of a Hugging Face config.json; ValueError for any architecture but BART's."""
-        if (kind := fields.get("model_type")) != "bart":
-            raise ValueError(f"model_type {kind!r} is not supported: only 'bart' is")
+        if (model_type := fields.get("model_type")) != "bart":
+            raise ValueError(f"model_type {model_type!r} is not supported: only 'bart' is")
         for name in ("normalize_before", "add_final_layer_norm", "static_position_embeddings"):
             if fields.get(name):  # mBART and Marian files of 2020, saved under BART's name
                 raise ValueError(f"{name}=true is not BART's architecture and is not supported")
@@ -96,7 +96,7 @@ class Config:
 
 
 def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
-    """The parameter tree with a jax.ShapeDtypeStruct at each leaf. init and convert fill it leaf by leaf."""
+    """The parameter tree, with a jax.ShapeDtypeStruct for each array. init and convert replace each by its array."""
     D, V, P = config.d_model, config.vocab_size, config.max_position_embeddings + 2
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
@@ -133,7 +133,7 @@ HEADS = ("classification_head.", "qa_outputs.")  # task heads are converted too;
 
 
 def from_pytorch(leaf: str, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """One tensor into our leaf's shape: PyTorch's Linear keeps (out, in), with heads flattened."""
+    """A tensor in the shape of our leaf. PyTorch's Linear stores a matrix as (out, in), with heads flattened."""
     if leaf.endswith(SPLIT):
         H, D, K = shape
         return a.reshape(H, K, D).swapaxes(1, 2)
@@ -152,7 +152,7 @@ def to_pytorch(leaf: str, a: np.ndarray) -> np.ndarray:
 
 
 def take(state: State, name: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads one tensor into our leaf's shape and removes it from `state`; ValueError if it is missing or misshapen."""
+    """Reads a tensor in our leaf's shape and removes it from `state`; ValueError if it is missing or misshapen."""
     if name not in state:
         raise ValueError(f"the checkpoint has no tensor {name!r}")
     a = np.asarray(state.pop(name)())
@@ -163,7 +163,7 @@ def take(state: State, name: str, leaf: str, shape: tuple[int, ...]) -> np.ndarr
 
 
 def take_leaf(state: State, pytorch_name: Callable[..., str], path: Any, leaf: Any, join: Any = np.stack) -> Any:
-    """The array for a leaf of param_shapes; a stacked one joins a tensor of each layer. pytorch_name: of a leaf."""
+    """The array for a leaf of param_shapes; `join` makes a stacked leaf of the tensors of all layers."""
     if "layers" not in leaf_name(path):
         return take(state, pytorch_name(path), leaf_name(path), leaf.shape)
     return join([take(state, pytorch_name(path, i), leaf_name(path), leaf.shape[1:]) for i in range(leaf.shape[0])])
@@ -184,7 +184,7 @@ def pytorch_name(path: jax.tree_util.KeyPath, layer: int = 0) -> str:
 
 
 def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
-    """Removes `model.` from keys and equal copies of the embedding; a missing final_logits_bias is zeros."""
+    """The State, without the prefix `model.` and equal copies of the embedding; a missing final_logits_bias is 0."""
     state: State = {n.removeprefix("model."): functools.partial(state_dict.__getitem__, n) for n in state_dict}
     state.setdefault("final_logits_bias", lambda: np.zeros((1, config.vocab_size), np.float32))
     for name in [name for name in TIED if name in state]:
@@ -202,7 +202,7 @@ def convert(state_dict: Mapping[str, Any], config: Config, join: Any = np.stack)
         node = functools.reduce(lambda node, part: node.setdefault(part, {}), parents, shapes)
         node[last] = jax.ShapeDtypeStruct(np.shape(state[name]())[::-1], np.float32)
     params = jax.tree_util.tree_map_with_path(functools.partial(take_leaf, state, pytorch_name, join=join), shapes)
-    if unknown := sorted(state.keys() - {"encoder.version", "decoder.version"}):  # which fairseq wrote
+    if unknown := sorted(state.keys() - {"encoder.version", "decoder.version"}):  # fairseq wrote these two
         raise ValueError(f"the checkpoint has tensors that BART does not: {unknown[:5]}")
     return params
 
@@ -253,7 +253,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
-    """Over the last axis (over positions, a token would see later ones), population variance, in at least float32."""
+    """Normalizes the last axis (any other axis would mix tokens), by population variance, in at least float32."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centered = wide - wide.mean(-1, keepdims=True)
     normed = centered / jnp.sqrt(jnp.square(centered).mean(-1, keepdims=True) + 1e-5)
@@ -286,8 +286,8 @@ def attend(q: Array, k: Array, v: Array, mask: Array, rate: float = 0.0, key: Ar
 def embed(side: Params, shared: Array, ids: Array, config: Config, key: Array | None = None) -> Array:
     """Token plus position embeddings, normed: ids (B,T) -> (B,T,D).
 
-    Position i is row i + 2 (BartLearnedPositionalEmbedding.offset: fairseq began counting after the padding id), and
-    padding does not shift it. A lookup of the padding token sends no gradient back (torch's padding_idx).
+    Position i is row i + 2, wherever the padding is (BartLearnedPositionalEmbedding.offset; fairseq counts positions
+    from its padding id + 1). A lookup of the padding token sends no gradient back (torch's padding_idx).
     """
     tokens = shared[ids] * (math.sqrt(config.d_model) if config.scale_embedding else 1.0)
     tokens = jnp.where((ids == config.pad_token_id)[..., None], jax.lax.stop_gradient(tokens), tokens)
@@ -343,7 +343,7 @@ def encode(params: Params, config: Config, input_ids: Array, attention_mask: Arr
     """input_ids and attention_mask (B,S) -> the encoder's last hidden states (B,S,D)."""
     embed_key, layers_key = split(key, 2)
     x = embed(params["encoder"], params["shared"], input_ids, config, embed_key)
-    mask = attention_mask.astype(bool)[:, None, None, :]  # padding is hidden as a key only, as in PyTorch
+    mask = attention_mask.astype(bool)[:, None, None, :]  # no query sees a padding key; padding's own queries are kept
     return run_layers(params["encoder"]["layers"], x, mask, None, None, config, config.encoder_layerdrop, layers_key)
 
 
@@ -364,7 +364,7 @@ def decode(
 
 
 def lm_head(params: Params, hidden: Array) -> Array:
-    """(B,T,D) -> logits (B,T,V), at least float32: times the unscaled embedding, plus a bias that is not trained."""
+    """(B,T,D) -> logits (B,T,V), at least float32: product with the unscaled embedding, plus an untrained bias."""
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     logits = einsum("btd,vd->btv", hidden, params["shared"], preferred_element_type=dtype)
     return logits + jax.lax.stop_gradient(params["final_logits_bias"])
@@ -390,7 +390,7 @@ def forward(
 
 
 def shift_right(labels: Array, config: Config) -> Array:
-    """The decoder's inputs for given labels (B,T): start token first, last label gone, -100 read as padding."""
+    """The decoder's inputs for labels (B,T): start token first, last label dropped, padding in place of -100."""
     start = jnp.full_like(labels[:, :1], config.decoder_start_token_id)
     shifted = jnp.concatenate([start, labels[:, :-1]], axis=1)
     return jnp.where(shifted == -100, config.pad_token_id, shifted)
@@ -436,7 +436,7 @@ def greedy(
 
 
 # ── The one line ──────────────────────────────────────────────────────────────────────────────────────────────────────
-# The same logits, by rewriting the page above with four rules:
+# The logits of `forward` without dropout, in one expression. Four rules rewrite the functions above:
 #   let x = e in body  ->  (lambda x: body)(e)        loop over layers  ->  jax.lax.scan, which is an expression
 #   statements in turn ->  nested calls               two cases         ->  one lambda, with "if" inside the expression
 # The idea is from ayaka14732's bart-base in one line (2022, 5,242 characters).

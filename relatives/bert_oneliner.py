@@ -21,7 +21,8 @@ RoBERTa differs from BERT in this:
     head         Its activation is gelu, whatever the config says.
 
 The layer is BART's encoder layer otherwise: post-norm, scaled attention, biases everywhere, exact gelu. Layerdrop,
-`scale_embedding`, label smoothing and the heads of other tasks are not here.
+`scale_embedding` and label smoothing are not here. Of the heads of other tasks only BERT's next-sentence layer is
+converted; no function here computes with it.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", https://arxiv.org/abs/1810.04805; Liu et al.,
 "RoBERTa: A Robustly Optimized BERT Pretraining Approach", https://arxiv.org/abs/1907.11692. `pytest tests/relatives`
@@ -114,10 +115,10 @@ class Config:
 
 
 def param_shapes(config: Config, parts: tuple[str, ...] = ("lm_head",), dtype: Any = jnp.float32) -> Params:
-    """The parameter tree with a jax.ShapeDtypeStruct at each leaf: the encoder, and the optional `parts`.
+    """The parameter tree, with a jax.ShapeDtypeStruct for each array: the encoder, and the optional `parts`.
 
-    "lm_head" is for the loss, "pooler" for tasks about the whole text, "next_sentence" for BERT's second objective. A
-    checkpoint may have any of them.
+    "lm_head" is for the loss and "pooler" for tasks about the whole text. "next_sentence" is the layer of BERT's second
+    objective; it is only converted, so that checkpoints keep it. A checkpoint may have any of the three.
     """
     D, V, P, N = config.hidden_size, config.vocab_size, config.max_position_embeddings, config.type_vocab_size
     L, H, F = config.num_hidden_layers, config.num_attention_heads, config.intermediate_size
@@ -181,7 +182,7 @@ HEAD = {  # the same for the masked-language-model head, whose names differ betw
     "roberta": {"lm_head.dense": "lm_head.dense", "lm_head.layer_norm": "lm_head.layer_norm", "lm_head": "lm_head"},
 }
 ENCODER = ("embeddings.", "encoder.", "pooler.")  # names that get the prefix `bert.` or `roberta.` if there is a head
-BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # constants that older files contain
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # constants, stored by older transformers
 
 
 def pytorch_name(config: Config, leaf: str, layer: int = 0) -> str:
@@ -204,7 +205,7 @@ def naming(config: Config) -> Callable[..., str]:
 
 
 def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
-    """Removes prefixes, buffers and equal copies, and renames TensorFlow's gamma and beta to weight and bias."""
+    """The State, without prefixes, buffers and equal copies; TensorFlow's gamma and beta become weight and bias."""
     state: State = {}
     for key in state_dict:
         name = key.removeprefix(f"{config.model_type}.")
@@ -232,7 +233,7 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
 
 
 def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
-    """Our tree to PyTorch's names and shapes: BertModel's, or with the prefix of BertForMaskedLM if there is a head."""
+    """Our tree to PyTorch's names and shapes: those of BertModel, or of BertForMaskedLM if the tree has a head."""
     prefix = f"{config.model_type}." if params.keys() & {"lm_head", "next_sentence"} else ""
     state_dict = {}
     for name, tensor in give(params, naming(config)):

@@ -6,8 +6,8 @@ trained further. This differs from BART, in the order of this file:
     start        The decoder starts with the padding token, BART's with </s>.
     biases       No projection and no norm has a bias, and there is no final_logits_bias.
     heads        The head width K is in the config; H·K need not be D.
-    init         Each projection is drawn with a deviation that depends on its input width, embeddings with deviation 1;
-                 BART draws all with 0.02.
+    init         Each projection is drawn with a standard deviation that depends on its input width, that of the queries
+                 on the head width too; embeddings have deviation 1. BART draws all with 0.02.
     norm         RMS norm: no mean is subtracted; eps is 1e-6. It comes before self-attention, cross-attention and the
                  feed-forward part (pre-norm) and after the last layer. There is none after the embedding.
     scale        Scores are not divided by √K.
@@ -134,7 +134,7 @@ class Config:
 
 
 def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
-    """The parameter tree with a jax.ShapeDtypeStruct at each leaf. init and convert fill it leaf by leaf."""
+    """The parameter tree, with a jax.ShapeDtypeStruct for each array. init and convert replace each by its array."""
     D, V, H, K, F = config.d_model, config.vocab_size, config.num_heads, config.d_kv, config.d_ff
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
@@ -168,7 +168,8 @@ def param_shapes(config: Config, dtype: Any = jnp.float32) -> Params:
 
 # ── Conversion: as BART's, with other names ───────────────────────────────────────────────────────────────────────────
 
-RENAMED = {  # names inside a layer: ours -> Hugging Face's, where parts have numbers; {last} is the feed-forward part
+# Names inside a layer: ours -> Hugging Face's, which number a layer's parts; {last} is the feed-forward part's number.
+RENAMED = {
     "self_attn": "0.SelfAttention",
     "self_attn_layer_norm": "0.layer_norm",
     "encoder_attn": "1.EncDecAttention",
@@ -181,7 +182,7 @@ RENAMED = {  # names inside a layer: ours -> Hugging Face's, where parts have nu
     "final_layer_norm": "{last}.layer_norm",
 }
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # copies of "shared.weight"
-OBSOLETE = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}  # in old files, and never used
+OBSOLETE = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}  # in old files, but never used
 
 
 def naming(config: Config) -> Callable[..., str]:
@@ -204,7 +205,7 @@ def naming(config: Config) -> Callable[..., str]:
 
 
 def open_state(state_dict: Mapping[str, Any], config: Config) -> State:
-    """Removes equal copies of the embedding, of which a tied head is one, and obsolete keys."""
+    """The State, without obsolete names and equal copies of the embedding, of which a tied head is one."""
     names = [name for name in state_dict if name not in OBSOLETE]
     state: State = {name: functools.partial(state_dict.__getitem__, name) for name in names}
     for name in (*TIED, "lm_head.weight") if config.tie_word_embeddings else TIED:
@@ -237,12 +238,13 @@ def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
 def init(config: Config, key: Array) -> Params:
     """Fresh float32 params from PyTorch's distribution (T5PreTrainedModel._init_weights).
 
-    A matrix is drawn from a normal distribution with variance 1 over its input width, so that its output has the
-    variance of its input. The queries' variance is smaller by K, so that scores have variance 1 without a scale in
-    attention. Embeddings and a separate head are N(0, 1). (transformers 5 ties the head of every fresh model.) Norms
-    start at `initializer_factor`, which is 1 in all published models.
+    A matrix is drawn from a normal distribution with variance 1 / (its input width), so that its output has the
+    variance of its input. The queries' matrix has variance 1 / (D·K), where K is the head width, so that scores have
+    variance 1 without a scale in attention. Embeddings and a separate head are N(0, 1). (transformers 5 ties the head
+    of every fresh model.) Norms start at `initializer_factor`, which is 1 in all published models.
     """
     D, K, H, F = config.d_model, config.d_kv, config.num_heads, config.d_ff
+    # 1 / variance of each matrix
     inputs = {"shared": 1, "lm_head": 1, "q_proj": D * K, "out_proj": H * K, "fc2": F}  # D for all other matrices
 
     def fresh(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
@@ -304,7 +306,7 @@ def buckets(config: Config, length: int, bidirectional: bool) -> Array:
 
 
 def position_bias(side: Params, config: Config, length: int, bidirectional: bool) -> Array:
-    """(1,H,T,T): what each head adds to its scores, by the distance between query and key, in every layer of a side."""
+    """(1,H,T,T): what each head adds to its scores, by the distance of query and key, in all layers of `side`."""
     return side["relative_attention_bias"][buckets(config, length, bidirectional)].transpose(2, 0, 1)[None]
 
 

@@ -1,1 +1,1 @@
-"""From a corpus to a checkpoint: corpus, tokenizer, denoising pre-training, fine-tuning, evaluation."""
+"""Makes a checkpoint from a corpus: corpus, tokenizer, denoising pre-training, fine-tuning, evaluation."""

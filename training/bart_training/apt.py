@@ -1,7 +1,8 @@
-"""Descriptions of every binary package, from the package indices that apt fetches.
+"""Reads the descriptions of every binary package from the package indices that apt fetches.
 
-Debian's Packages index holds one-line synopses only; long descriptions are in Translation-en, joined by package name
-and Description-md5. The indices are fetched into a separate folder, so the system's apt state is not changed.
+Debian's Packages index holds one-line synopses only. Long descriptions are in the index Translation-en, where they are
+found by package name and Description-md5. Indices are fetched into a separate folder, so the system's apt state is not
+changed.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-HELPER = "/usr/lib/apt/apt-helper"
+HELPER = "/usr/lib/apt/apt-helper"  # decompresses indices
 COMPRESSED = (".lz4", ".gz", ".xz")
 
 
@@ -23,7 +24,10 @@ class Package(NamedTuple):
 
 
 def fetch(state: Path, sources: Path | None = None) -> None:
-    """`apt-get update` with English long descriptions, for a sources.list or what this machine is configured with."""
+    """`apt-get update` with English long descriptions.
+
+    state: the folder of the indices. sources: a sources.list; by default the sources of this machine.
+    """
     for folder in ("lists/partial", "cache/archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     options = {
@@ -42,7 +46,7 @@ def fetch(state: Path, sources: Path | None = None) -> None:
 
 
 def read(path: Path) -> bytes:
-    """An index's bytes, decompressed: apt keeps its lists plain or compressed in one of several formats."""
+    """The decompressed bytes of an index: apt stores it plain or in one of several formats."""
     if path.suffix not in COMPRESSED:
         return path.read_bytes()
     return subprocess.run([HELPER, "cat-file", path], stdout=subprocess.PIPE, check=True).stdout
@@ -65,7 +69,7 @@ def stanzas(text: str, wanted: set[str]) -> Iterator[dict[str, str]]:
 
 
 def load(lists: Path, suite: str) -> tuple[list[Package], list[dict[str, object]]]:
-    """Every package of the suite's component main, once and sorted by name; and name, size and SHA-256 of each index.
+    """The packages of a suite's component main, each once, sorted by name; and each index's name, size and SHA-256.
 
     Raises FileNotFoundError if an index or its translation has not been fetched.
     """

@@ -1,10 +1,10 @@
-"""Summaries that are made by rules, without a model, as baselines for a model's summaries."""
+"""Makes summaries by rules, without a model, as baselines for a model's summaries."""
 
 import re
 
 from bart_training.noise import SENTENCE
 
-OPENING = re.compile(
+OPENING = re.compile(  # the opening of a sentence up to its first verb and article, such as "X is a"
     r"^.{0,60}?\b(?:is|are|provides?|contains?|implements?|offers?|allows?)\s+"
     r"(?:(?:you|users?)\s+to\s+)?(?:an?|the)?\s*",
     re.I,
@@ -17,7 +17,7 @@ def lead(document: str) -> str:
 
 
 def rule(document: str, words: int = 9) -> str:
-    """The first sentence after "X is a", "this package provides", …, cut to nine words; our best baseline."""
+    """The first sentence without an opening such as "X is a" or "this package provides", cut to `words` words."""
     sentence = lead(document)
-    rest = OPENING.sub("", sentence, count=1) or sentence
-    return " ".join(rest.split()[:words])
+    without_opening = OPENING.sub("", sentence, count=1) or sentence
+    return " ".join(without_opening.split()[:words])

@@ -1,11 +1,15 @@
-"""The corpus's rules for text: what is removed from a Debian description and synopsis, and which pairs are kept."""
+"""Rules for the corpus's texts: what is removed from a Debian description and synopsis, and which pairs are kept.
+
+Several binary packages are often built from one source package, such as its library, headers and documentation. The
+patterns recognize such variants, and sentences that say something about the packaging only.
+"""
 
 import re
 
 from bart_training.noise import SENTENCE
 
-MAX_CHARS = 2000
-VARIANT = (
+MAX_CHARS = 2000  # the longest document, in characters
+VARIANT = (  # words that say which variant a package is
     r"documentation|docs?\b|manuals?\b|man ?pages?|info pages?|javadoc|development|developers?\b|headers?\b|"
     r"includes?\b|shared|static|dynamic|runtime|run-time|debug\w*|symbols|profiling|examples?\b|demos?\b|data\b|"
     r"common|architecture|arch-|python ?[23](\.x)?\b|python module|libraries|library\b|source\b|sources\b|"
@@ -36,12 +40,12 @@ EMPTY_OPENING = re.compile(  # sentences that are removed even where they are a 
     re.I,
 )
 SKIPPED_SECTIONS = {"oldlibs", "debug"}
-SKIPPED_SYNOPSIS = re.compile(
+SKIPPED_SYNOPSIS = re.compile(  # synopses of packages without content that can be described
     r"\b(transitional|dummy|meta-?\s?package|empty package|debug(ging)? (symbols?|info\w*|package)|"
     r"virtual package|depends on|dependency package|detached signature)\b",
     re.I,
 )
-PACKAGING_NOUN = (
+PACKAGING_NOUN = (  # words that a synopsis adds to tell variants apart
     r"(?:architecture|arch|independent|indep|dependent|common|core|main|shared|static|runtime|run-time|development|devel|"
     r"dev|debug\w*|documentation|docs?|api|header|headers|library|libraries|librairies|lib|libs|files?|data|package|"
     r"examples?|symbols?|support|html|pdf|manual|reference|profiling|transitional|python|python3|python\s?[23](?:\.x)?|"
@@ -49,11 +53,11 @@ PACKAGING_NOUN = (
     r"and|for|with|the|of|kit|only|c|c\+\+|gui|cli|misc)"
 )
 PACKAGING_TAIL = re.compile(r"\s*(?:\s[-–—]+\s*|[:;,]\s+|\s\()(?:" + PACKAGING_NOUN + r"[\s/&,-]*)+\)?\.?$", re.I)
-VARIANT_NAME = re.compile(
+VARIANT_NAME = re.compile(  # names of packages that are a variant
     r"^gir1\.2-|-(doc|docs|dbg|dbgsym|prof|examples?|data|common|l10n\S*|i18n|dev|headers|tests?|udeb|source|"
     r"src|java-doc|manual|html|locales?|lang\S*)(-\S+)?$"
 )
-VARIANT_SYNOPSIS = re.compile(
+VARIANT_SYNOPSIS = re.compile(  # synopses of packages that are a variant
     r"\b(development|headers?|documentation|docs|introspection|shared librar\w+|runtime|debug\w*|profiling|examples|"
     r"data files|common files|shared files|transitional|architecture|translations?|source code|test suite)\b",
     re.I,
@@ -61,10 +65,10 @@ VARIANT_SYNOPSIS = re.compile(
 
 
 def paragraphs(body: str) -> list[str]:
-    """The paragraphs of a description, each as one line.
+    """The paragraphs of a long description, each as one line.
 
-    By Debian Policy 5.6.13, ' text' is a line, '  text' a line to be shown verbatim (a list, for example), and ' .' a
-    blank line.
+    By Debian Policy 5.6.13, a line begins with one space, or with two if it is to be shown verbatim, as in a list. The
+    line ' .' stands for a blank line.
     """
     paragraph_lines: list[list[str]] = [[]]
     for line in body.split("\n"):
@@ -98,7 +102,7 @@ def cut(document: str) -> str:
 
 
 def worth_learning(document: str, summary: str) -> bool:
-    """Whether the document is long enough, mostly made of letters, and longer than its summary."""
+    """Whether the document is long enough, mostly made of letters, and longer than its summary, which is short."""
     letters = sum(c.isalpha() or c == " " for c in document)
     return (
         len(document.split()) >= 12

@@ -1,9 +1,10 @@
-"""Long package description → synopsis, from Debian's indices: `python -m bart_training.corpus --fetch --out CORPUS`.
+"""Makes a corpus from Debian's indices: `python -m bart_training.corpus --fetch --out CORPUS`.
 
-Writes train, validation and test.jsonl.gz (package, source, document, summary) and MANIFEST.json (inputs with SHA-256,
-counts at each step). The same indices give the same bytes. The split depends on the source package's name alone, so
-a source stays where it is when the archive grows; validation and test records that resemble an earlier split's are
-dropped.
+A record pairs a package's long description (document) with its one-line synopsis (summary). Writes train, validation
+and test.jsonl.gz (package, source, document, summary) and MANIFEST.json (inputs with SHA-256, counts at each step). The
+same indices give the same bytes. A record's split depends on the name of its source package alone, so that it is the
+same when the archive grows. Validation records that resemble a training record are dropped, and test records that
+resemble one of either.
 """
 
 import argparse
@@ -20,10 +21,12 @@ from bart_training import apt, cleaning
 from bart_training.cleaning import normalized
 from bart_training.noise import SENTENCE
 
-SHARED_BY = 20  # a sentence that at least this many source families have is boilerplate
+SHARED_BY = 20  # a sentence in the descriptions of at least this many source families (see `family`) is boilerplate
 PER_FAMILY = 20  # at most this many records from one source family
 PERCENT = {"test": 5, "validation": 5}  # shares of the source families; all other families are in train
-JACCARD, CONTAINMENT = 0.2, 0.35  # two documents with one of these similarities of shingles or more are near-duplicates
+# Two documents are near-duplicates if their shingles (see `shingles`) reach one of these similarities: the common ones
+# as a share of those of both documents (JACCARD), or of those of the shorter document (CONTAINMENT).
+JACCARD, CONTAINMENT = 0.2, 0.35
 
 
 class Record(NamedTuple):
@@ -31,10 +34,10 @@ class Record(NamedTuple):
     source: str
     document: str
     summary: str
-    first: str  # normalized first paragraph
-    full: str  # normalized document
-    summary_key: str  # normalized summary
-    rank: tuple[int, int, str]  # the lowest of similar records from one source family is kept
+    first: str  # the first paragraph, normalized for comparisons
+    full: str  # the document, normalized
+    summary_key: str  # the summary, normalized
+    rank: tuple[int, int, str]  # of similar records from one source family, the one of lowest rank is kept
 
     @property
     def family(self) -> str:
@@ -48,6 +51,7 @@ def family(source: str) -> str:
 
 
 def split_of(source: str) -> str:
+    """The split of a source package: a hash of its family's name, so that all packages of a family are in one split."""
     bucket = int(hashlib.sha256(family(source).encode()).hexdigest()[:8], 16) % 100
     if bucket < PERCENT["test"]:
         return "test"
@@ -101,9 +105,10 @@ def informative(paragraphs: Sentences, boilerplate: set[str]) -> list[str]:
 
 
 def rank(package: apt.Package) -> tuple[int, int, str]:
-    """Which package of a source family describes it best: the lowest rank.
+    """A sort key, lowest for the package whose description says most about its source family.
 
-    That is a package with the name of its source. The highest rank have packages of documentation, headers and so on.
+    Packages with the name of their source come first, then others, then variants such as documentation and headers.
+    Among equal ones the shortest name comes first.
     """
     if package.name in (package.source, family(package.source)):
         return 0, len(package.name), package.name
@@ -113,7 +118,10 @@ def rank(package: apt.Package) -> tuple[int, int, str]:
 
 
 def one_per_family(records: list[Record]) -> list[Record]:
-    """Of records of one source family that share a first paragraph, document or summary, keeps that of lowest rank."""
+    """The records, where of those of a source family with equal first paragraph, document or summary one is kept.
+
+    That is the one of lowest rank.
+    """
     used: set[tuple[str, str, str]] = set()
     kept = []
     for record in sorted(records, key=lambda record: (record.family, record.rank)):
@@ -143,7 +151,7 @@ def across_families(records: list[Record]) -> list[Record]:
 
 
 def by_source(record: Record) -> tuple[str, tuple[int, int, str]]:
-    """A sort key: a hash of the source's name, for an order that is mixed but always the same; then the rank."""
+    """A sort key: a hash of the source's name, for an order that is mixed but reproducible, then the rank."""
     return hashlib.sha256(record.source.encode()).hexdigest(), record.rank
 
 
@@ -175,7 +183,10 @@ def purge(records: list[Record], earlier: list[Record]) -> list[Record]:
 
 
 def resembles(hashes: set[int], index: dict[int, list[int]], sizes: list[int]) -> bool:
-    """Whether a document's shingles overlap with one of the 20 earlier documents that share the most of them."""
+    """Whether a document is a near-duplicate of one of the 20 earlier documents that share most shingles with it.
+
+    hashes: its shingles. index: shingle -> earlier documents. sizes: the number of shingles of each earlier document.
+    """
     shared: Counter[int] = Counter()  # index of an earlier document -> number of common shingles
     for shingle in hashes:
         shared.update(index.get(shingle, ()))
@@ -188,7 +199,7 @@ def resembles(hashes: set[int], index: dict[int, list[int]], sizes: list[int]) -
 
 
 def beyond(records: list[Record], corpus: Path) -> list[Record]:
-    """The records that are new beside a written corpus: of other source families, and not resembling its records."""
+    """The records of source families that a written corpus lacks, without those that resemble records of it."""
     known = []
     for name in ("train", "validation", "test"):
         with gzip.open(corpus / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
@@ -221,7 +232,10 @@ def build(packages: list[apt.Package]) -> tuple[dict[str, list[Record]], dict[st
 
 
 def write(path: Path, records: list[Record]) -> dict[str, object]:
-    """Writes JSON lines, gzipped without a time stamp: equal records give equal bytes. Returns its figures."""
+    """Writes JSON lines, gzipped without a time stamp, so that equal records give equal bytes.
+
+    Returns the number of records, and the size in bytes and SHA-256 of the uncompressed text.
+    """
     lines = []
     for record in records:
         fields = {name: getattr(record, name) for name in ("package", "source", "document", "summary")}

@@ -1,6 +1,6 @@
-"""Records, token ids and batches. A batch is a pure function of (seed, step), so a resumed run goes on with the same.
+"""Records of the corpus, and batches of token ids. B batch, S source length, T target length.
 
-B batch, S source length, T target length.
+A batch is a pure function of (seed, step), so a resumed run goes on with the batches that it would have had.
 """
 
 import gzip
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from bart_inference.tokenization import truncate
 
-IGNORED = -100  # labels that do not count, as in transformers
+IGNORED = -100  # the label at padding, which the loss does not count, as in transformers
 Pair = tuple[list[int], list[int]]  # source ids, target ids
 Make = Callable[[np.ndarray, int, np.random.Generator], list[Pair]]  # (indices, limit, rng) -> the pairs of a batch
 
@@ -30,7 +30,7 @@ def read_records(path: Path) -> list[dict[str, str]]:
 
 
 def round_up(length: int, buckets: list[int]) -> int:
-    """The smallest bucket that holds `length`, else the largest: few shapes, few compilations."""
+    """The smallest bucket that holds `length`, else the largest. Few lengths make few shapes to compile for."""
     return next((bucket for bucket in buckets if length <= bucket), buckets[-1])
 
 
@@ -50,9 +50,10 @@ def collate(pairs: list[Pair], source_buckets: list[int], target_buckets: list[i
 class Batches:
     """Endless seeded epochs of batches of similar length.
 
-    Each epoch is shuffled. Within windows of `window` batches, the examples are then sorted by source bucket and target
-    length (the two `lengths` of an example), and at last the batches are shuffled. For each batch one of `limits` is
-    drawn (limit: share), and its sources are cut to it, so that most steps are short but every position is trained.
+    An epoch's examples are shuffled, then sorted by source bucket and target length within windows of `window` batches;
+    then the batches are shuffled. For each batch a source length is drawn from `limits` (length: share), to which its
+    sources are cut. So most steps are short, and yet every position is trained. lengths: of source and target of each
+    example, in tokens.
     """
 
     window = 32
@@ -97,5 +98,5 @@ class Batches:
 
 
 def in_groups(indices: np.ndarray, size: int) -> list[np.ndarray]:
-    """Groups of `size` indices in succession; the last one has what is left."""
+    """Consecutive groups of `size` indices; the last one may be smaller."""
     return [indices[first : first + size] for first in range(0, len(indices), size)]

@@ -23,6 +23,7 @@ KINDS = ["rouge1", "rouge2", "rougeL"]
 
 
 def rouge(references: list[str], summaries: list[str]) -> dict[str, float]:
+    """The mean F1 of each of KINDS, in percent."""
     scorer = RougeScorer(KINDS, use_stemmer=True)
     scores = [scorer.score(*pair) for pair in zip(references, summaries, strict=True)]
     means = {}
@@ -47,8 +48,8 @@ def summaries_of(model: bart_inference.Model, documents: list[str], batch_size: 
     summaries = [""] * len(documents)
     for start in tqdm(range(0, len(order), batch_size), mininterval=5):
         chosen = order[start : start + batch_size]
-        made = bart_inference.summarize(prepared, [documents[i] for i in chosen], **options)
-        for i, summary in zip(chosen, made, strict=True):
+        batch = bart_inference.summarize(prepared, [documents[i] for i in chosen], **options)
+        for i, summary in zip(chosen, batch, strict=True):
             summaries[i] = summary
     return summaries
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--split", default="validation", choices=["train", "validation", "test"])
     parser.add_argument("--model", type=Path, help="folder of a model; the embedded one by default")
-    parser.add_argument("--limit", type=int, help="evaluate only the first so many records")
+    parser.add_argument("--limit", type=int, help="evaluate only this many records, the first ones")
     parser.add_argument("--options", type=json.loads, default={}, help="options of generate, as JSON")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--out", type=Path, help="write summaries and scores here, as JSON")

@@ -1,6 +1,6 @@
-"""Fine-tune on document → summary: `bart-finetune --corpus C --tokenizer T --run R --start FOLDER --steps N`.
+"""Fine-tunes a model to summarize: `bart-finetune --corpus C --tokenizer T --run R --start FOLDER --steps N`.
 
-A share of the batches still trains copying: without it, a small model forgets copying within a few hundred steps.
+A share of the batches trains copying from the document, which a small model otherwise forgets in a few hundred steps.
 """
 
 import sys
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from bart_training import stage
 
-LIMITS = {48: 0.85, 128: 0.12, 256: 0.02, 512: 0.01}
-MIX = {"summary": 0.5, "lead": 0.3, "span": 0.2}
+LIMITS = {48: 0.85, 128: 0.12, 256: 0.02, 512: 0.01}  # source length in tokens -> share of the batches
+MIX = {"summary": 0.5, "lead": 0.3, "span": 0.2}  # objective -> share of the batches
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """The training loop of pre-training and fine-tuning.
 
 AdamW with warm-up, a constant plateau and a linear decay to zero over the last `decay` steps (Hägele et al.,
-https://arxiv.org/abs/2405.18392). Unlike with a cosine, the plateau of an unfinished run can be made longer or shorter.
+https://arxiv.org/abs/2405.18392). A cosine schedule depends on the number of steps from the beginning; here the plateau
+of an unfinished run can be made longer or shorter.
 """
 
 import functools
@@ -27,7 +28,7 @@ from bart_training.options import Options
 
 
 def schedule(options: Options) -> optax.Schedule:
-    """Learning rate by update, not by batch: one update is `accumulate` batches."""
+    """The learning rate as a function of the number of updates; one update takes `accumulate` batches."""
     steps, warmup, decay = (n / options.accumulate for n in (options.steps, options.warmup, options.decay))
 
     def rate(update: jax.Array) -> jax.Array:
@@ -55,9 +56,9 @@ def optimizer(options: Options) -> optax.GradientTransformation:
     return optax.MultiSteps(clipped, options.accumulate).gradient_transformation()
 
 
-@functools.cache  # a second run with the same options in one process compiles nothing
+@functools.cache  # so that a second run with the same options in one process compiles nothing
 def make_step(config: Config, options: Options) -> Callable[..., Any]:
-    """A jitted (params, state, batch, step) -> (params, state, loss)."""
+    """A jitted function (params, state, batch, step) -> (params, state, loss). state: the optimizer's."""
     tx = optimizer(options)
 
     def step(params: Params, state: Any, batch: Batch, step: jax.Array) -> tuple[Params, Any, jax.Array]:
@@ -77,7 +78,7 @@ def make_step(config: Config, options: Options) -> Callable[..., Any]:
 
 
 def save_state(path: Path, params: Params, state: Any, step: int) -> None:
-    """Writes one file, replaced atomically: if the process is killed, the old or the new one is complete."""
+    """Writes one file, which replaces the old one at once: if the process is killed, the file is the old or the new."""
     leaves = [np.asarray(a) for a in jax.tree.leaves((params, state))]
     partial = path.with_suffix(".partial")
     with partial.open("wb") as f:
@@ -93,7 +94,7 @@ def load_state(path: Path, params: Params, state: Any) -> tuple[Params, Any, int
 
 
 def load_params(path: Path, config: Config) -> Params:
-    """The weights of a saved state, which are its first arrays; those of the optimizer follow."""
+    """The weights of a file that save_state wrote, which are its first arrays; those of the optimizer follow."""
     shapes, treedef = jax.tree.flatten(bart_oneliner.param_shapes(config))
     with np.load(path) as saved:
         return jax.tree.unflatten(treedef, [saved[f"arr_{i}"] for i in range(len(shapes))])
@@ -105,7 +106,8 @@ def train(
 ) -> Params:  # fmt: skip
     """Trains until options.steps, from run/state.npz if it exists, and returns the weights.
 
-    Logs step, mean loss (nats), learning rate and seconds to run/log.jsonl, one object a line.
+    Every log_every steps it appends a line to run/log.jsonl: a JSON object with step, mean loss in nats, learning rate
+    and seconds since the start. on_save(params, step) is called when the state was saved.
     """
     run.mkdir(parents=True, exist_ok=True)
     mesh = data_mesh()

@@ -1,14 +1,15 @@
 """BART's noise: text infilling and sentence permutation.
 
-Lewis et al., https://arxiv.org/abs/1910.13461, section 2.2: spans with lengths from Poisson(3), each replaced by one
-<mask>, until 30% of the tokens are gone; a span of length 0 inserts a <mask>; sentences are shuffled.
+Lewis et al., https://arxiv.org/abs/1910.13461, section 2.2: spans whose lengths are drawn from Poisson(3) are each
+replaced by one <mask>, until 30% of the tokens are replaced. A span of length 0 inserts a <mask>. Sentences are
+shuffled.
 """
 
 import re
 
 import numpy as np
 
-SENTENCE = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(*\-])")
+SENTENCE = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(*\-])")  # the white space between two sentences
 
 
 def text_infilling(
@@ -16,11 +17,11 @@ def text_infilling(
 ) -> list[int]:
     """`ids` (without special tokens) with spans replaced by `mask`; `ratio` is the share of tokens that disappear."""
     budget = round(ratio * len(ids))
-    spans = []  # lengths, drawn until they use up the budget
+    spans = []  # lengths of spans, drawn until their sum is the budget
     while budget > 0:
         spans.append(min(int(rng.poisson(mean_span)), budget))
         budget -= spans[-1]
-    # A random order of the kept tokens (-1 each) and the spans places disjoint spans uniformly at random.
+    # The kept tokens, each written as -1, and the spans in random order: this places disjoint spans uniformly.
     kept = len(ids) - sum(spans)
     noised, i = [], 0
     for span in rng.permutation(np.array([-1] * kept + spans, int)):

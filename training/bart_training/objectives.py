@@ -1,11 +1,11 @@
-"""Training objectives. Each turns a record into (source ids, target ids).
+"""Training objectives: each makes (source ids, target ids) from a record of the corpus.
 
-  summary  from the document to the record's summary
-  infill   BART's: from a document with masked spans and shuffled sentences to the document
-  lead     from the document to a part of its first sentence, cut by `bart_training.baselines.rule`
-  span     from the document to nine successive words of it, at a random place
+  summary  the source is the document, the target its summary
+  infill   BART's own: the source is the document with masked spans and shuffled sentences, the target the document
+  lead     the source is the document, the target a part of its first sentence (`bart_training.baselines.rule`)
+  span     the source is the document, the target nine successive words of it, at a random place
 
-The last two train copying. They are cheap, because their targets are short.
+The last two train copying. They take little time, because their targets are short.
 """
 
 from collections.abc import Callable

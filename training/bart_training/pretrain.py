@@ -1,7 +1,7 @@
-"""Denoising pre-training on the train documents: `python -m bart_training.pretrain --corpus C --tokenizer T --run R`.
+"""Pre-trains a model by denoising: `python -m bart_training.pretrain --corpus C --tokenizer T --run R --steps N`.
 
-Half of the batches are BART's text infilling and sentence permutation. The others are copying objectives
-(`bart_training.objectives`), so that copying is trained from the first step on.
+Half of the batches are BART's text infilling and sentence permutation. In the others the model copies a part of the
+document (`bart_training.objectives`), so that copying is trained from the first step on.
 """
 
 import sys
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from bart_training import stage
 
-LIMITS = {48: 0.87, 64: 0.10, 128: 0.03}
-MIX = {"infill": 0.5, "lead": 0.25, "span": 0.25}
+LIMITS = {48: 0.87, 64: 0.10, 128: 0.03}  # source length in tokens -> share of the batches
+MIX = {"infill": 0.5, "lead": 0.25, "span": 0.25}  # objective -> share of the batches
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A stage of training from the command line: pre-training and fine-tuning differ in their objectives and lengths."""
+"""Runs a stage of training (pre-training or fine-tuning) from the command line."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bart_training.options import Options, add_arguments
 
-EXTRA = ("optax", "tqdm")  # what training needs besides the model, from the extra `train`
+EXTRA = ("optax", "tqdm")  # packages of the extra `train`, which training needs
 
 
 def run(
@@ -20,7 +20,7 @@ def run(
 ) -> int:
     """Runs a stage and returns its exit status: 2 if the arguments are wrong or the extra `train` is missing.
 
-    limits: the share of each source length, see Batches. mix: the default share of each objective.
+    limits: the share of each source length, see Batches. mix: the share of each objective, unless --mix sets it.
     """
     parser = argparse.ArgumentParser(
         prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,4 +1,4 @@
-"""The initial weights of a run: from an exported folder, from a BERT-like encoder, or random."""
+"""Makes the initial weights of a run: from a checkpoint folder, from a BERT-like encoder, or at random."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def start(args: argparse.Namespace, tokenizer: Tokenizer, documents: list[str]) -> tuple[Params, Config]:
-    """Initial weights and their config; with a BERT, copying heads are fitted to the first thousand documents."""
+    """The initial weights and their config.
+
+    args: --start, --config, --bert, --copying-heads, --dropout and --seed of the command line. With --bert, copying
+    heads are fitted to the first 64 tokens of the first 1,000 documents.
+    """
     if args.start:
         model = bart_inference.load(args.start)
         return model.params, dataclasses.replace(model.config, dropout=args.dropout)

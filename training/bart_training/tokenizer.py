@@ -1,4 +1,4 @@
-"""Train the tokenizer: `python -m bart_training.tokenizer --corpus CORPUS --out FOLDER`.
+"""Trains the tokenizer: `python -m bart_training.tokenizer --corpus CORPUS --out FOLDER`.
 
 Cased byte-level BPE with the special tokens of facebook/bart-base: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last. It is
 trained on the train split only.

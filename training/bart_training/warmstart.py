@@ -1,9 +1,9 @@
-"""A BART whose layers start as those of a BERT-like encoder (here: all-MiniLM-L6-v2) instead of at random.
+"""Makes a BART whose layers start as those of a BERT-like encoder (all-MiniLM-L6-v2) instead of at random.
 
 BERT's layer is BART's encoder layer: post-norm, learned positions, exact gelu. Three things differ. The segment
-embedding of segment 0 is added to all positions. The positions are moved by BART's offset of 2. The embeddings of our
-vocabulary are made from those of BERT's word pieces. To start the encoder and the decoder from such an encoder is the
-method of Rothe et al., "Leveraging Pre-trained Checkpoints", https://arxiv.org/abs/1907.12461.
+embedding of segment 0 is added to all positions. Positions move by 2 rows, because BART does not use the first two. The
+embeddings of our vocabulary are made from those of BERT's word pieces. To start both the encoder and the decoder from
+one encoder is the method of Rothe et al., "Leveraging Pre-trained Checkpoints", https://arxiv.org/abs/1907.12461.
 """
 
 import json
@@ -34,8 +34,9 @@ SPECIAL = {"<s>": "[CLS]", "</s>": "[SEP]", "<unk>": "[UNK]", "<mask>": "[MASK]"
 def token_embeddings(tokenizer: Tokenizer, bert_tokenizer: Tokenizer, table: np.ndarray, seed: int) -> np.ndarray:
     """Embeddings (V,D) for our vocabulary: for each token the mean over the word pieces that BERT cuts its text into.
 
-    table: BERT's embeddings. BERT here is uncased and ours is not, so a common vector is added for capitals: "Python"
-    starts near "python" but differs from it. A little noise separates tokens that have the same word pieces.
+    table: BERT's embeddings. This BERT is uncased and our tokenizer is not, so a vector is added to the tokens with a
+    capital, the same to all: "Python" starts near "python" but differs from it. A little noise separates tokens that
+    have the same word pieces.
     """
     rng = np.random.default_rng(seed)
     D = table.shape[1]
