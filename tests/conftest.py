@@ -31,10 +31,11 @@ def without_programs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def few_memory_maps() -> Iterator[None]:
-    """Drops all compiled programs after a file of tests that leaves many of them.
+    """Drops all compiled programs after a test file if the process holds more than MOST_MEMORY_MAPS memory maps.
 
     Each program of XLA's CPU compiler holds several memory maps. Linux gives a process at most 65,530 of them
-    (vm.max_map_count), and the compiler crashes if it gets no more. One worker can run most of the suite's files.
+    (vm.max_map_count), and the compiler crashes when it cannot get another. One pytest worker can run most of the
+    suite's files in one process.
     """
     yield
     if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:

@@ -13,13 +13,13 @@ FALSE_ALARM = 1e-6
 
 
 def assert_same_distribution(ours: Any, theirs: Any) -> None:
-    """Compares samples (N,T,D): mean and distribution of every entry, and the correlation of every pair of entries."""
+    """Compares N random outputs (N,T,D): mean and distribution of each entry, and correlation of each pair of entries."""
     a, b = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (ours, theirs))
     constant = b.std(0) == 0
     assert (constant == (a.std(0) == 0)).all(), "an entry is random on one side only"
     assert not constant.all(), "nothing is dropped"
     np.testing.assert_allclose(a[:, constant].mean(0), b[:, constant].mean(0), atol=1e-6)
-    # Attention dropout has few outcomes, whose last bits differ between the frameworks. A little noise hides that.
+    # Attention dropout has few possible outputs, whose last bits differ between the frameworks. Added noise hides that.
     rng = np.random.default_rng(0)
     a, b = a[:, ~constant], b[:, ~constant]
     a, b = a + rng.normal(0, 1e-3, a.shape), b + rng.normal(0, 1e-3, b.shape)
@@ -35,22 +35,27 @@ def assert_same_distribution(ours: Any, theirs: Any) -> None:
 
 
 def products_of_pairs(sample: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(N,E,E): the products of all pairs of entries (N,E), in units of the reference's mean and deviation."""
+    """(N,E,E): the products of all pairs of entries (N,E), standardized by the reference's mean and deviation."""
     z = (sample - reference.mean(0)) / reference.std(0)
     return np.einsum("ni,nj->nij", z, z)
 
 
 def assert_normal(sample: np.ndarray, deviation: float, what: str) -> None:
-    """N(0, deviation), by a Kolmogorov-Smirnov test and a chi-square test of the deviation; for up to 50 tensors."""
+    """The sample is from N(0, deviation²): a Kolmogorov-Smirnov test, and a chi-square test of the deviation.
+
+    Both tests together stay within FALSE_ALARM for up to 50 tensors.
+    """
     z = sample.ravel().astype(np.float64) / deviation
-    form = stats.kstest(z, "norm").pvalue
+    p_shape = stats.kstest(z, "norm").pvalue
     squares = (z**2).sum()
-    spread = 2 * min(stats.chi2.cdf(squares, z.size), stats.chi2.sf(squares, z.size))
-    assert form > FALSE_ALARM / 100 and spread > FALSE_ALARM / 100, f"{what}: p = {form:.1e}, {spread:.1e}"
+    p_deviation = 2 * min(stats.chi2.cdf(squares, z.size), stats.chi2.sf(squares, z.size))
+    limit = FALSE_ALARM / 100
+    assert p_shape > limit, f"{what} is not normally distributed: p = {p_shape:.1e}"
+    assert p_deviation > limit, f"{what} has another standard deviation than {deviation}: p = {p_deviation:.1e}"
 
 
 def assert_uncorrelated(samples: dict[str, np.ndarray]) -> None:
-    """No two of the samples, all of one length, are correlated."""
+    """No two of the samples, which have equal lengths, are correlated."""
     names = list(samples)
     correlation = np.abs(np.corrcoef(list(samples.values())))
     np.fill_diagonal(correlation, 0)

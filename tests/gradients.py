@@ -1,4 +1,4 @@
-"""The loss and the gradient of every parameter, ours and PyTorch's, for a twin and a batch of twins.py."""
+"""Computes and compares the loss and the gradient of every parameter, ours and PyTorch's, for a twin and a batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ours(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[flo
 
 
 def theirs(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[float, Gradient]:
-    """The loss and its gradients by torch: its cross entropy with label smoothing and ignore_index, and autograd."""
+    """PyTorch's loss, with label smoothing if it is not 0, and its gradients by autograd."""
     a.torch.zero_grad()
     x = {name: torch.tensor(array).long() for name, array in x.items()}
     if smoothing:
@@ -35,8 +35,8 @@ def theirs(a: Twin, x: dict[str, np.ndarray], smoothing: float = 0.0) -> tuple[f
         value = a.torch(**inputs, use_cache=False).loss
     value.backward()
     gradients = {name: p.grad.numpy() for name, p in a.torch.named_parameters()}
-    a.torch.zero_grad()  # frees the tensors; the arrays keep their memory
-    return value.item(), flat(convert(gradients, a.config))  # final_logits_bias, a buffer, becomes zero
+    a.torch.zero_grad()  # sets p.grad to None; the numpy arrays keep the memory
+    return value.item(), flat(convert(gradients, a.config))  # final_logits_bias, a buffer in PyTorch, gets zeros
 
 
 def norm(gradient: Gradient) -> float:
@@ -50,7 +50,7 @@ def distance(a: Gradient, b: Gradient) -> float:
 
 def assert_equal(ours: tuple[float, Gradient], theirs: tuple[float, Gradient]) -> None:
     """In float64: the loss to 1e-12, every tensor's gradient to 1e-9 of the whole gradient's norm."""
-    assert ours[0] == pytest.approx(theirs[0], rel=1e-12)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-12), "the losses differ"
     allowed = 1e-9 * norm(theirs[1])
     for name, gradient in theirs[1].items():
         difference = np.linalg.norm(ours[1][name] - gradient)

@@ -1,8 +1,8 @@
-"""The ladder: each part of a model is compared with PyTorch's module, given the inputs that the module had.
+"""The ladder: each part of a model is compared with PyTorch's module, for the inputs that the module had.
 
-Every module of PyTorch's model records its input and its output during a whole forward pass (tests.twins.record). The
-same input through our function, with the same weights, must give the same output. So a failing test names the part that
-is wrong, and errors cannot cancel. One such comparison is a rung.
+tests.twins.record keeps the input and the output of every module of PyTorch's model during a whole forward pass. Our
+function, called with the same input and weights, must return the same output. So a failing test names the part that is
+wrong, and errors of two parts cannot cancel. One such comparison is a rung.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 
 from tests.twins import assert_close
 
-# Relative to the largest output (assert_close). 2e-6 is 16 spacings of float32. In BART's ladder the largest difference
-# is 6.3e-7 in one part, and 1.3e-6 through a whole model.
+# Tolerances of one part and of a whole model, relative to the largest output. 2e-6 is 16 times float32's machine
+# epsilon. In BART's ladder the largest difference is 6.3e-7 in one part, and 1.3e-6 through a whole model.
 PART, WHOLE = 2e-6, 5e-6
 WHOLES = ("encoder", "decoder")
 MASKS = ("padded right", "padded left", "unpadded", "holes")
 
 
 class Case(NamedTuple):
-    """A twin and a batch, and by PyTorch's module names: the outputs of our functions and of the modules."""
+    """A twin, a batch, and all outputs that are compared."""
 
     twin: Any
     batch: dict[str, np.ndarray]
-    ours: dict[str, np.ndarray]
-    theirs: dict[str, np.ndarray]
+    ours: dict[str, np.ndarray]  # PyTorch's module name -> output of our function
+    theirs: dict[str, np.ndarray]  # the same name -> output of the module
 
 
 def masked(batch: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-    """A batch that is padded on the right, with masks of another kind, one of MASKS.
+    """Gives a batch that is padded on the right masks of another kind, one of MASKS.
 
-    The decoder's arrays stay as they are for "padded left": otherwise its first positions might see nothing, a case
-    that tests/model/test_isolation.py covers.
+    "padded left" leaves the decoder's arrays as they are. With padding on the left, its first positions could attend
+    to no position at all, a case that tests/model/test_isolation.py covers.
     """
     return {name: array_with(name, array, kind) for name, array in batch.items()}
 
@@ -51,5 +51,5 @@ def array_with(name: str, array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def assert_rung(case: Case, name: str) -> None:
-    """One part of ours equals PyTorch's module of that name."""
+    """Our output equals that of PyTorch's module `name`."""
     assert_close(case.ours[name], case.theirs[name], WHOLE if name in WHOLES else PART, name)

@@ -1,8 +1,8 @@
-"""Finds the test that catches each of some wrong signs, axes and offsets: `python -m tests.mutations [NUMBER …]`.
+"""Checks that tests catch small mistakes in bart_oneliner.py: `python -m tests.mutations [NUMBER …]`.
 
-A mutation is one small change to bart_oneliner.py, in a temporary file that is imported instead of it. The tests of the
-file that should catch it run first, and then those of tests/model, until one fails, whose name is printed. The exit
-status is 0 if every mutation was caught.
+Each entry of MUTATIONS makes one small change, such as a wrong sign, axis or offset, in a temporary copy that is
+imported instead of bart_oneliner.py. The test file that should catch it runs first and then all of tests/model. The
+name of the first test that fails is printed. The exit status is 0 if every mutation was caught.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hypothesis  # noqa: F401  (imported here once, so that the process of each mutation need not import them)
+import hypothesis  # noqa: F401  (the imports marked F401 are made here once; the forked processes then have them)
 import jax  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Mutation(NamedTuple):
-    what: str
+    what: str  # the heading in the printed table
     old: str  # text that occurs once in bart_oneliner.py
     new: str
     suspect: str = "ladder"  # the test file of tests/model that should catch it
@@ -54,7 +54,7 @@ MUTATIONS = [
     ),
     Mutation("softmax over the queries", "jax.nn.softmax(scores)", "jax.nn.softmax(scores, axis=-2)"),
     Mutation("softmax over the heads", "jax.nn.softmax(scores)", "jax.nn.softmax(scores, axis=1)"),
-    Mutation("mask turned round", "jnp.where(mask, scores", "jnp.where(~mask, scores"),
+    Mutation("mask inverted", "jnp.where(mask, scores", "jnp.where(~mask, scores"),
     Mutation("masked scores zero", "jnp.finfo(scores.dtype).min)", "0.0)"),
     Mutation("masked scores minus infinity", "jnp.finfo(scores.dtype).min)", "-jnp.inf)", "isolation"),
     Mutation(
@@ -68,9 +68,13 @@ MUTATIONS = [
         "attention(memory, memory, memory_mask,",
     ),
     Mutation("cross-attention without the source", "attention(x, memory, memory_mask,", "attention(x, x, mask,"),
-    Mutation("causal mask above the diagonal", "jnp.tril(", "jnp.triu("),
-    Mutation("causal mask one too far", "jnp.ones((1, 1, T, T), bool))", "jnp.ones((1, 1, T, T), bool), 1)"),
-    Mutation("causal mask one too short", "jnp.ones((1, 1, T, T), bool))", "jnp.ones((1, 1, T, T), bool), -1)"),
+    Mutation("causal mask shows the future only", "jnp.tril(", "jnp.triu("),
+    Mutation(
+        "causal mask shows the next position", "jnp.ones((1, 1, T, T), bool))", "jnp.ones((1, 1, T, T), bool), 1)"
+    ),
+    Mutation(
+        "causal mask hides the position itself", "jnp.ones((1, 1, T, T), bool))", "jnp.ones((1, 1, T, T), bool), -1)"
+    ),
     Mutation("decoder padding ignored", "mask &= decoder_attention_mask", "mask |= decoder_attention_mask"),
     Mutation("head with its bias subtracted", "return logits + jax.lax", "return logits - jax.lax"),
     Mutation(
@@ -79,10 +83,15 @@ MUTATIONS = [
         'params["final_logits_bias"]',
         "gradients",
     ),
-    Mutation("lookups train the padding row", "jax.lax.stop_gradient(tokens), tokens)", "tokens, tokens)", "gradients"),
+    Mutation(
+        "embedding lookups train the padding row",
+        "jax.lax.stop_gradient(tokens), tokens)",
+        "tokens, tokens)",
+        "gradients",
+    ),
     Mutation("labels not shifted", "[start, labels[:, :-1]]", "[start, labels[:, 1:]]", "gradients"),
     Mutation("labels of -100 counted", "/ counted.sum()", "/ counted.size", "gradients"),
-    Mutation("smoothing with the sign turned", "nll - label_smoothing *", "nll + label_smoothing *", "gradients"),
+    Mutation("smoothing with the opposite sign", "nll - label_smoothing *", "nll + label_smoothing *", "gradients"),
     Mutation("smoothing sums over the vocabulary", "log_probs.mean(-1)", "log_probs.sum(-1)", "gradients"),
     Mutation(
         "heads interleaved in conversion",
@@ -90,9 +99,9 @@ MUTATIONS = [
         "return a.reshape(K, H, D).transpose(1, 2, 0)",
     ),
     Mutation("a matrix not transposed in conversion", "return a.T.reshape(shape) if", "return a.reshape(shape) if"),
-    Mutation("fresh weights of half the deviation", "config.init_std * jax", "0.5 * config.init_std * jax", "init"),
+    Mutation("initial weights with half the deviation", "config.init_std * jax", "0.5 * config.init_std * jax", "init"),
     Mutation(
-        "fresh padding row not zero", ".at[config.pad_token_id].set(0.0)", ".at[config.pad_token_id].add(0.0)", "init"
+        "initial padding row not zero", ".at[config.pad_token_id].set(0.0)", ".at[config.pad_token_id].add(0.0)", "init"
     ),
     Mutation(
         "dropout keeps what it should drop",
@@ -102,10 +111,10 @@ MUTATIONS = [
     ),
     Mutation("dropout without rescaling", "x / (1.0 - rate)", "x", "dropout"),
     Mutation(
-        "activation dropout at the other rate", "config.activation_dropout, next", "config.dropout, next", "dropout"
+        "activation dropout at the rate `dropout`", "config.activation_dropout, next", "config.dropout, next", "dropout"
     ),
     Mutation(
-        "attention dropout at the other rate", "config.attention_dropout, next", "config.dropout, next", "dropout"
+        "attention dropout at the rate `dropout`", "config.attention_dropout, next", "config.dropout, next", "dropout"
     ),
     Mutation("no dropout after the embedding", "return dropout(x, config.dropout, key)", "return x", "dropout"),
     Mutation(
@@ -114,7 +123,7 @@ MUTATIONS = [
         "bernoulli(drop_key, layerdrop), y, x)",
         "dropout",
     ),
-    Mutation("greedy one token behind", "[:, t - 1].argmax", "[:, t - 2].argmax", "greedy"),
+    Mutation("greedy reads the logits of one position earlier", "[:, t - 1].argmax", "[:, t - 2].argmax", "greedy"),
     Mutation(
         "greedy goes on after the end", "token = jnp.where(done, config.pad_token_id, token)", "token = token", "greedy"
     ),
@@ -156,7 +165,10 @@ class FirstFailure:
 
 
 def first_failure(source: str, suspect: str) -> str:
-    """The first test that fails with this bart_oneliner.py, in a child process; an empty string if none does."""
+    """Runs the tests with `source` as bart_oneliner.py in a child process.
+
+    Returns the name of the first test that fails, or an empty string if all pass.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

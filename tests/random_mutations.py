@@ -1,15 +1,16 @@
-"""Which random changes to the code does no test notice? `python -m tests.random_mutations --seed 1 --resume FILE`.
+"""Finds random changes to the code that no test notices: `python -m tests.random_mutations --seed 1 --resume FILE`.
 
-cosmic-ray's operators make the mutants: another operator or comparison, a number one larger or smaller, a condition
-negated, a loop without iterations, a decorator removed. They are drawn by seed: first a place in the code, then one of
-the changes possible there. A mutant runs the tests that execute its line, the fastest first, up to the first failure.
-A test that hangs counts as a failure. All of it happens in a copy of the files that git tracks.
+Each changed version of a file is a mutant. cosmic-ray's operators make them: another operator or comparison, a number
+that is one larger or smaller, a negated condition, a loop without iterations, a removed decorator. The seed decides
+which places in the code are changed, and which of the changes that are possible there is made. For each mutant, the
+tests that execute the changed line run, the fastest first, up to the first failure. A test that hangs counts as a
+failure. The tests run in a copy of the files that git tracks.
 
-FILE gets a line of JSON for every mutant, and a second run with the same FILE goes on where the first one ended; a line
-that is deleted from FILE is run again. Beside it are FILE.coverage and FILE.seconds (which test executes which line,
-and how long it takes), FILE.tree (the copy) and FILE.compiled (programs): delete them when the code has changed.
-Mutants that change nothing are listed with the reason in equivalent_mutations.json. The exit status is 0 if every other
-mutant was caught.
+FILE gets one line of JSON for each mutant. A second run with the same FILE continues where the first one stopped, and
+repeats mutants whose lines were deleted from FILE. Four other files and folders are kept beside it: FILE.coverage
+(which test executes which line), FILE.seconds (how long each test takes), FILE.tree (the copy) and FILE.compiled (XLA
+programs). Delete these four when the code has changed. tests/equivalent_mutations.json lists mutants that change
+nothing that a test could see, each with the reason. The exit status is 0 if every other mutant was caught.
 """
 
 from __future__ import annotations
@@ -42,35 +43,36 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARES = {  # how many of a hundred mutants change each folder
+SHARES = {  # folder -> percentage of the mutants
     "inference/bart_inference/generation": 30,
     "server/bart_server/scheduling": 30,
     "server/bart_server/services": 22,
     "server/bart_server/transport": 18,
 }
-TESTS = {  # files that are quick enough and run the folders' code in their own process
+TESTS = {  # test files that run the code of SHARES in their own process and are quick enough to be repeated
     "inference": ["options", "sampling", "golden", "lookup", "invariance", "generation_grid", "summarize"],
     "server": [
         *("admission", "fairness", "scheduler", "workers", "store", "session", "runtime", "call", "conversion"),
         *("service", "faults", "operations", "security", "reading", "transport", "without_transport"),
     ],
 }
-IMPORTS = [  # what the tests import beside the project
+IMPORTS = [  # packages of others that the tests import
     "google.rpc.error_details_pb2", "grpc.aio", "grpc_health.v1.health_pb2_grpc", "grpc_reflection.v1alpha.reflection",
     "hypothesis.strategies", "jax.numpy", "opentelemetry.sdk.trace.export", "prometheus_client", "safetensors.numpy",
     "scipy.stats", "tokenizers", "torch", "transformers.models.bart.modeling_bart", "trustme",
 ]  # fmt: skip
 PATHS = ["", "inference", "server", "training", "relatives", "clients/python"]  # the import path, as in pyproject.toml
-OPERATORS = {name: get_operator(name)() for name in operator_names() if "Variable" not in name}  # others need arguments
+# cosmic-ray's operators on variables need arguments and are left out.
+OPERATORS = {name: get_operator(name)() for name in operator_names() if "Variable" not in name}
 EQUIVALENT = Path(__file__).with_name("equivalent_mutations.json")
 
 
 class Mutant(NamedTuple):
-    path: str
+    path: str  # of the changed file, relative to the repository
     line: int
-    operator: str
-    old: str  # the lines that differ
-    new: str
+    operator: str  # its name in cosmic-ray
+    old: str  # the changed lines before the change
+    new: str  # and after it
     code: str  # the whole mutated file
 
     def record(self, **result: Any) -> dict[str, Any]:
@@ -78,7 +80,11 @@ class Mutant(NamedTuple):
 
 
 class Positions(Visitor):
-    """Visits a file and collects {(start, end): [(operator's name, its occurrence in the file), …]}."""
+    """Visits the syntax tree of a file and collects the changes that are possible at each place of it.
+
+    `changes` maps a place (start, end) to pairs (name of an operator, number of the occurrence in the file), which
+    cosmic-ray's mutate_code takes.
+    """
 
     def __init__(self) -> None:
         self.changes: dict[Any, list[tuple[str, int]]] = defaultdict(list)
@@ -94,7 +100,7 @@ class Positions(Visitor):
 
 @functools.cache
 def without_annotations(code: str) -> str:
-    """The code's tree without annotations, which are not evaluated."""
+    """The code's syntax tree as text, without annotations: changes of these have no effect at run time."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
         for field in {"annotation", "returns"} & set(node._fields):
@@ -103,7 +109,7 @@ def without_annotations(code: str) -> str:
 
 
 def mutant_at(path: str, line: int, name: str, occurrence: int) -> Mutant | None:
-    """None if the change is no Python, or only changes an annotation."""
+    """Makes one change; returns None if the result is not valid Python or only an annotation differs."""
     source = (ROOT / path).read_text(encoding="utf-8")
     code = mutate_code(source, OPERATORS[name], occurrence)
     try:
@@ -117,7 +123,7 @@ def mutant_at(path: str, line: int, name: str, occurrence: int) -> Mutant | None
 
 
 def draw(seed: int, count: int, folders: list[str]) -> list[Mutant]:
-    """The folders' part of `count` mutants, which are divided by SHARES. No two at the same place."""
+    """Draws mutants of the given folders, at most one at each place; each folder gets its SHARES percent of `count`."""
     mutants: list[Mutant] = []
     for folder in folders:
         chance, places = random.Random(f"{seed} {folder}"), []
@@ -136,14 +142,14 @@ def draw(seed: int, count: int, folders: list[str]) -> list[Mutant]:
 
 
 def copy_tree(results: Path) -> Path:
-    """A copy of the files that git tracks, and what processes there need in their environment."""
+    """Copies the files that git tracks to FILE.tree, and sets the environment variables that tests need there."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tree = Path(f"{results}.tree")
     for name in filter(None, tracked.split("\0")):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tree / name)
     os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": f"{results}.compiled",  # a mutant changes few of the programs
+        "JAX_COMPILATION_CACHE_DIR": f"{results}.compiled",  # most programs are the same for all mutants
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join(str(tree / path) for path in PATHS),
@@ -152,7 +158,10 @@ def copy_tree(results: Path) -> Path:
 
 
 class Reporter:
-    """A pytest plugin that writes each test's beginning, its first failure, and the seconds it took."""
+    """A pytest plugin that reports on a pipe: each test's start, and the outcome and seconds of each of its phases.
+
+    A line is JSON: [outcome, test, seconds, first line of the error]. The last line's outcome is "ended".
+    """
 
     def __init__(self, writer: int) -> None:
         self._writer = writer
@@ -168,7 +177,7 @@ class Reporter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        # Not later: the server of a failed test can block the garbage collection that pytest ends with.
+        # Reported here, because pytest may not end: a server that a failed test left can block its garbage collection.
         self.tell("ended", "", 0, f"pytest's status {int(exitstatus)}")
 
     def pytest_collectreport(self, report: Any) -> None:
@@ -182,15 +191,16 @@ def reason(report: Any) -> str:
 
 
 class Contexts:
-    """A pytest plugin that records which test executes a line.
+    """A pytest plugin that records which tests execute a line.
 
-    A shared fixture and a compiled program are made once, in the first test that needs them, though they matter to the
-    others: fixtures, and all of tests/inference, are recorded under their file, which means every test of it.
+    Lines are usually recorded under a test's name. A shared fixture or a compiled program is made once, in the first
+    test that needs it, but later tests depend on it too. So the lines of shared fixtures, and all lines of
+    tests/inference, are recorded under the name of the test file, which stands for every test in it.
     """
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self._measured = measured
-        self._test = ""  # the one that runs
+        self._test = ""  # the test that is running
 
     def _switch(self, test: str, shared: bool) -> None:
         self._measured.switch_context(file_of(test) if shared or test.startswith("tests/inference") else test)
@@ -213,15 +223,16 @@ class Contexts:
 
 
 def run_tests(tree: Path, tests: list[str], limit: float, measured: Path | None = None) -> list[list[Any]]:
-    """Runs tests in a forked process, which has loaded the libraries already.
+    """Runs tests in a forked process, for which the libraries are loaded already, for at most `limit` seconds.
 
-    Returns what Reporter wrote, and then "ended" or "hung".
+    With `measured`, it writes to that file which test executes which line, and does not stop at a failure. Returns the
+    lines that Reporter wrote; the last one's outcome is "ended", or "hung" if the limit was reached.
     """
     reader, writer = os.pipe()
     if not (child := os.fork()):
         os.setsid()
         os.chdir(tree)
-        sys.dont_write_bytecode = not measured  # a mutant's could be taken for that of the next one
+        sys.dont_write_bytecode = not measured  # the next mutant could otherwise load the bytecode of this one
         os.environ |= {} if measured else {"PYTHONDONTWRITEBYTECODE": "1"}
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
         os.dup2(1, 2)
@@ -256,7 +267,7 @@ def run_tests(tree: Path, tests: list[str], limit: float, measured: Path | None 
 
 
 class Tests:
-    """Which tests execute a line, and how long they take; measured once and kept beside the results."""
+    """Knows which tests execute a line, and how long they take: measured once, without a mutant, and kept in files."""
 
     def __init__(self, tree: Path, results: Path, folders: list[str]) -> None:
         parts = {folder.partition("/")[0] for folder in folders}
@@ -267,7 +278,7 @@ class Tests:
             measured = run_tests(tree, files, 3600, lines)
             failed = {test for outcome, test, _, _ in measured if outcome in ("failed", "hung")}
             if failed:
-                print("not used, because they fail without a mutant:", *sorted(failed), sep="\n  ", flush=True)
+                print("these tests fail without a mutant and are left out:", *sorted(failed), sep="\n  ", flush=True)
             durations: dict[str, list[float]] = defaultdict(list)  # seconds of setup, call, teardown
             for outcome, test, duration, _ in measured:
                 if outcome == "passed" and test not in failed:
@@ -283,17 +294,19 @@ class Tests:
         self._data.read()
 
     def of(self, path: str, line: int, budget: float) -> tuple[list[str], float, int]:
-        """The tests that execute the line, the fastest first; their seconds; how many exceed the budget.
+        """Chooses tests for a line within `budget` seconds, the fastest first, and at least one.
 
-        For a line that only imports execute these are all tests of its file.
+        These are the tests that execute the line, or any line of its file if the line runs only at import. Returns
+        their names, their seconds together, and the number of tests for which the budget was too small.
         """
         file = next((name for name in self._data.measured_files() if name.endswith(path)), "")
         contexts = self._data.contexts_by_lineno(file)
         names = set(contexts.get(line, [])) - {""} or set(itertools.chain(*contexts.values()))
         tests = [test for test in self._durations if test in names or file_of(test) in names]
         setup = {test: self._setup[file_of(test)] for test in tests}
-        together = {test: file_of(test) if setup[test] > 1 else "" for test in tests}  # a costly fixture is made once
-        tests.sort(key=lambda test: (together[test], sum(self._durations[test])))
+        # Tests of a file whose setup takes over a second run one after the other, so that its fixtures are made once.
+        group = {test: file_of(test) if setup[test] > 1 else "" for test in tests}
+        tests.sort(key=lambda test: (group[test], sum(self._durations[test])))
         chosen, total, files = [], 0.0, set()
         for test in tests:
             cost = sum(self._durations[test][1:]) + (0.0 if file_of(test) in files else setup[test])
@@ -309,6 +322,7 @@ def file_of(test: str) -> str:
 
 
 def judge(mutant: Mutant, tests: Tests, tree: Path, budget: float) -> dict[str, Any]:
+    """Runs the tests with the mutant in the copied tree, restores the file, and returns the record for FILE."""
     names, seconds, left_out = tests.of(mutant.path, mutant.line, budget)
     if not names:
         return mutant.record(result="survived", by="", why="no test executes the line")
@@ -321,20 +335,20 @@ def judge(mutant: Mutant, tests: Tests, tree: Path, budget: float) -> dict[str, 
         (tree / mutant.path).write_text(original, encoding="utf-8")
     failures = [line for line in lines if line[0] in ("failed", "hung")]
     passed = len({line[1] for line in lines if line[0] == "passed"})
-    took = {"seconds": round(time.monotonic() - began, 1), "passed": passed, "left_out": left_out}
+    figures = {"seconds": round(time.monotonic() - began, 1), "passed": passed, "left_out": left_out}
     if failures:
-        return mutant.record(result="caught", by=failures[0][1], why=failures[0][3] or failures[0][0], **took)
-    if passed < len(names):
-        return mutant.record(result="caught", by="", why=lines[-1][3], **took)
-    return mutant.record(result="survived", by="", why="", **took)
+        return mutant.record(result="caught", by=failures[0][1], why=failures[0][3] or failures[0][0], **figures)
+    if passed < len(names):  # pytest ended early, for example because the process died
+        return mutant.record(result="caught", by="", why=lines[-1][3], **figures)
+    return mutant.record(result="survived", by="", why="", **figures)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--folders", nargs="+", choices=SHARES, default=list(SHARES), help="only these folders' part")
-    parser.add_argument("--resume", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--seed", type=int, required=True, help="seed by which the mutants are drawn")
+    parser.add_argument("--count", type=int, default=200, help="mutants in all folders together (default: 200)")
+    parser.add_argument("--folders", nargs="+", choices=SHARES, default=list(SHARES), help="default: all")
+    parser.add_argument("--resume", type=Path, required=True, metavar="FILE", help="file with the results")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of tests for one mutant (default: 60)")
     parser.add_argument("--at-most", type=int, default=10**9, help="mutants to run this time (default: all)")
     arguments = parser.parse_args()
@@ -345,7 +359,8 @@ def main() -> int:
     mutants = draw(arguments.seed, arguments.count, arguments.folders)
     waiting = [mutant for mutant in mutants if (mutant.path, mutant.line, mutant.new) not in known]
     tree = copy_tree(results)
-    for name in IMPORTS:  # once, and not in every forked process; after `copy_tree`, whose environment jax reads
+    # The forked processes inherit these imports. jax reads environment variables that `copy_tree` sets.
+    for name in IMPORTS:
         importlib.import_module(name)
     tests = Tests(tree, results, arguments.folders)
     for mutant in waiting[: arguments.at_most]:

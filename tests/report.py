@@ -73,7 +73,7 @@ def open_checkpoint(checkpoint: str | None) -> tuple[Twin, Model]:
     model = load(checkpoint)
     folder = embedded() if checkpoint is None else find_folder(checkpoint)
     theirs = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    params = {name: model.params[name] for name in param_shapes(model.config)}  # leaves out a classification head
+    params = {name: model.params[name] for name in param_shapes(model.config)}  # without a classification head's
     return Twin(theirs, params, model.config), model
 
 
@@ -85,7 +85,7 @@ def versions() -> str:
 
 
 def inputs(model: Model) -> dict[str, np.ndarray]:
-    """A padded batch with labels of −100: of texts if the checkpoint has a tokenizer, of random ids otherwise."""
+    """A padded batch, whose labels are -100 at padding: TEXTS if the checkpoint has a tokenizer, else random ids."""
     if model.tokenizer is None:
         return batch(model.config, B=3, S=24, T=12)
     sources = [truncate(encode_text(model.tokenizer, text), model.config.max_position_embeddings) for text in TEXTS]
@@ -119,11 +119,11 @@ def generations(pair: Twin, model: Model, x: dict[str, np.ndarray]) -> Iterator[
     for what, options in (
         ("greedy", {"num_beams": 1, "do_sample": False, "max_length": length}),
         ("4 beams", {"num_beams": 4, "do_sample": False, "max_length": length}),
-        ("as the checkpoint generates", {}),
+        ("the checkpoint's options", {}),
     ):
         ours = generate(prepared, **source, **options)
         inputs = {name: torch.tensor(array).long() for name, array in source.items()}
-        with warnings.catch_warnings(action="ignore"):  # about a missing max_length
+        with warnings.catch_warnings(action="ignore"):  # transformers warns if max_length is missing
             theirs = pair.torch.generate(**inputs, **options, return_dict_in_generate=True, output_scores=True)
         tokens = theirs.sequences.numpy()
         width = max(tokens.shape[1], ours.sequences.shape[1])
@@ -146,8 +146,8 @@ def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], float64: bool) ->
     if not float64:
         yield Row("gradient, whole, float32", gradients.distance(theirs[1], ours[1]) / whole, 1e-4, f"norm {whole:.3g}")
         return
-    # bart-large's gradient in float64 takes 3.2 GB. PyTorch's is computed before our float64 parameters exist, and the
-    # float32 gradients are freed before ours is computed, which reduces the peak from 24 to 16 GB.
+    # bart-large's gradient in float64 takes 3.2 GB. PyTorch's is computed before our float64 parameters exist, and both
+    # float32 gradients are freed before our float64 gradient is computed. That reduces the peak from 24 to 16 GB.
     with jax.enable_x64(True):
         pair.torch.double()
         truth, true_logits = gradients.theirs(pair, x, 0.1), torch_logits(pair, x)

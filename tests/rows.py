@@ -1,4 +1,4 @@
-"""The rows of a report: what was compared, the difference from PyTorch's, and whether it is within the tolerance."""
+"""Makes the rows of a report: what was compared, the difference from PyTorch, and whether the tolerance holds."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ class Row(NamedTuple):
 
 
 def relative(ours: Any, theirs: Any) -> float:
-    """The largest difference over PyTorch's largest value."""
+    """The largest absolute difference, divided by PyTorch's largest absolute value."""
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
 def parameters(ours: dict[str, np.ndarray], model: torch.nn.Module) -> Row:
-    """The number of tensors that conversion to our format and back changes by a bit."""
+    """The number of tensors of which conversion to our format and back changes any bit."""
     theirs = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     wrong = [name for name in ours if name not in theirs or ours[name].tobytes() != theirs[name].tobytes()]
     return Row("parameters, converted and back", len(wrong), 0, ", ".join(wrong[:2]) or f"{len(ours)} tensors")
 
 
 def float32_gradient(ours: Gradient, theirs: Gradient, truth: Gradient) -> Row:
-    """The distance of our float32 gradient from PyTorch's float64 one, over that of PyTorch's float32 gradient."""
+    """Two distances from `truth`, PyTorch's float64 gradient: our float32 gradient's divided by PyTorch's float32's."""
     ratio = gradients.distance(ours, truth) / gradients.distance(theirs, truth)
     return Row("gradient, our distance / PyTorch's, float32", ratio, 2, f"whole norm {gradients.norm(truth):.3g}")
 
 
 def float64(what: str, ours: tuple[float, Gradient], theirs: tuple[float, Gradient]) -> Iterator[Row]:
-    """A loss and its gradients in float64, ours and PyTorch's."""
+    """Compares a loss and its gradients in float64."""
     yield Row(f"{what}, float64", abs(ours[0] - theirs[0]) / theirs[0], 1e-12, f"{theirs[0]:.10f}")
     whole = gradients.norm(theirs[1])
     far = {name: float(np.linalg.norm(ours[1][name] - g)) / whole for name, g in theirs[1].items()}
     worst = max(far, key=far.__getitem__)
-    yield Row("gradient, worst tensor of the whole norm, float64", far[worst], 1e-9, f"{len(far)} tensors, {worst}")
+    yield Row("gradient, worst tensor / whole norm, float64", far[worst], 1e-9, f"{len(far)} tensors, {worst}")
     biases = {name: g for name, g in (*ours[1].items(), *theirs[1].items()) if name.endswith(KEY_BIASES)}
     if biases:
-        note = "truly 0: softmax does not see them"  # adding a number to all scores changes no probability
+        note = "exactly 0 without rounding"  # a key bias adds one number to all scores of a query: softmax ignores it
         yield Row("gradient of the key biases, float64", gradients.norm(biases) / whole, 1e-12, note)

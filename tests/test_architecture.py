@@ -1,6 +1,6 @@
-"""Imports between folders point one way, and README is right about files and sizes.
+"""Imports between folders point one way, and README.md states the files and sizes that exist.
 
-The rules of the server's folders are in tests/server/test_layout.py; tests/test_start.py says what starts without jax.
+tests/server/test_layout.py has the rules for the server's folders, tests/test_start.py what must start without jax.
 """
 
 import ast
@@ -19,7 +19,7 @@ RELATIVES = {"bert_oneliner", "t5_oneliner"}
 PACKAGES = {"bart_oneliner", "bart_inference", "bart_server", "bart_client", "bart_proto", "bart_training"}
 OURS = PACKAGES | RELATIVES | {"benchmarks", "support", "tests"}
 MAY_IMPORT = {  # folder -> the packages of ours that its modules may import, besides their own
-    "bart_oneliner.py": {"bart_inference"},  # its demo only: see test_the_page_imports_nothing_of_ours
+    "bart_oneliner.py": {"bart_inference"},  # only the functions of its command line import it
     "relatives": {"bart_oneliner"},
     "inference/bart_inference": {"bart_oneliner"},
     "training/bart_training": {"bart_inference", "bart_oneliner"},
@@ -30,7 +30,7 @@ MAY_IMPORT = {  # folder -> the packages of ours that its modules may import, be
     "tests": OURS,
 }
 TEST_BENCHMARKS = ("tests/benchmarks", "tests/tpu")  # the only tests that import benchmarks
-LAYERS = (  # of bart_inference, the lowest first: a module imports from lower layers and from its own folder
+LAYERS = (  # bart_inference's modules, the lowest layer first: each imports from lower layers and its own folder
     (
         "buckets",
         "compile_cache",
@@ -88,7 +88,7 @@ def test_only_the_tests_of_benchmarks_import_them():
 
 
 def layer_of(module: str) -> int | None:
-    """The layer of a module of bart_inference, by the longest of LAYERS' names that it begins with."""
+    """The layer of a module of bart_inference: that of the longest name in LAYERS that is a prefix of the module's."""
     layers = {name: index for index, names in enumerate(LAYERS) for name in names}
     parts = module.split(".")
     prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
@@ -104,7 +104,7 @@ def test_imports_inside_bart_inference_point_down_only(file):
     assert importer_layer is not None, f"bart_inference.{module} is in none of LAYERS"
     for name, _ in imported_names(file):
         package, _, other = name.partition(".")
-        other = bart_inference.MODULES.get(other, other)  # what bart_inference/__init__.py gives
+        other = bart_inference.MODULES.get(other, other)  # for a public function, the module that defines it
         if package != "bart_inference" or (layer := layer_of(other)) is None:
             continue
         same_folder = "." in module and module.split(".")[0] == other.split(".")[0]

@@ -74,7 +74,7 @@ def test_the_one_line_gives_the_summary_of_cached_greedy_search(model):
 
 
 def test_an_adapter_is_merged(model, tmp_path):
-    torch.manual_seed(0)  # some adapters leave the summary as it is
+    torch.manual_seed(0)  # with some seeds the random adapter does not change the summary
     base = BartForConditionalGeneration.from_pretrained(embedded())
     adapter = get_peft_model(base, LoraConfig(target_modules=["q_proj", "fc1"], init_lora_weights=False))
     adapter.save_pretrained(tmp_path)
@@ -109,7 +109,7 @@ def test_the_second_run_compiles_nothing(model, cache):
     first = run(TEXT).stdout
     programs = {path.name for path in cache.glob("*-cache")}
     assert programs and run(TEXT).stdout == first == summarize(model, TEXT) + "\n"
-    assert {path.name for path in cache.glob("*-cache")} == programs, "what was added was not found before"
+    assert {path.name for path in cache.glob("*-cache")} == programs, "the second run stored further programs"
 
 
 def test_a_damaged_compile_cache_is_one_line(model, tmp_path):

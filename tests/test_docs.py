@@ -18,7 +18,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 @pytest.mark.parametrize("script", ["quote.py", "figures.py", "run.py"])
 def test_quotes_figures_and_outputs_are_fresh(script: str) -> None:
-    """Each is equal to the byte; `python docs/quote.py`, `docs/figures.py` and `docs/run.py` update them."""
+    """The pages hold, byte for byte, what these scripts generate. Run without --check, each script updates them."""
     command = [sys.executable, str(ROOT / "docs" / script), "--check"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -26,7 +26,7 @@ def test_quotes_figures_and_outputs_are_fresh(script: str) -> None:
 
 
 def test_a_stale_quote_is_noticed(tmp_path: Path) -> None:
-    """So the check can fail."""
+    """docs/quote.py --check fails if the quoted file has changed."""
     (tmp_path / "docs").mkdir()
     for name in ("docs/quote.py", "docs/model.md", "bart_oneliner.py"):
         (tmp_path / name).write_text((ROOT / name).read_text())
@@ -62,7 +62,7 @@ def test_links_and_named_tests_exist(page: Path) -> None:
 
 
 def upstream_rows() -> list[tuple[list[str], Path]]:
-    """The rows of docs/upstream.md: what is quoted in the first column, and the folder of the second."""
+    """The rows of docs/upstream.md: the backquoted names of the first column, and the folder linked in the second."""
     rows = []
     for line in (ROOT / "docs/upstream.md").read_text().splitlines():
         cells = line.split(" | ")

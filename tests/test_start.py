@@ -43,7 +43,7 @@ def test_a_module_is_imported_without_jax(module: str) -> None:
 
 def test_fine_tuning_names_the_extra_where_it_is_missing() -> None:
     done = run(
-        "import sys; sys.modules['optax'] = None  # what the import system sees of a package that is not installed\n"
+        "import sys; sys.modules['optax'] = None  # importing it raises ImportError, as if it were not installed\n"
         "from bart_training.finetune import main\n"
         "sys.exit(main('--corpus C --tokenizer T --run R --steps 1'.split()))"
     )
@@ -53,7 +53,7 @@ def test_fine_tuning_names_the_extra_where_it_is_missing() -> None:
 
 def test_the_server_names_the_extra_where_it_is_missing() -> None:
     done = run(
-        "import sys; sys.modules['prometheus_client'] = None  # as above\n"
+        "import sys; sys.modules['prometheus_client'] = None  # importing it raises ImportError\n"
         "from bart_server.__main__ import main\n"
         "sys.argv = ['bart-server', '--port', '0']\n"
         "main()"

@@ -53,12 +53,12 @@ class Twin(NamedTuple):
 
     @property
     def model(self) -> Model:
-        """The twin as bart_inference's functions take it, with the torch model's generation options."""
+        """The Model that bart_inference's functions take, with the torch model's generation options."""
         return Model(self.params, self.config, self.torch.generation_config.to_diff_dict(), None)
 
 
 def randomize(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
-    """Random weights in every parameter and buffer: variance-preserving matrices times `gain`, nothing zero or one."""
+    """Random values in every parameter and buffer; matrices preserve the variance of their input times `gain`²."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in [*model.named_parameters(), *model.named_buffers()]:
@@ -77,7 +77,7 @@ def randomize(model: torch.nn.Module, seed: int = 0, gain: float = 1.0) -> None:
 
 
 def of(model: PreTrainedModel) -> Twin:
-    """The twin of a given torch model: same weights, same dtype."""
+    """A torch model together with its weights in our format, in the same dtype."""
     config = Config.from_json(model.config.to_dict())
     params = convert({name: tensor.numpy() for name, tensor in model.state_dict().items()}, config)
     arrays = jax.tree.map(jnp.asarray, params)
@@ -91,9 +91,9 @@ def flat(tree: Params) -> dict[str, np.ndarray]:
 
 
 def twin(seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any) -> Twin:
-    """A random BartForConditionalGeneration and its twin. `fields` go to BartConfig, over those of TINY.
+    """A random BartForConditionalGeneration and its twin. `fields` of BartConfig replace those of TINY.
 
-    dtype "float64" (inside the fixture x64) has the float32 model's weights exactly, in float64.
+    With dtype "float64", the weights are those of the float32 model, cast to float64. It needs the fixture x64.
     """
     model = BartForConditionalGeneration(BartConfig(**{**TINY, **fields}))
     randomize(model, seed, gain)
@@ -136,14 +136,14 @@ def logits(twin: Twin, batch: dict[str, np.ndarray]) -> np.ndarray:
 
 @torch.no_grad()
 def torch_logits(twin: Twin, batch: dict[str, np.ndarray]) -> np.ndarray:
-    """PyTorch's logits for the same."""
+    """PyTorch's logits for a batch, without its labels."""
     tensors = {name: torch.tensor(batch[name]).long() for name in FORWARD if name in batch}
     return twin.torch(**tensors, use_cache=False).logits.numpy()
 
 
 def record(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
-    """The inputs (hidden states, without masks) and the output of every module of a model, while `run` runs it."""
-    seen = {}
+    """Calls `run`, which runs the model: module name -> its inputs (hidden states, without masks) and its output."""
+    recorded = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -151,7 +151,7 @@ def record(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, tuple[li
             if torch.is_tensor(output):
                 named = [kwargs.get(k) for k in ("hidden_states", "key_value_states", "encoder_hidden_states")]
                 tensors = [t.numpy() for t in (*args, *named) if torch.is_tensor(t) and t.ndim == 3]
-                seen[name] = tensors, output.numpy()
+                recorded[name] = tensors, output.numpy()
 
         return hook
 
@@ -159,11 +159,14 @@ def record(model: torch.nn.Module, run: Callable[[], Any]) -> dict[str, tuple[li
     run()
     for handle in handles:
         handle.remove()
-    return seen
+    return recorded
 
 
 def assert_close(ours: Any, theirs: Any, tolerance: float = 1e-5, what: str = "", where: Any = None) -> None:
-    """The largest difference is at most tolerance × PyTorch's largest value (or 1), over the entries where `where`."""
+    """The largest difference is at most tolerance × PyTorch's largest absolute value, or × 1 if that is smaller than 1.
+
+    Only entries where `where` is true are compared.
+    """
     a, b = np.asarray(ours), np.asarray(theirs)
     assert a.shape == b.shape, f"{what}: shape {a.shape}, PyTorch's {b.shape}"
     difference = np.abs(a - b)
@@ -172,5 +175,5 @@ def assert_close(ours: Any, theirs: Any, tolerance: float = 1e-5, what: str = ""
     scale = max(1.0, float(np.abs(b).max(initial=0)))
     at = np.unravel_index(np.argmax(difference), a.shape) if a.size else ()
     worst = float(difference[at]) if a.size else 0.0
-    detail = f"{what}: differs by {worst:.2e} at {tuple(map(int, at))} (allowed {tolerance:.0e} of {scale:.3g})"
+    detail = f"{what}: differs by {worst:.2e} at {tuple(map(int, at))} (allowed {tolerance:.0e} × {scale:.3g})"
     assert worst <= tolerance * scale, f"{detail}: ours {a[at]}, PyTorch's {b[at]}"  # NaN fails too

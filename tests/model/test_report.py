@@ -17,7 +17,7 @@ EXPECTED_ROWS = (  # some rows of every report
     "generated tokens, 4 beams",
     "scores, 4 beams",
     "loss, float32",
-    "gradient, worst tensor of the whole norm, float64",
+    "gradient, worst tensor / whole norm, float64",
     "gradient of the key biases, float64",
     "gradient, our distance / PyTorch's, float32",
 )

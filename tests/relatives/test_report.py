@@ -12,7 +12,7 @@ EXPECTED_ROWS = (
     "loss, float32",
     "logits, float64",
     "loss, float64",
-    "gradient, worst tensor of the whole norm, float64",
+    "gradient, worst tensor / whole norm, float64",
     "gradient, our distance / PyTorch's, float32",
 )
 ORDINARY = ("bert-tiny", "roberta-tiny", "t5-tiny", "flan-t5-tiny", "t5-small")
