@@ -13,7 +13,7 @@ FALSE_ALARM = 1e-6
 
 
 def assert_same_distribution(ours: Any, theirs: Any) -> None:
-    """Compares N random outputs (N,T,D): mean and distribution of each entry, and correlation of each pair of entries."""
+    """Compares N random outputs (N,T,D): mean and distribution of each entry, correlation of each pair of entries."""
     a, b = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (ours, theirs))
     constant = b.std(0) == 0
     assert (constant == (a.std(0) == 0)).all(), "an entry is random on one side only"

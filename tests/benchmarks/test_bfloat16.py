@@ -14,5 +14,5 @@ def test_shares_are_of_documents_and_of_tokens_without_the_start_token() -> None
     assert compare(wide, narrow) == {
         "documents": 2,
         "differing_percent": 50.0,
-        "tokens_before_the_first_difference_percent": 80.0,  # 3 and 1 of 3 and 2
+        "tokens_before_the_first_difference_percent": 80.0,  # 3 of 3 tokens and 1 of 2: 4 of 5
     }

@@ -1,4 +1,4 @@
-"""The operations of compiled programs get the right kind."""
+"""benchmarks.breakdown assigns the operations of compiled programs to the right kinds."""
 
 import dataclasses
 

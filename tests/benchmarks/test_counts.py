@@ -1,4 +1,4 @@
-"""The counts of operations equal PyTorch's, and the limit is their sum."""
+"""The floating-point operations that we count equal PyTorch's count, and the least time follows from the counts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Where tokens differ, the margin is the one at PyTorch's first decision that differs."""
+"""`margin` is infinite for equal tokens, and otherwise PyTorch's margin at the first decision that differs."""
 
 import math
 

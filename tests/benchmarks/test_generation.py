@@ -1,4 +1,4 @@
-"""The table shows what was measured, goals are met or not, and an interrupted run resumes."""
+"""benchmarks.generation reports figures and goals correctly, resumes a run, and leaves out rivals that fail."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def test_tokens_that_differ_count_unless_pytorch_nearly_tied(compared, shown, ma
 
 
 class FakeWorker:
-    """A rival that gives the same answer each time; the one with the name "slow" fails."""
+    """Replaces the process of a rival and returns fixed figures; the one with the name "slow" fails."""
 
     load_seconds = 0.0
     asked: list[str] = []  # noqa: RUF012
@@ -105,10 +105,10 @@ def test_cells_run_singly_and_resume(command):
     assert cells["base-b1-greedy-s128"]["same_steps"]
     assert {"processor", "versions", "command"} <= set(cells["base-b1-greedy-s128"]["circumstances"])
     cells = command("base-b1-greedy", "--rivals", "ours,machine", "--rounds", "3")
-    assert len(cells) == 3, "the two that were missing"
-    assert "pytorch" in cells["base-b1-greedy-s128"]["rivals"], "the first was measured again"
+    assert len(cells) == 3, "the two missing cells were not measured"
+    assert "pytorch" in cells["base-b1-greedy-s128"]["rivals"], "the first cell was measured again"
     command("base-b1-greedy", "--rivals", "ours,machine")
-    assert FakeWorker.asked == [], "all was measured already"
+    assert FakeWorker.asked == [], "cells that were complete are measured again"
     command("base-b1-greedy-s128", "--rivals", "ours,machine", "--again", "--rounds", "3")
     assert FakeWorker.asked == ["ours", "machine", "ours", "machine", "machine", "ours", "ours", "machine"]
 

@@ -1,4 +1,4 @@
-"""The benchmark of the peak memory of loading and preparing a model."""
+"""benchmarks.memory measures the peak memory of loading and preparing a model, and bart-base stays within its limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.memory import MAX_RATIO, measure
 
 
 def test_the_peak_is_at_least_the_weights() -> None:
-    """Of the embedded checkpoint (64 MB), where other memory, such as that of compiled programs, is a large share."""
+    """The embedded checkpoint has 64 MB of weights, so compiled programs and buffers are a large share of the peak."""
     figures = measure(TINY)
     assert 40 < figures["weights_mb"] < 100
     assert 1.0 <= figures["ratio"] < 1.5

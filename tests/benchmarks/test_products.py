@@ -1,4 +1,4 @@
-"""Both products are measured, every matrix is used, and the table shows the times."""
+"""benchmarks.products measures XLA's product and oneDNN's, uses every matrix, and shows the times in its table."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,8 @@ from benchmarks import products
 @pytest.mark.skipif(not onednn.available(), reason="this processor or jaxlib has no oneDNN")
 def test_both_are_measured(monkeypatch):
     monkeypatch.setattr(products, "AT_ONCE", 1e5)
-    assert all(0 < seconds < 10 for seconds in products.measure(4, 48, 100).values())
+    seconds = products.measure(4, 48, 100)
+    assert set(seconds) >= {"xla", "onednn"} and all(value > 0 for value in seconds.values()), seconds
 
 
 def test_every_matrix_is_multiplied_with():

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Checkout:
-    """Replaces the process of a checkout: its runs take the seconds that the test gives."""
+    """Replaces the process of a checkout and reports the seconds and tokens that the test sets."""
 
     def __init__(self, seconds: list[float], tokens: list[list[int]]) -> None:
         self.seconds, self.tokens = iter(seconds), tokens

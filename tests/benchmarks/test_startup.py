@@ -1,4 +1,4 @@
-"""Start-up is a median over processes that take turns; the first of each is not counted."""
+"""benchmarks.startup reports the median of several starts of each contender without the first."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def test_the_command_measures_saves_and_reports(monkeypatch, tmp_path, capsys):
     base = json.loads((tmp_path / "results.json").read_text())["base"]["contenders"]
     assert base["pytorch"]["all_seconds"] == [2, 3, 4] and base["pytorch"]["seconds"] == 3
     cold, warm = asked.index(("tiny", "ours-xla")), asked.index(("tiny", "ours-xla, warm cache"))
-    assert cold + 1 == warm, "the one fills the cache"
+    assert cold + 1 == warm, "the warm start does not follow the start that fills its cache"
     shown = capsys.readouterr().out
     assert "| ours-xla, warm cache | 3.00 | 7 | 1.0 | yes |" in shown
     assert "| ctranslate2-int8 | 3.00 | 7 | 1.0 | no |" in shown

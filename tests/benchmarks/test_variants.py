@@ -1,4 +1,4 @@
-"""Every fast path can be switched off, and has work that goes through it."""
+"""Every fast path can be switched off, and is measured in cells that exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.without import VARIANTS
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_fast_path_can_be_switched_off(name: str) -> None:
-    """What is replaced exists: mock.patch refuses a name that does not."""
+    """mock.patch raises AttributeError if a name that it should replace does not exist."""
     try:
         VARIANTS[name]()
     finally:
@@ -37,4 +37,4 @@ def test_without_packing_every_source_has_a_row() -> None:
         mock.patch.stopall()
     assert [batch.rows for batch in batches] == [[[(0, 0)]], [[(1, 0)]], [[(2, 0)]]]
     assert all(batch.shape in shapes for batch in batches)
-    assert len(packing.pack_sources([100, 7, 20], shapes)) == 1, "packed again"
+    assert len(packing.pack_sources([100, 7, 20], shapes)) == 1, "sources are still not packed after the variant ended"

@@ -1,6 +1,7 @@
-"""Published checkpoints: the report, and published outputs. Their generations and heads are in tests/inference.
+"""Published checkpoints agree with PyTorch in every row of the report, and give outputs that others have published.
 
 `pytest -m network` runs these tests. They download some gigabytes, and are skipped without the Hugging Face hub.
+Generation and classification with published checkpoints are tested in tests/inference.
 """
 
 import socket
@@ -36,12 +37,12 @@ def hub() -> None:
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_report_is_all_green(checkpoint: str) -> None:
-    """Parameters, logits, the one line, generations and gradients; in float64 only for bart-base, because of memory."""
+    """tests/report.py compares everything; rows in float64 are left out for large models, which need much memory."""
     assert report.main([checkpoint] if checkpoint.endswith("base") else [checkpoint, "--float32"]) == 0
 
 
 def test_a_masked_decoder_prompt_of_bart_large() -> None:
-    """transformers' test_decoder_attention_mask: padding inside the decoder's prompt, hidden by its mask."""
+    """Repeats transformers' test_decoder_attention_mask: the decoder's prompt has padding that its mask hides."""
     model = load("facebook/bart-large")
     ids = jnp.array([encode_text(model.tokenizer, "UN Chief Says There Is No <mask> in Syria")])
     mask = jnp.ones_like(ids)
@@ -56,7 +57,7 @@ def test_a_masked_decoder_prompt_of_bart_large() -> None:
 
 
 def test_summary_of_bart_large_xsum() -> None:
-    """transformers' test_xsum_summarization_same_as_fairseq."""
+    """Repeats transformers' test_xsum_summarization_same_as_fairseq."""
     article = (
         " PG&E stated it scheduled the blackouts in response to forecasts for high winds amid dry conditions. The aim "
         "is to reduce the risk of wildfires. Nearly 800 thousand customers were scheduled to be affected by the "
@@ -69,10 +70,10 @@ def test_summary_of_bart_large_xsum() -> None:
 
 
 def test_bart_large_needs_its_forced_start() -> None:
-    """The outputs of transformers issue 8782: from "He go to school." bart-large generates the first word twice.
+    """Outputs published in transformers issue 8782: from "He go to school." bart-large generates the first word twice.
 
-    bart-base generates <s> (0) after the start token (2) by itself. bart-large does not, but if <s> is forced, it
-    copies the sentence too.
+    bart-base generates <s> (id 0) after the start token (id 2) by itself, and then copies the sentence. bart-large
+    copies it only if <s> is forced.
     """
     ids = np.array([[0, 894, 213, 7, 334, 479, 2]])
     generated = {}

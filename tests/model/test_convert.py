@@ -23,7 +23,7 @@ TIED_COPIES = {"model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.
 
 @st.composite
 def fields(draw: st.DrawFn) -> dict[str, int]:
-    """Sizes of a small BART; no two of them need be equal."""
+    """Sizes of a small BART, drawn independently of each other."""
     rest = ("max_position_embeddings", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
     sizes = {"vocab_size": draw(st.integers(5, 9)), **{name: draw(st.integers(1, 9)) for name in rest}}
     heads = {f"{side}_attention_heads": draw(st.sampled_from([1, 2, 3, 6])) for side in ("encoder", "decoder")}
@@ -47,7 +47,7 @@ def state_dict(**changes: Any) -> dict[str, np.ndarray]:
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Two trees or state dicts, to the bit."""
+    """Two trees or state dicts have the same names, shapes, dtypes and bits."""
     a, b = flat(a), flat(b)
     assert a.keys() == b.keys(), a.keys() ^ b.keys()
     for name in a:
@@ -82,7 +82,7 @@ def test_round_trips_are_exact_in_every_dtype(fields: dict[str, int], dtype: Any
 
 
 def test_a_checkpoint_of_pytorch_survives_the_round_trip() -> None:
-    """And PyTorch loads the result: only copies of the embedding are missing, and nothing is unexpected."""
+    """PyTorch loads the result: only copies of the embedding are missing, and nothing is unexpected."""
     a = twin()
     state = revert(a.params, a.config)
     original = {name: tensor.numpy() for name, tensor in a.torch.state_dict().items()}
@@ -133,7 +133,7 @@ class Recorder(Mapping[str, np.ndarray]):
 
 
 def test_a_tensor_is_read_once_and_when_its_leaf_is_taken() -> None:
-    """So a checkpoint can be converted leaf by leaf from its file, and need not be in memory as a whole."""
+    """So a checkpoint can be converted tensor by tensor from its file, without having all of it in memory."""
     config = twin().config
     checkpoint = Recorder(without(state_dict(), *TIED_COPIES))
     state = open_state(checkpoint, config)
@@ -215,7 +215,7 @@ def test_config_is_read_from_what_transformers_writes() -> None:
 
 
 def test_fields_of_older_files_are_ignored() -> None:
-    """Other fields of bart-large-cnn's config.json of 2020."""
+    """These fields are in bart-large-cnn's config.json of 2020 and not in Config."""
     older = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "num_beams": 4}
     fields = {"model_type": "bart", "static_position_embeddings": False, "extra_pos_embeddings": 2, **older}
     assert Config.from_json(fields) == Config()
@@ -245,7 +245,7 @@ def test_another_architecture_is_refused_by_name(fields: dict[str, Any], message
 
 
 def test_a_config_can_be_a_static_argument() -> None:
-    """Frozen and hashable, and equal configs share a compiled program."""
+    """A config cannot be changed, and equal configs share a compiled program."""
     a = twin()
     with pytest.raises(dataclasses.FrozenInstanceError):
         a.config.d_model = 3  # type: ignore[misc]

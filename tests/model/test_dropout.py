@@ -38,7 +38,7 @@ def a(request: pytest.FixtureRequest) -> Twin:
 
 
 def hidden(length: int, seed: int) -> np.ndarray:
-    """One row of hidden states, N times."""
+    """(N,length,D): one random row of hidden states, repeated."""
     row = np.random.default_rng(seed).normal(size=(1, length, SIZES["d_model"]))
     return np.repeat(row.astype(np.float32), N, axis=0)
 
@@ -82,19 +82,19 @@ def test_encoder() -> None:
 def test_embeddings(side: str) -> None:
     a = twin(**{**SIZES, "dropout": RATE})
     ids = np.repeat(batch(a.config, B=1, S=T)["input_ids"], N, axis=0)
-    seen: list[torch.Tensor] = []
+    embeddings: list[torch.Tensor] = []
     module = getattr(a.torch.model, side).train()
-    module.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    module.layers[0].register_forward_pre_hook(lambda _, args: embeddings.append(args[0]))
     torch.manual_seed(0)
     with torch.no_grad():
         module(torch.tensor(ids).long())
     ours = embed(a.params[side], a.params["shared"], ids, a.config, jax.random.key(0))
-    assert_same_distribution(ours, seen[0])
+    assert_same_distribution(ours, embeddings[0])
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
-    """Entries are kept independently and divided by 1 − rate; their count is binomial."""
+    """Entries are kept independently, so that their count is binomial, and are divided by 1 − rate."""
     y = np.asarray(dropout(jnp.full((200, 300), 3.0), rate, jax.random.key(1)))
     kept = y != 0
     np.testing.assert_allclose(y[kept], 3.0 / (1 - rate), rtol=1e-6)
@@ -119,9 +119,9 @@ def test_layerdrop_skips_each_layer_by_itself_and_for_the_whole_batch() -> None:
     outcomes = np.stack(outcomes)
 
     def which(results: np.ndarray) -> np.ndarray:
-        """The outcome that each result is, or an error if it is none."""
+        """The index in `outcomes` of each result; fails for a result that is not among them."""
         error = np.abs(results[:, None] - outcomes).max((2, 3, 4))
-        assert (error.min(1) < 1e-5).all(), "a result is none of the subsets, or differs between the rows of a batch"
+        assert (error.min(1) < 1e-5).all(), "a result belongs to no subset of layers, or its rows to different subsets"
         return error.argmin(1)
 
     keys = jax.random.split(jax.random.key(0), 1000)
@@ -143,7 +143,7 @@ def test_layerdrop_skips_each_layer_by_itself_and_for_the_whole_batch() -> None:
     [("encoder", "encoder", False), ("encoder", "decoder", True), ("decoder", "decoder", False)],
 )
 def test_either_side_has_its_own_layerdrop(dropped: str, changed: str, matters: bool) -> None:
-    """At rate 1 the layers of one side vanish, and those of the other stay."""
+    """At rate 1 all layers of one side are skipped, so changing their weights has no effect; the other side's stay."""
     a = twin(dropout=0.0, **{f"{dropped}_layerdrop": 1.0})
     layers = jax.tree.map(lambda leaf: leaf * 1.5, a.params[changed]["layers"])
     other = a._replace(params={**a.params, changed: {**a.params[changed], "layers": layers}})
@@ -178,7 +178,7 @@ def test_the_key_decides() -> None:
 
 
 def test_the_loss_in_training_is_pytorchs_in_distribution() -> None:
-    """The loss uses the key, for encoder and decoder."""
+    """So the loss passes the dropout key on to encoder and decoder."""
     a = twin(**{**SIZES, "dropout": 0.2})
     x = batch(a.config)
     keys = jax.random.split(jax.random.key(0), 200)

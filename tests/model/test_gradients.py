@@ -45,7 +45,7 @@ def test_loss_and_gradients_in_float64(x64: None, config: str, smoothing: float)
 
 
 def test_gradients_as_steep_as_those_of_bart_large(x64: None) -> None:
-    """The norms of all gradients that are not truly zero are above 100."""
+    """Each tensor's gradient has a norm above 100, except those that are zero but for rounding."""
     model = twin(dtype="float64").torch
     with torch.no_grad():
         model.model.shared.weight *= 100
@@ -62,7 +62,7 @@ def test_gradients_as_steep_as_those_of_bart_large(x64: None) -> None:
 
 @pytest.fixture(scope="module")
 def exact() -> tuple[Twin, dict[str, np.ndarray], Gradient, Gradient]:
-    """A tiny twin in float64, a batch, and both gradients."""
+    """A tiny twin in float64, a batch, our gradient and PyTorch's."""
     with jax.enable_x64(True):
         a = twin(dtype="float64")
         x = batch(a.config, B=4)
@@ -71,7 +71,7 @@ def exact() -> tuple[Twin, dict[str, np.ndarray], Gradient, Gradient]:
 
 
 def test_final_logits_bias_has_no_gradient(exact: Any) -> None:
-    """It is a buffer in PyTorch; the gradient is exactly zero."""
+    """final_logits_bias is a buffer in PyTorch, not a parameter, so its gradient must be exactly zero."""
     _, _, gradient, _ = exact
     assert not gradient["final_logits_bias"].any()
 
@@ -79,7 +79,7 @@ def test_final_logits_bias_has_no_gradient(exact: Any) -> None:
 def test_key_biases_have_no_gradient(exact: Any) -> None:
     """A key bias adds the same number to all scores of a query, which does not change their softmax.
 
-    So its gradient is zero except for rounding, in PyTorch too, and the ratio of the two gradients would be noise.
+    So its gradient is zero but for rounding, in PyTorch too, and cannot be compared relative to its own size.
     """
     _, _, *gradients = exact
     for gradient in gradients:
@@ -90,7 +90,7 @@ def test_key_biases_have_no_gradient(exact: Any) -> None:
 
 
 def test_a_key_bias_does_not_change_the_logits(x64: None) -> None:
-    """Another bias gives the same output."""
+    """Logits stay the same if 3 is added to every key bias."""
     a = twin(dtype="float64")
     x = batch(a.config)
     before = logits(a, x)
@@ -117,7 +117,7 @@ def test_lookups_give_the_padding_row_nothing(x64: None, exact: Any) -> None:
 
 
 def test_unused_positions_have_no_gradient(exact: Any) -> None:
-    """Rows 0 and 1, before the offset, and those beyond the length."""
+    """These are rows 0 and 1 of the position table, which BART's offset skips, and those beyond the longest row."""
     _, x, gradient, _ = exact
     for side, name in (("encoder", "input_ids"), ("decoder", "labels")):
         used = gradient[f"{side}.embed_positions"].any(-1)
@@ -125,7 +125,7 @@ def test_unused_positions_have_no_gradient(exact: Any) -> None:
 
 
 def test_a_batch_without_any_label_has_no_finite_loss() -> None:
-    """The mean of nothing is NaN, as in torch."""
+    """The mean over no labels is NaN, as in torch."""
     a = twin()
     x = batch(a.config)
     x["labels"][:] = -100
@@ -133,7 +133,7 @@ def test_a_batch_without_any_label_has_no_finite_loss() -> None:
 
 
 def compare_in_float32(a: Twin, x: dict[str, np.ndarray], smoothing: float, truth: tuple[float, Gradient]) -> float:
-    """Our distance from the float64 gradient over PyTorch's, after checking both losses."""
+    """Our float32 gradient's distance from the float64 gradient, divided by PyTorch's; checks both losses first."""
     value, gradient = ours(a, x, smoothing)
     their_value, their_gradient = theirs(a, x, smoothing)
     assert value == pytest.approx(truth[0], rel=2e-6) and their_value == pytest.approx(truth[0], rel=2e-6)
@@ -141,7 +141,7 @@ def compare_in_float32(a: Twin, x: dict[str, np.ndarray], smoothing: float, trut
 
 
 def test_gradients_in_float32() -> None:
-    """The mean over several batches, because the ratio of a single tiny batch varies much."""
+    """The mean ratio over four batches is checked, because the ratio of one tiny batch varies much."""
     distances = []
     for seed in range(4):
         fields = {"seed": seed, "d_model": 96, "encoder_ffn_dim": 200}
@@ -155,7 +155,7 @@ def test_gradients_in_float32() -> None:
 
 @pytest.mark.parametrize("shape", [BASE, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["bart-base", "bart-large"])
 def test_published_shapes(shape: dict[str, Any]) -> None:
-    """Logits, loss and gradients, with label smoothing; bart-large needs 18 GB of memory for its float64."""
+    """Logits, loss and gradients agree, with label smoothing. bart-large in float64 needs 18 GB of memory."""
     a = twin(**shape)
     x = batch(a.config, B=2, S=24, T=12)
     assert_close(logits(a, x), torch_logits(a, x), 5e-6, "logits")

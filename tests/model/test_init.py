@@ -1,4 +1,4 @@
-"""Fresh parameters are drawn from PyTorch's distribution.
+"""Initial parameters are drawn from PyTorch's distribution.
 
 Two samples can differ by chance. Each statistical test below fails for a correct program with a probability of at most
 1e-6. All seeds are fixed, so it fails always or never.
@@ -52,7 +52,7 @@ def test_distribution(name: str) -> None:
 
 
 def test_no_two_tensors_are_correlated() -> None:
-    """Nor two layers of one tensor: every key is used once."""
+    """Layers of one tensor are not correlated either, so each random key is used once."""
     samples = {}
     for name in DRAWN:
         layers = OURS[name] if "layers" in name else [OURS[name][4:]]
@@ -75,4 +75,5 @@ def test_fresh_models_have_pytorchs_loss() -> None:
     ours = [float(loss(init(CONFIG, jax.random.key(seed)), CONFIG, *arrays)) for seed in range(12)]
     reference = [float(loss(theirs(seed), CONFIG, *arrays)) for seed in range(12)]
     assert stats.ttest_ind(ours, reference, equal_var=False).pvalue > FALSE_ALARM, (np.mean(ours), np.mean(reference))
-    assert np.log(CONFIG.vocab_size) < np.mean(ours) < np.log(CONFIG.vocab_size) + 0.3, "not the loss of a fresh model"
+    uniform = np.log(CONFIG.vocab_size)  # the loss if all tokens were equally likely
+    assert uniform < np.mean(ours) < uniform + 0.3, f"an initial model's loss is {np.mean(ours):.3f}, not {uniform:.3f}"

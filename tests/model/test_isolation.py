@@ -33,13 +33,13 @@ def sensitivity(a: Twin, T: int = 8) -> np.ndarray:
         params = {**a.params, "decoder": decoder}
         return decode(params, a.config, x["decoder_input_ids"], memory, x["attention_mask"])[0].sum(-1)
 
-    # A sum over features is constant after a layer norm without weights; here its weights are random.
+    # The sum over features would be constant after a layer norm with equal weights; here they are random.
     jacobian = jax.jit(jax.jacrev(outputs))(a.params["decoder"]["embed_positions"])
     return np.abs(np.asarray(jacobian)).max(-1)[:, 2 : 2 + T]
 
 
 def test_no_output_depends_on_a_later_input(a: Twin) -> None:
-    """The gradient is exactly zero; and every output does depend on its own input and all earlier ones."""
+    """The gradient by later inputs is exactly zero, and that by the input itself and all earlier ones is not."""
     s = sensitivity(a)
     later = np.triu(np.ones_like(s, bool), 1)
     assert not s[later].any(), f"output, input: {np.argwhere(s * later)}"
@@ -47,18 +47,18 @@ def test_no_output_depends_on_a_later_input(a: Twin) -> None:
 
 
 def test_layer_norm_over_the_positions_would_leak_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mistake that the test above finds: a mean over positions contains later ones."""
+    """test_no_output_depends_on_a_later_input would find this mistake: a mean over positions includes later ones."""
 
     def over_time(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
         return (x - x.mean(-2, keepdims=True)) / jnp.sqrt(x.var(-2, keepdims=True) + 1e-5) * weight + bias
 
     monkeypatch.setattr(bart_oneliner, "layer_norm", over_time)
     s = sensitivity(twin(seed=1))
-    assert (s[np.triu(np.ones_like(s, bool), 1)] > 1e-6).all(), "the sensitivity test is blind"
+    assert (s[np.triu(np.ones_like(s, bool), 1)] > 1e-6).all(), "`sensitivity` does not show the mistake"
 
 
 def test_tokens_after_a_position_do_not_change_its_logits(a: Twin) -> None:
-    """Not by a bit; greedy search relies on it."""
+    """No bit of the logits changes. Uncached greedy search relies on it."""
     x = batch(a.config)
     before = logits(a, x)
     x["decoder_input_ids"][:, 4:] = 50
@@ -68,7 +68,7 @@ def test_tokens_after_a_position_do_not_change_its_logits(a: Twin) -> None:
 
 
 def test_neighbors_do_not_change_a_row_by_a_bit(a: Twin) -> None:
-    """In the same compiled shape, whatever the other rows contain; one of them is all padding."""
+    """This holds within one compiled shape, whatever the other rows contain; one of them is all padding."""
     x, y = batch(a.config, B=4, seed=1), batch(a.config, B=4, seed=2)
     y["attention_mask"][3] = 0
     for name in x:
@@ -81,7 +81,7 @@ def test_neighbors_do_not_change_a_row_by_a_bit(a: Twin) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_what_a_mask_hides_does_not_matter(a: Twin, seed: int, data: st.DataObject) -> None:
-    """Whatever the mask, even one with holes: replacing the tokens that it hides changes no bit of the logits."""
+    """Replacing the tokens that a mask hides changes no bit of the logits, even if hidden tokens are scattered."""
     x = batch(a.config, B=2, S=9, T=6, seed=seed)
     mask = data.draw(st.lists(st.booleans(), min_size=18, max_size=18).map(lambda bits: np.reshape(bits, (2, 9))))
     mask[:, data.draw(st.integers(0, 8))] = True
@@ -101,14 +101,17 @@ def test_hidden_decoder_inputs_do_not_matter(a: Twin) -> None:
 
 
 def test_padding_that_we_add_changes_logits_by_rounding_only(a: Twin) -> None:
-    """We pad source and target to greater lengths and add rows to the batch."""
+    """The padded batch has longer sources and targets, and more rows."""
     x = batch(a.config, B=3, S=11, T=7)
     wide = {name: np.pad(array, ((0, 2), (0, 5))) for name, array in x.items()}
     assert_close(logits(a, wide)[:3, :7], logits(a, x), 2e-6, "padded")
 
 
 def test_a_dummy_row_is_finite_and_has_finite_gradients(a: Twin) -> None:
-    """With every position hidden, attention is uniform, as in eager PyTorch. A NaN would spread in training."""
+    """A row with every position hidden has uniform attention, as in PyTorch's eager attention, and not NaN.
+
+    In training, a NaN would reach all weights.
+    """
     eager = twin(attn_implementation="eager")
     x = batch(eager.config)
     x["attention_mask"][1] = 0
@@ -123,9 +126,9 @@ def test_a_dummy_row_is_finite_and_has_finite_gradients(a: Twin) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "no_repeat_ngram_size": 2}], ids=["greedy", "beams"])
 def test_batch_bucket_and_padding_change_no_token(a: Twin, options: dict[str, Any]) -> None:
-    """A row gives the same tokens alone without padding, among others, and among others with further padding.
+    """A row gives the same tokens alone without padding, in a batch, and in a batch with further padding.
 
-    Scores, which are sums of log-probabilities, agree to 1e-5.
+    Its scores, which are sums of log-probabilities, differ by less than 1e-5.
     """
     model = prepare(a.model)
     x = batch(a.config, B=3, S=19, seed=3)
@@ -137,15 +140,16 @@ def test_batch_bucket_and_padding_change_no_token(a: Twin, options: dict[str, An
     for i in range(3):
         length = x["attention_mask"][i].sum()
         alone = generate(model, x["input_ids"][i : i + 1, :length], **options)
-        for case, there in (("among others", together), ("padded further", further)):
+        for case, batched in (("in a batch", together), ("padded further", further)):
             n = alone.lengths[0]
-            assert there.lengths[i] == n and (there.sequences[i, :n] == alone.sequences[0, :n]).all(), f"row {i} {case}"
-            difference = abs(there.sequences_scores[i] - alone.sequences_scores[0])
+            same_tokens = batched.lengths[i] == n and (batched.sequences[i, :n] == alone.sequences[0, :n]).all()
+            assert same_tokens, f"row {i} {case}: tokens differ from those of the row alone"
+            difference = abs(batched.sequences_scores[i] - alone.sequences_scores[0])
             assert difference < 1e-5, f"row {i} {case}: scores differ by {difference:.1e}"
 
 
 def test_forward_is_pure(a: Twin) -> None:
-    """Equal arguments give equal bits, and are not changed."""
+    """Two calls with equal arguments give equal bits, and the arguments are not changed."""
     x = batch(a.config)
     before = jax.tree.map(np.array, a.params)
     np.testing.assert_array_equal(logits(a, x), logits(a, x))

@@ -1,4 +1,4 @@
-"""Each part of BART equals PyTorch's module, given the module's inputs: see tests/ladder.py."""
+"""Each part of BART equals PyTorch's module for the module's inputs: see tests/ladder.py."""
 
 import functools
 from typing import Any
@@ -64,7 +64,7 @@ GRID = [(config, "padded right") for config in CONFIGS] + [("tiny", mask) for ma
 
 @functools.partial(jax.jit, static_argnames="config")
 def rungs(params: Params, config: Config, x: dict[str, jax.Array], seen: dict[str, list[jax.Array]]) -> dict[str, Any]:
-    """The outputs of our functions, by the names of PyTorch's modules, each for the inputs that the module had."""
+    """Name of PyTorch's module -> output of our function for `seen`, the inputs that the module had."""
 
     def attention(x: jax.Array, memory: jax.Array, mask: jax.Array, p: Params) -> jax.Array:
         q, k, v = split_heads(x, **p["q_proj"]), split_heads(memory, **p["k_proj"]), split_heads(memory, **p["v_proj"])
@@ -112,7 +112,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     for side in ("encoder", "decoder"):
         theirs[side] = theirs[f"{side}.layers.{getattr(a.config, side + '_layers') - 1}"]
     theirs["lm_head"] = torch_logits(a, x)  # includes final_logits_bias, which PyTorch adds outside of lm_head
-    inputs = {name: taken for name, (taken, _) in seen.items()}
+    inputs = {name: arrays for name, (arrays, _) in seen.items()}
     ours = rungs(a.params, a.config, {name: x[name] for name in FORWARD}, inputs)
     return Case(a, x, ours, theirs)
 
@@ -141,7 +141,7 @@ def test_rung(case: Case, rung: str) -> None:
 
 
 def test_every_module_of_pytorch_is_a_rung(case: Case) -> None:
-    """Except the projections inside attention and the embedding tables, which are compared as parts of larger ones."""
+    """Only projections inside attention and embedding tables have no rung; the modules around them have one."""
     inside = ("q_proj", "k_proj", "v_proj", "out_proj", "shared", "embed_tokens", "embed_positions")
     assert {name for name in case.theirs if not name.endswith(inside)} == set(case.ours)
 
@@ -151,7 +151,10 @@ def test_logits(case: Case) -> None:
 
 
 def test_without_a_decoder_mask_every_position_is_attended_to() -> None:
-    """Padding is attended to as well. transformers does the same, though its docstring says otherwise."""
+    """Without the mask, padding in decoder_input_ids is attended to.
+
+    transformers does so too, although its docstring says that it makes a mask from decoder_input_ids.
+    """
     a = twin()
     x = batch(a.config)
     masked = logits(a, x)
@@ -163,16 +166,19 @@ def test_without_a_decoder_mask_every_position_is_attended_to() -> None:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(name: str) -> None:
-    """Inputs from -12 to 12. The two forms of gelu, by erf and by tanh, differ by 5e-4; XLA's tanh is 2.3e-7 off."""
+    """Inputs are from -12 to 12.
+
+    The tolerance allows for the error of XLA's tanh, 2.3e-7, and shows gelu by tanh in place of gelu by erf: 5e-4.
+    """
     x = np.linspace(-12, 12, 4801, dtype=np.float32)
     assert_close(ACTIVATIONS[name](jnp.asarray(x)), ACT2FN[name](torch.tensor(x)).numpy(), 3e-7, name)
 
 
 @pytest.mark.parametrize("offset,scale", [(0, 1e-3), (0, 1), (0, 1e3), (100, 1)])
 def test_layer_norm_of_inputs_large_and_small(offset: float, scale: float) -> None:
-    """Small inputs show a wrong eps, inputs far from zero an inexact variance.
+    """A wrong eps would show with small inputs, an inexact variance with inputs far from zero.
 
-    The reference is float64. In 36 trials our distance from it was at most 3.0 times PyTorch's.
+    The reference is PyTorch's result in float64. In 36 trials our float32 error was at most 3.0 times PyTorch's.
     """
     rng = np.random.default_rng(0)
     x, weight, bias = (rng.normal(size=size).astype(np.float32) for size in ((5, 7, 64), (64,), (64,)))
@@ -188,7 +194,7 @@ def test_layer_norm_of_inputs_large_and_small(offset: float, scale: float) -> No
 
 @pytest.mark.parametrize("config", ["tiny", "wide, scaled embeddings, tanh"])
 def test_logits_in_float64(x64: None, config: str) -> None:
-    """In float64 the difference is under 1e-13; a single float32 inside would leave 1e-8."""
+    """In float64 the difference is under 1e-13; rounding to float32 anywhere inside would cause one of 1e-8."""
     a = twin(dtype="float64", **CONFIGS[config])
     x = batch(a.config)
     assert_close(logits(a, x), torch_logits(a, x), 1e-13, "logits")
@@ -196,7 +202,7 @@ def test_logits_in_float64(x64: None, config: str) -> None:
 
 @pytest.mark.parametrize("B,S,T", [(1, 1, 1), (2, 48, 48)])
 def test_logits_at_the_edges_of_the_shapes(B: int, S: int, T: int) -> None:
-    """One token, one row, and the whole position table (48)."""
+    """One row of one token, and rows as long as the position table, which has 48 positions."""
     a = twin()
     x = batch(a.config, B=B, S=S, T=T)
     assert_close(logits(a, x), torch_logits(a, x), WHOLE, f"{B, S, T}")

@@ -17,7 +17,7 @@ SOURCE = (Path(__file__).resolve().parents[2] / "bart_oneliner.py").read_text(en
 
 
 def test_it_is_one_expression_on_one_physical_line() -> None:
-    """The last statement before the demo: one assignment of one lambda, with nothing before or after on its line."""
+    """It is an assignment of one lambda, alone on its line, and the last statement before the file's main block."""
     (statement,) = ast.parse(LINE).body
     assert isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Lambda), ast.dump(statement)[:99]
     *_, in_the_file, demo = ast.parse(SOURCE).body

@@ -1,8 +1,7 @@
-"""Products followed by a reduction, the pattern that jaxlib 0.10.2 miscompiles on a CPU in one form (jax issue 39103).
+"""Products followed by a reduction are computed correctly in every form that the model uses.
 
-In that form (a product with a matrix of width 3, mapped over 32,769 rows, then a sum of squares) the last row is wrong.
-The forms in which the model reduces a product must be correct, at that size and at neighboring sizes, on every jaxlib
-that the tests run with.
+jaxlib 0.10.2 miscompiles one other form on a CPU (jax issue 39103): in a product with a matrix of width 3, mapped over
+32,769 rows, followed by a sum of squares, the last row is wrong. The tests use that number of rows and others near it.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ WIDTHS = (3, 8, 24)
 
 
 def wrong_rows(function: Callable[..., Array], *arguments: Any) -> list[int]:
-    """The rows in which the compiled function differs by more than rounding from its operations run one by one."""
+    """Rows in which the compiled function differs by more than rounding from running its operations one by one."""
     compiled = np.asarray(jax.jit(function)(*arguments))
     with jax.disable_jit():
         expected = np.asarray(function(*arguments))
@@ -84,6 +83,6 @@ def test_products_are_reduced_rightly(form: Callable[..., Array], width: int) ->
 
 
 def test_the_reported_form_is_wrong_in_jaxlib_0_10_2_alone() -> None:
-    """So the comparison above can find such a fault."""
+    """`wrong_rows` finds the fault of jax issue 39103."""
     rows = jnp.zeros((32_769, 3)).at[:, 0].set(jnp.arange(32_769.0))
     assert wrong_rows(reported, jnp.eye(3), rows) == ([32_768] if jaxlib.__version__ == "0.10.2" else [])

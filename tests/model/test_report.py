@@ -38,7 +38,7 @@ def test_report_is_all_green(arguments: list[str], capsys: pytest.CaptureFixture
 
 
 def test_a_wrong_weight_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One entry of one matrix, off by one hundredth."""
+    """One entry of one matrix is wrong by 0.01."""
     pair, model = report.open_checkpoint("tiny")
 
     def damaged(checkpoint: Any) -> tuple[Twin, Any]:

@@ -1,4 +1,4 @@
-"""The report's rows for BERT, RoBERTa and T5, of random weights in published shapes, of a folder or of a hub id."""
+"""Compares a BERT, RoBERTa or T5 with PyTorch, for tests/report.py: the checkpoint is named or has random weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def t5(d_model: int, d_ff: int, num_heads: int, layers: int) -> dict[str, Any]:
 
 
 def bert(name: str, **fields: Any) -> dict[str, Any]:
-    """transformers' defaults, which are the base model's, in place of the tiny ones."""
+    """The fields of a BERT or RoBERTa: transformers' defaults, which are the base model's, except `fields`."""
     defaults = FAMILIES[name].config()
     return {field: getattr(defaults, field) for field in FAMILIES[name].tiny} | fields
 
@@ -57,13 +57,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def family_of(checkpoint: str) -> str | None:
-    """The key of FAMILIES for a name of SHAPES, a folder or a hub id; None if it is none of them, as for a BART."""
+    """The key of FAMILIES for a name in SHAPES, a folder or a hub id; None if the model belongs to no such family."""
     if checkpoint in SHAPES:
         return SHAPES[checkpoint][0]
     try:
         fields = json.loads((Path(find_folder(checkpoint)) / "config.json").read_text(encoding="utf-8"))
     except (CheckpointError, OSError, ValueError):
-        return None  # load raises the error
+        return None  # the caller then loads it as a BART, which raises the error
     if fields.get("model_type") == "t5" and not fields.get("tie_word_embeddings", True):
         return "t5-v1.1"
     return fields.get("model_type") if fields.get("model_type") in FAMILIES else None
@@ -90,7 +90,7 @@ def report(pair: Twin, float64: bool = True) -> Iterator[Row]:
 
 
 def generation(pair: Twin, x: dict[str, np.ndarray]) -> Row:
-    """The number of tokens of greedy search that differ."""
+    """Counts the tokens of greedy search that differ from PyTorch's."""
     source = {name: x[name] for name in ("input_ids", "attention_mask")}
     mine = np.asarray(pair.family.page.greedy(pair.params, pair.config, **source, max_length=24))
     inputs = {name: torch.tensor(array).long() for name, array in source.items()}

@@ -1,6 +1,6 @@
 """Conversion of BERT, RoBERTa and T5 loses nothing, accepts the forms that checkpoints have, and refuses others.
 
-The conversion of tensors is BART's and is tested in tests/model/test_convert.py; here the names are.
+These tests are about the names of tensors. Tensors are converted by BART's functions: see tests/model/test_convert.py.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ COPIES = {  # parameters that are copies of the embedding or of the head's bias
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_checkpoint_of_pytorch_survives_the_round_trip(name: str) -> None:
-    """And PyTorch loads the result: only copies are missing, and nothing is unexpected."""
+    """PyTorch loads the result: only copies of tied parameters are missing, and nothing is unexpected."""
     a = twin(name)
     state = a.family.page.revert(a.params, a.config)
     assert_same(state, without(state_dict(a.torch), *COPIES[name]))
@@ -159,7 +159,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(case: str) -> None:
 )
 def test_defaults_are_transformers(ours: Any, theirs: Any) -> None:
     for field in dataclasses.fields(ours):
-        if field.name not in ("decoder_start_token_id", "num_decoder_layers"):  # transformers has other defaults
+        if field.name not in ("decoder_start_token_id", "num_decoder_layers"):  # T5Config() has no such field and 6
             assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
 
 
@@ -181,7 +181,7 @@ def test_the_scale_before_t5s_head_is_that_of_transformers(fields: dict[str, Any
 
 
 def test_transformers_5_ties_the_head_of_a_fresh_v1_1() -> None:
-    """It does so whatever the config says. Our T5 with a tied and unscaled head has the same logits and gradients."""
+    """It ties even if tie_word_embeddings is false. A T5 of ours with a tied, unscaled head has the same logits."""
     fields = TINY_T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     fresh = FAMILIES["t5-v1.1"].model(T5Config(**fields))
     assert fresh.lm_head.weight is fresh.shared.weight and not fresh.config.scale_decoder_outputs

@@ -31,7 +31,7 @@ def training(name: str, **fields: Any) -> Twin:
 
 
 def hidden(length: int, seed: int) -> np.ndarray:
-    """One row of hidden states, N times."""
+    """(N,length,8): one random row of hidden states, repeated."""
     return np.repeat(np.random.default_rng(seed).normal(size=(1, length, 8)).astype(np.float32), N, axis=0)
 
 
@@ -108,7 +108,7 @@ def test_without_a_key_nothing_is_dropped(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_the_loss_in_training_is_pytorchs_in_distribution(name: str) -> None:
-    """The loss uses the key, in T5 for encoder and decoder."""
+    """So the loss passes the dropout key on, in T5 to encoder and decoder."""
     fields = {**T5, "dropout_rate": 0.2} if name == "t5" else {**BERT, "hidden_dropout_prob": 0.2}
     a = twin(name, **fields)
     x = {n: array for n, array in batch(a).items() if n in LOSS}

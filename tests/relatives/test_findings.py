@@ -1,4 +1,7 @@
-"""Findings of docs/findings.md about the relatives; for initialization see test_init, for padding test_masked_lm."""
+"""Shows what docs/findings.md says about layer norms, overflow and positions of BERT, RoBERTa and T5.
+
+Its findings about initialization are shown in test_init.py, those about padding in test_masked_lm.py.
+"""
 
 import dataclasses
 from typing import Any
@@ -15,7 +18,10 @@ from tests.twins import assert_close
 
 
 def test_rms_norm_has_no_mean_and_no_bias() -> None:
-    """A constant added to x changes the result, unlike that of a layer norm. It equals torch's rms_norm to rounding."""
+    """A constant added to x changes the result of an RMS norm, but not that of a layer norm.
+
+    Our rms_norm equals torch's except for rounding.
+    """
     x = np.random.default_rng(0).normal(size=(4, 6, 64)).astype(np.float32)
     weight = np.random.default_rng(1).normal(size=64).astype(np.float32)
     for offset in (0.0, 3.0):
@@ -43,7 +49,7 @@ def test_rms_norm_with_rsqrt_is_the_same_to_rounding() -> None:
 
 
 def scaled(params: Any, factor: float) -> Any:
-    """T5 with everything that is written into the residual stream multiplied: embedding, out_proj and fc2."""
+    """T5's parameters with those multiplied whose products are added to the residual stream."""
 
     def scale(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path)
@@ -59,8 +65,8 @@ def cast(a: Twin, dtype: Any) -> Twin:
 def test_t5_overflows_in_float16_and_its_function_does_not_notice_the_size() -> None:
     """A residual stream 30,000 times as large gives the same logits in float32, and NaN in float16.
 
-    The stream is never normalized itself; every part of a layer, and the head, reads it through a norm. So training
-    does not keep it small. float16 ends at 65,504; bfloat16 has float32's range.
+    Each part of a layer, and the head, normalizes what it reads from the stream, but the stream is never normalized.
+    So nothing in training keeps it small. float16's largest number is 65,504; bfloat16 has float32's range.
     """
     a = twin("t5-v1.1")
     x = batch(a)
@@ -72,7 +78,11 @@ def test_t5_overflows_in_float16_and_its_function_does_not_notice_the_size() -> 
 
 
 def test_robertas_unused_positions() -> None:
-    """Rows before pad_token_id are never looked up, and padding's own row sends no gradient back (padding_idx)."""
+    """Rows of the position table up to pad_token_id get no gradient.
+
+    Those before pad_token_id are never looked up. Row pad_token_id is looked up for padding, but padding_idx stops its
+    gradient.
+    """
     with float64():
         a = twin("roberta", dtype="float64", pad_token_id=5)
         x = batch(a, B=4, S=12)
@@ -83,10 +93,10 @@ def test_robertas_unused_positions() -> None:
 
 
 def test_berts_eps_has_no_effect_in_float32() -> None:
-    """1e-12 changes no bit of a variance of 1e-4; BART's 1e-5 does.
+    """BERT's eps of 1e-12 changes no bit of a variance of 1e-4; BART's 1e-5 does.
 
-    In float16 1e-12 is 0, and a row without variance would be 0/0. PyTorch and ours compute in float32 instead,
-    whatever the dtype of the input is.
+    In float16 1e-12 is 0, so a row without variance would give 0/0. PyTorch's layer norm and ours compute in float32,
+    whatever the dtype of their input is.
     """
     variance = np.float32(1e-4)
     assert variance + np.float32(1e-12) == variance and variance + np.float32(1e-5) != variance
@@ -101,7 +111,7 @@ def test_berts_eps_has_no_effect_in_float32() -> None:
 
 
 def test_barts_eps_in_bert_would_show() -> None:
-    """BART's layer norm cannot be used for BERT: the difference is above the tolerance of the logits."""
+    """With BART's eps of 1e-5, BERT's logits would differ by more than the tests of the logits tolerate."""
     a = twin("bert")
     x = batch(a)
     other = a._replace(config=dataclasses.replace(a.config, layer_norm_eps=1e-5))
@@ -110,7 +120,7 @@ def test_barts_eps_in_bert_would_show() -> None:
 
 
 def test_transformers_t5_rounds_to_float32_in_a_float64_model() -> None:
-    """T5LayerNorm squares in float32 whatever its input is, so tests in float64 replace it (tests.relatives.twins)."""
+    """T5LayerNorm squares in float32, whatever its input is. Tests in float64 replace it: tests.relatives.twins."""
     with jax.enable_x64(True):
         a = twin("t5", dtype="float64")
         x = batch(a)

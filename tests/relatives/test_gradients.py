@@ -1,7 +1,7 @@
 """The loss and the gradient of every parameter of BERT, RoBERTa and T5 equal PyTorch's.
 
-In float64 every tensor agrees to 1e-9 of the whole gradient's norm. In float32 our gradient is at most twice as far
-from the float64 gradient as PyTorch's. tests/model/test_gradients.py explains these tolerances.
+In float64 each tensor's gradient differs by at most 1e-9 of the whole gradient's norm. In float32 our gradient is at
+most twice as far from the float64 gradient as PyTorch's. tests/model/test_gradients.py explains these tolerances.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def test_loss_and_gradients_in_float64(config: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_in_float32(name: str) -> None:
-    """The mean over several batches, because the ratio of a single tiny batch varies much."""
+    """The mean ratio over four batches is checked, because the ratio of one tiny batch varies much."""
     distances = []
     for seed in range(4):
         a = twin(name, seed=seed)
@@ -65,7 +65,7 @@ def attended_padding(name: str) -> tuple[Twin, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("name,trained", [("bert", False), ("roberta", False), ("t5", True)])
 def test_lookups_train_the_padding_row_in_t5_only(name: str, trained: bool) -> None:
-    """Padding is looked up and attended to. torch's padding_idx, which T5's embedding lacks, stops its gradient."""
+    """In this batch padding is attended to. padding_idx, which T5's embedding lacks, stops the gradient of its row."""
     with float64():
         a, x = attended_padding(name)
 
@@ -91,7 +91,7 @@ def test_the_head_of_v1_1_and_its_embedding_have_different_gradients() -> None:
 
 
 def test_key_biases_have_no_gradient() -> None:
-    """Key biases have no gradient in BERT, as in BART. The head's bias has one, unlike BART's."""
+    """Adding a key bias does not change a softmax. The head's bias has a gradient, unlike BART's, which is a buffer."""
     with float64():
         a = twin("bert", dtype="float64")
         x = batch(a, B=4)

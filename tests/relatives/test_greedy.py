@@ -24,7 +24,10 @@ def ends_early(name: str, seed: int) -> Twin:
 
 @pytest.mark.parametrize("name,seed", [("t5", 2), ("t5-v1.1", 0)])
 def test_tokens_are_pytorchs(name: str, seed: int) -> None:
-    """The two stacks differ in depth. transformers makes a cache as deep as the encoder, so it runs without one."""
+    """Encoder and decoder differ in depth here.
+
+    transformers runs without its KV cache, because it would make one with as many layers as the encoder has.
+    """
     a = ends_early(name, seed)
     x = batch(a, B=8, S=12)
     inputs = {name: torch.tensor(x[name]).long() for name in ("input_ids", "attention_mask")}
@@ -34,5 +37,5 @@ def test_tokens_are_pytorchs(name: str, seed: int) -> None:
     ours = np.asarray(greedy(a.params, a.config, x["input_ids"], x["attention_mask"], max_length=14))
     np.testing.assert_array_equal(ours, theirs)
     lengths = (theirs == a.config.eos_token_id).argmax(1)
-    assert len(set(lengths)) > 1, f"all rows end alike: {lengths}"
-    assert len(np.unique(theirs)) > 8, f"all tokens are alike: {np.unique(theirs)}"
+    assert len(set(lengths)) > 1, f"the example is too simple, all rows have the same length: {lengths}"
+    assert len(np.unique(theirs)) > 8, f"the example is too simple, it has few different tokens: {np.unique(theirs)}"

@@ -1,4 +1,4 @@
-"""Fresh parameters of BERT, RoBERTa and T5 are drawn from PyTorch's distribution, tensor by tensor.
+"""Initial parameters of BERT, RoBERTa and T5 are drawn from PyTorch's distribution, tensor by tensor.
 
 A correct program fails a test here with a probability of at most 1e-6. Seeds are fixed, so it fails always or never.
 """
@@ -36,7 +36,7 @@ def theirs(name: str, seed: int = 0) -> tuple[Params, Any]:
 
 
 def deviation(config: Any, name: str) -> float:
-    """The standard deviation that each tensor should start with."""
+    """The standard deviation of a tensor's initial distribution."""
     if config.__class__ is not t5_oneliner.Config:
         return config.initializer_range
     D, K, H, F = config.d_model, config.d_kv, config.num_heads, config.d_ff
@@ -48,7 +48,7 @@ def deviation(config: Any, name: str) -> float:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_tensor_is_drawn_as_pytorchs(name: str) -> None:
-    """Distribution and deviation of both samples; zeros and ones exactly; layers and tensors are uncorrelated."""
+    """Our tensors and PyTorch's have the expected distribution; ours are uncorrelated and depend on the key."""
     reference, config = theirs(name)
     page = FAMILIES[name].page
     samples = {"PyTorch's": flat(reference), "ours": flat(page.init(config, jax.random.key(0)))}
@@ -67,13 +67,13 @@ def test_every_tensor_is_drawn_as_pytorchs(name: str) -> None:
             ours_has_factor = who == "ours" and n == "lm_head"
             factor = config.initializer_factor if ours_has_factor else 1.0
             assert_normal(a, factor * deviation(config, n), f"{who} {n}")
-    parts = {
-        f"{n}[{i}]": part.ravel()[-400:]
+    entries = {  # the last 400 entries of each tensor, or of each layer of a stacked one
+        f"{n}[{i}]": layer.ravel()[-400:]
         for n in drawn
-        for i, part in enumerate(samples["ours"][n] if "layers" in n else [samples["ours"][n]])
-        if part.size >= 400
+        for i, layer in enumerate(samples["ours"][n] if "layers" in n else [samples["ours"][n]])
+        if layer.size >= 400
     }
-    assert_uncorrelated(parts)
+    assert_uncorrelated(entries)
     again, other = (flat(page.init(config, jax.random.key(seed))) for seed in (0, 1))
     for n in drawn:
         np.testing.assert_array_equal(samples["ours"][n], again[n], n)
@@ -107,7 +107,11 @@ def scores_deviation(config: t5_oneliner.Config, params: Params) -> float:
 
 
 def test_unscaled_attention_needs_its_initialization() -> None:
-    """Scores have deviation 1 in a fresh T5, and √K = 8, nearly a hard maximum, if queries are drawn like keys."""
+    """T5 does not divide scores by √K; instead its initial query weights are smaller than its key weights by √K.
+
+    So the initial scores have a standard deviation of 1. With larger query weights it would be √K = 8, and the softmax
+    would nearly select one key.
+    """
     params = t5_oneliner.init(T5, jax.random.key(0))
     assert scores_deviation(T5, params) == pytest.approx(1.0, rel=0.15)
     params["encoder"]["layers"]["self_attn"]["q_proj"]["weight"] *= T5.d_kv**0.5
@@ -121,20 +125,20 @@ def first_loss(config: t5_oneliner.Config, params: Params) -> float:
 
 
 def test_the_scale_before_the_head_makes_the_first_loss() -> None:
-    """With D^-1/2 logits have deviation 1 and the first loss is near ln V. Without it their deviation is √D.
+    """With the scale D^-1/2, initial logits have standard deviation 1 and the loss is near ln V; without it, √D.
 
-    The first loss is above ln V because the residual stream still holds the token that was read, which a tied head
-    predicts again.
+    The initial loss is above ln V because the residual stream still contains the embedding of the decoder's input
+    token, for which a tied head gives the highest logit.
     """
     separate = dataclasses.replace(T5, scale_decoder_outputs=False, tie_word_embeddings=False)
-    tied = dataclasses.replace(T5, scale_decoder_outputs=False)  # transformers 5 makes a fresh v1.1 so
+    tied = dataclasses.replace(T5, scale_decoder_outputs=False)  # what transformers 5 makes of an initial v1.1
     key, entropy = jax.random.key(0), math.log(T5.vocab_size)
     losses = [first_loss(config, t5_oneliner.init(config, key)) / entropy for config in (T5, separate, tied)]
     assert 1 < losses[0] < 1.5 and 5 < losses[1] < 10 and 15 < losses[2] < 30, losses
 
 
 def test_transformers_draws_shared_from_the_standard_normal_and_v1_1s_head_is_the_same_matrix() -> None:
-    """shared is N(0, 1). A fresh v1.1 should have a separate head, also N(0, 1), but transformers 5 ties it."""
+    """T5 v1.1 has a separate head, which should be drawn from N(0, 1) like `shared`, but transformers 5 ties it."""
     torch.manual_seed(0)
     sizes = {name: getattr(T5, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")}
     v1_1 = {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0}
@@ -144,4 +148,4 @@ def test_transformers_draws_shared_from_the_standard_normal_and_v1_1s_head_is_th
     ids = torch.randint(2, 1000, (4, 20))
     with torch.no_grad():
         loss = fresh(input_ids=ids, labels=ids).loss.item()
-    assert loss > 8 * math.log(1000), f"{loss:.1f}: no longer unscaled"
+    assert loss > 8 * math.log(1000), f"the loss {loss:.1f} is that of scaled logits"

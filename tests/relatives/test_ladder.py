@@ -1,4 +1,4 @@
-"""Each part of BERT, RoBERTa and T5 equals PyTorch's module, given the module's inputs: see tests/ladder.py."""
+"""Each part of BERT, RoBERTa and T5 equals PyTorch's module for the module's inputs: see tests/ladder.py."""
 
 import functools
 from typing import Any
@@ -58,7 +58,7 @@ GRID += [(config, mask) for config in ("bert", "roberta", "t5") for mask in MASK
 
 
 def bert_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen) -> dict[str, Any]:
-    """The outputs of our functions, by the names of PyTorch's modules, each for the inputs that the module had."""
+    """Name of PyTorch's module -> output of our function for `seen`, the inputs that the module had."""
     page, eps = bert_oneliner, config.layer_norm_eps
     ours = {"embeddings": page.embed(params, config, x["input_ids"], x["token_type_ids"])}
     ours["embeddings.LayerNorm"] = page.layer_norm(
@@ -94,7 +94,7 @@ def bert_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen)
 
 
 def t5_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen) -> dict[str, Any]:
-    """T5's outputs by our functions, each from PyTorch's inputs of the same module."""
+    """Name of PyTorch's module -> output of our function for `seen`, the inputs that the module had."""
     page, eps = t5_oneliner, config.layer_norm_epsilon
     T = x["decoder_input_ids"].shape[1]
     source = x["attention_mask"].astype(bool)[:, None, None]
@@ -137,7 +137,7 @@ def t5_rungs(params: Params, config: Any, x: dict[str, jax.Array], seen: Seen) -
     ours["encoder"] = page.encode(params, config, x["input_ids"], x["attention_mask"])
     masks = x["attention_mask"], x["decoder_attention_mask"]
     ours["decoder"] = page.decode(params, config, x["decoder_input_ids"], memory, *masks)
-    (hidden,) = seen["lm_head"]  # PyTorch scales before this module, ours inside lm_head
+    (hidden,) = seen["lm_head"]  # these are scaled already; our lm_head scales its input itself
     scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
     ours["lm_head"] = page.lm_head(params, config, hidden / scale)
     return ours
@@ -152,7 +152,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     recorded = record(a.torch, lambda: torch_logits(a, x))
     seen = {name.removeprefix("bert.").removeprefix("roberta."): pair for name, pair in recorded.items()}
     theirs = {name: output for name, (_, output) in seen.items()}
-    if a.family.inputs == ENCODER:  # encoder and decoder return a dataclass; their last part returns the same states
+    # PyTorch's encoder and decoder return dataclasses; the last module in each returns the same states as a tensor.
+    if a.family.inputs == ENCODER:
         theirs["encoder"] = theirs[f"encoder.layer.{a.config.num_hidden_layers - 1}"]
     else:
         theirs |= {side: theirs[f"{side}.final_layer_norm"] for side in ("encoder", "decoder")}
@@ -163,7 +164,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_every_part(case: Case) -> None:
-    """The message names every part that differs, and by how much."""
+    """All parts are compared before the test fails, so that the message names every part that differs."""
     wrong = []
     for name in case.ours:
         try:
@@ -173,7 +174,7 @@ def test_every_part(case: Case) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-INSIDE = (  # modules that are compared as parts of larger ones, or contain only dropout or lists
+INSIDE = (  # ends of the names of modules that are compared inside larger ones, or contain only dropout or lists
     *("word_embeddings", "position_embeddings", "token_type_embeddings", "query", "key", "value", "dropout"),
     *("attention", "attention.output", "intermediate", ".output", "transform", "transform_act_fn", "decoder", "cls"),
     *(".q", ".k", ".v", ".o", "shared", "embed_tokens", "layer.0", "layer.1", "layer.2", "DenseReluDense"),
@@ -181,7 +182,7 @@ INSIDE = (  # modules that are compared as parts of larger ones, or contain only
 
 
 def test_every_module_of_pytorch_is_a_part(case: Case) -> None:
-    """Except those that are compared as parts of larger ones."""
+    """No module but those of INSIDE is left out of the comparison."""
     missing = {name for name in case.theirs if name and name not in case.ours and not name.endswith(INSIDE)}
     assert not missing, f"not compared: {missing}"
     assert set(case.ours) <= set(case.theirs)
@@ -202,7 +203,7 @@ def test_logits_in_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name,B,S,T", [("bert", 1, 1, 1), ("bert", 2, 48, 1), ("roberta", 2, 46, 1), ("t5", 1, 1, 1)])
 def test_logits_at_the_edges_of_the_shapes(name: str, B: int, S: int, T: int) -> None:
-    """One token, and the whole position table (48), of which RoBERTa can use 46."""
+    """One token, and as many as the position table has rows: 48, of which RoBERTa can use 46."""
     a = twin(name)
     x = batch(a, B=B, S=S, T=T)
     assert_close(logits(a, x), torch_logits(a, x), WHOLE, f"{B, S, T}")
@@ -210,7 +211,10 @@ def test_logits_at_the_edges_of_the_shapes(name: str, B: int, S: int, T: int) ->
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_products_ask_for_the_highest_precision(name: str) -> None:
-    """Every product in the loss and its gradient: TPUs would multiply float32 as bfloat16, recent GPUs as TF32."""
+    """This holds for every product in the loss and its gradient.
+
+    By default TPUs would multiply float32 as bfloat16, and recent GPUs as TF32.
+    """
     from tests.model.test_precision import products
 
     a = twin(name)
@@ -223,7 +227,7 @@ def test_products_ask_for_the_highest_precision(name: str) -> None:
 @pytest.mark.parametrize("bidirectional", [True, False], ids=["encoder", "decoder"])
 @pytest.mark.parametrize("buckets,distance", [(32, 128), (32, 256), (16, 64), (6, 10), (64, 1000)])
 def test_buckets_are_pytorchs(buckets: int, distance: int, bidirectional: bool) -> None:
-    """In all cases but one, some positions are farther apart than `distance`, where the last bucket begins."""
+    """Among 600 positions, some are farther apart than `distance`, where the last bucket begins, if it is under 600."""
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention
 

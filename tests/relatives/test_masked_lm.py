@@ -1,4 +1,4 @@
-"""What BERT and RoBERTa have and BART does not: token types, RoBERTa's positions, a pooler; and BERT in one line."""
+"""Tests token types, RoBERTa's positions and the pooler, which BART does not have, and BERT in one line."""
 
 import ast
 import symtable
@@ -31,7 +31,7 @@ SOURCE = Path(bert_oneliner.__file__).read_text(encoding="utf-8")
 
 
 def test_robertas_positions_count_from_the_padding_id() -> None:
-    """Padding right, left and inside, and another padding id."""
+    """Padding is on the right, on the left or inside, with two padding ids."""
     for pad in (1, 7):
         ids = np.array([[3, 4, 5, pad, pad], [pad, pad, 3, 4, 5], [3, pad, 4, pad, 5]], np.int32)
         ours = positions(Config(model_type="roberta", pad_token_id=pad), ids)
@@ -77,7 +77,7 @@ def test_hidden_states_and_pooler_are_pytorchs(family: Any) -> None:
 
 
 def test_neither_neighbors_nor_what_the_mask_hides_change_a_row() -> None:
-    """To the bit, in one compiled shape; a row of nothing but padding stays finite."""
+    """No bit of a row's logits changes in one compiled shape, and a row of nothing but padding stays finite."""
     a = twin("bert")
     x, y = batch(a, B=4, seed=1), batch(a, B=4, seed=2)
     y["attention_mask"][3] = 0
@@ -113,7 +113,7 @@ def test_the_one_line_is_one_expression_whose_free_names_are_jax_and_jnp() -> No
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_one_line_is_bert(seed: int) -> None:
-    """Random sizes, and padding."""
+    """Sizes are random, and the batch has padding."""
     rng = np.random.default_rng(seed)
     heads = [1, 2, 4][seed]
     a = twin("bert", seed, hidden_size=heads * 8, num_attention_heads=heads, num_hidden_layers=int(rng.integers(1, 4)))

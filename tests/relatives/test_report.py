@@ -32,7 +32,7 @@ def test_report_is_all_green(shape: str, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("shape", ["bert-tiny", "t5-tiny"])
 def test_a_wrong_weight_shows(shape: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One entry of one matrix, off by one hundredth."""
+    """One entry of one matrix is wrong by 0.01."""
     pair = relatives.open_checkpoint(shape, relatives.SHAPES[shape][0])
     params = jax.tree.map(lambda leaf: leaf, pair.params)
     layers = params["layers"] if "layers" in params else params["decoder"]["layers"]

@@ -1,4 +1,4 @@
-"""Twins of BERT, RoBERTa and T5: random models of PyTorch, each with the same weights in our format.
+"""Makes twins of BERT, RoBERTa and T5: random models of PyTorch, each with the same weights in our format.
 
 a = twin("t5", d_kv=16)             # the fields of transformers' config, by default those of the family's `tiny`
 x = batch(a, B=3, S=11)             # ids and masks, padded on the right, labels with -100
@@ -86,7 +86,7 @@ class Twin(NamedTuple):
 
 
 def model(name: str, **fields: Any) -> PreTrainedModel:
-    """A fresh model of PyTorch. A separate head is made here, because transformers 5 ties the head of every T5."""
+    """A PyTorch model with initial weights. transformers 5 ties the head of every T5; this unties it if it should."""
     family = FAMILIES[name]
     fields = family.tiny | fields
     fresh = family.model(family.config(**fields))
@@ -96,13 +96,13 @@ def model(name: str, **fields: Any) -> PreTrainedModel:
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Gives the head a separate matrix, drawn as in T5's initialization."""
+    """Gives the head a matrix of its own, drawn from N(0, 1) as in T5's initialization."""
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
 
 
 def of(name: str, model: PreTrainedModel) -> Twin:
-    """The twin of a given torch model: same weights, same dtype."""
+    """A torch model together with its weights in our format, in the same dtype."""
     family = FAMILIES[name]
     config = family.page.Config.from_json(model.config.to_dict())
     params = family.page.convert(state_dict(model), config)
@@ -114,10 +114,10 @@ def state_dict(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def twin(name: str, seed: int = 0, gain: float = 1.0, dtype: str = "float32", **fields: Any) -> Twin:
-    """A random model of a family and its twin; with dtype "float64" it has the float32 model's weights exactly.
+    """A random model of a family and its twin. With dtype "float64", weights are those of the float32 model, cast.
 
     T5's query weights are divided by √K, as in its initialization, so that scores are as large as BART's. Otherwise
-    attention would be nearly a hard maximum, which multiplies rounding by a hundred in wide models.
+    the softmax would nearly select one key, which makes rounding errors a hundred times larger in wide models.
     """
     fresh = model(name, **fields)
     randomize(fresh, seed, gain)
@@ -181,7 +181,7 @@ def theirs(a: Twin, x: dict[str, np.ndarray]) -> tuple[float, Gradient]:
     value = a.torch(**tensors(x, LOSS), **no_cache(a)).loss
     value.backward()
     gradients = {name: p.grad.numpy() for name, p in a.torch.named_parameters()}
-    a.torch.zero_grad()  # frees the tensors; the arrays keep their memory
+    a.torch.zero_grad()  # sets p.grad to None; the numpy arrays keep the memory
     return value.item(), flat(a.family.page.convert(gradients, a.config))
 
 
@@ -189,8 +189,8 @@ def theirs(a: Twin, x: dict[str, np.ndarray]) -> tuple[float, Gradient]:
 def float64() -> Iterator[None]:
     """JAX and PyTorch's T5 compute in float64 inside the with block.
 
-    transformers' T5LayerNorm squares in float32, whatever the model's dtype is, which leaves rounding of 1e-8 in a
-    float64 model. It is replaced by torch.nn.RMSNorm, which has the same formula.
+    transformers' T5LayerNorm squares in float32, whatever the model's dtype is, which causes rounding errors of 1e-8 in
+    a float64 model. It is replaced by torch's rms_norm, which has the same formula.
     """
     original = modeling_t5.T5LayerNorm.forward
 

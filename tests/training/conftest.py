@@ -1,4 +1,4 @@
-"""A corpus of invented packages, a tokenizer trained on it and a model of a few thousand parameters."""
+"""Fixtures: a corpus of invented packages, a tokenizer trained on it, and a model of a few thousand parameters."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ TOPICS = ["music", "XML", "Python", "network", "image", "chess", "weather", "mai
 
 @pytest.fixture(scope="package", autouse=True)
 def compile_fast() -> Iterator[None]:
-    """Compiles training steps without optimization, because compiling takes longer than running them here."""
+    """Switches most of XLA's optimizations off, because these tests compile for longer than they compute."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

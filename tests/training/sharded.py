@@ -1,4 +1,7 @@
-"""Three steps on all devices: test_loop calls `run` with one device, and this file in a process with four."""
+"""Trains three steps on all devices: `python -m tests.training.sharded FOLDER`.
+
+tests/training/test_loop.py calls `run` with one device and starts this file as a process with four.
+"""
 
 import sys
 from pathlib import Path
@@ -21,7 +24,7 @@ CONFIG = Config(
 def run(folder: Path) -> Params:
     rng = np.random.default_rng(0)
     ids, labels = rng.integers(3, 40, (8, 16)), rng.integers(3, 40, (8, 8))
-    labels[3:, 4:] = -100  # devices have different numbers of labels, but the loss is one mean over all
+    labels[3:, 4:] = -100  # so devices have different numbers of labels; the loss is one mean over all of them
     batch = Batch(ids, np.ones_like(ids), labels)
     params = bart_oneliner.init(CONFIG, jax.random.key(0))
     return train(params, CONFIG, lambda step: batch, Options(steps=3, warmup=0, learning_rate=1e-2), folder)

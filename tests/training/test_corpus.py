@@ -1,4 +1,4 @@
-"""The corpus builder on a small invented apt state."""
+"""The corpus builder joins, cleans, splits and purges the packages of a small invented folder of apt lists."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ def test_the_command_writes_the_same_bytes_twice(state, tmp_path):
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
     splits = json.loads((tmp_path / "a" / "MANIFEST.json").read_text())["files"]
     records = [r for name in splits for r in read_records(tmp_path / "a" / f"{name}.jsonl.gz")]
-    # alpha-doc repeats alpha, gamma is transitional, delta's synopsis is one word, epsilon is too short
+    # Left out: alpha-doc repeats alpha, gamma is transitional, delta's synopsis is one word, epsilon's text is short.
     assert {r["package"] for r in records} == {"alpha", "beta", "zeta"}
     zeta = next(r for r in records if r["package"] == "zeta")
     assert zeta["document"] == LONG.format("zeta") + " verbatim"  # without its first sentence, which is boilerplate
@@ -112,6 +112,6 @@ def test_beyond_keeps_only_other_families_and_texts_that_resemble_no_record_of_t
 def test_text_rules():
     assert paragraphs(" One\n two.\n .\n  * three") == ["One two.", "* three"]
     assert clean_synopsis("fast parser for logs - development files") == "fast parser for logs"
-    assert clean_synopsis("parser - documentation") == "parser - documentation"  # too little would be left
+    assert clean_synopsis("parser - documentation") == "parser - documentation"  # one word would be too little
     assert cut("A sentence of words. " * 200).endswith("words.")
     assert len(cut("word " * 1000)) <= 2000

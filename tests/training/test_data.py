@@ -5,7 +5,7 @@ from bart_training.data import IGNORED, Batches, collate, round_up
 
 
 def lengths_and_pairs(n):
-    """n random lengths of source and target, and pairs of these lengths; the target's ids name the pair."""
+    """n random pairs of lengths (source, target), and ids of these lengths, where pair i's target repeats i + 10."""
     rng = np.random.default_rng(0)
     lengths = list(zip(rng.integers(4, 100, n).tolist(), rng.integers(3, 20, n).tolist(), strict=True))
     pairs = []

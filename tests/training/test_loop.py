@@ -75,9 +75,10 @@ def test_accumulated_halves_make_the_update_of_the_whole(params, config, batches
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(params, config, batches, tmp_path):
-    trained = train(params, config, batches, Options(steps=2, bfloat16=True, log_every=1), tmp_path)
+    trained = train(params, config, batches, Options(steps=2, bfloat16=True, log_every=1), tmp_path / "bfloat16")
+    in_float32 = train(params, config, batches, Options(steps=2, log_every=1), tmp_path / "float32")
     assert {a.dtype for a in jax.tree.leaves(trained)} == {np.dtype("float32")}
-    assert not same(trained, params)
+    assert not same(trained, in_float32), "the option bfloat16 changes no weight"
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero():

@@ -1,4 +1,4 @@
-"""Initial weights from a BERT: the encoder gives BERT's states, and copying heads copy before any training."""
+"""With weights from a BERT, the encoder gives BERT's hidden states, and copying heads copy before any training."""
 
 import json
 
@@ -64,6 +64,5 @@ def test_copying_heads_continue_a_quotation_untrained(bert, config):
     before, after = (
         float(bart_oneliner.loss(p, config, jnp.asarray(ids), jnp.ones_like(ids), labels)) for p in (params, copying)
     )
-    assert (
-        after < before - 0.02
-    )  # nats, with a random BERT of width 16; with a trained BERT of width 384 the loss falls by 1 nat
+    # This BERT is random and 16 wide; with a trained one that is 384 wide, the loss falls by 1 nat.
+    assert after < before - 0.02, f"the loss went from {before:.3f} to {after:.3f} nats"
