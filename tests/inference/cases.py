@@ -1,6 +1,6 @@
-"""Random cases for generation: checkpoints of many shapes, batches, and every option of transformers that we have.
+"""Draws random cases for generation: checkpoints of many shapes, batches, and every option that we support.
 
-A case is drawn from a seed alone, so that a failure names all that is needed to repeat it.
+A case depends on its seed alone, so that the message of a failed test contains all that is needed to repeat it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.twins import TINY, Twin, of, randomize
 
 torch.set_num_threads(1)  # PyTorch's threads wait for each other, which costs more than these tiny models' arithmetic
 
-SMALL: dict[str, Any] = {**TINY, "d_model": 48}  # uneven depths, head counts and widths
+SMALL: dict[str, Any] = {**TINY, "d_model": 48}  # encoder and decoder differ in depth, heads and width
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "uneven": {},
     "pad-is-0": {"pad_token_id": 0, "bos_token_id": 1, "forced_eos_token_id": None, "activation_function": "relu"},
@@ -36,11 +36,12 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def checkpoint(name: str) -> tuple[Twin, Prepared]:
-    """A random checkpoint of CHECKPOINTS whose generated sequences vary and end.
+    """A random checkpoint with the fields of CHECKPOINTS[name], whose answers have different tokens and lengths.
 
-    A BART with random weights repeats one token: the head that is tied to the embeddings favors the latest token and
-    the longest embedding, and cross-attention outweighs self-attention. So all embeddings have the same norm here,
-    positions have larger embeddings, cross-attention has smaller weights, the end-of-sequence token a positive bias.
+    A BART with random weights usually repeats one token: the head, which is tied to the embeddings, favors the latest
+    token and the embedding with the largest norm, and cross-attention outweighs self-attention. So here all embeddings
+    have the same norm, position embeddings are larger, cross-attention has smaller weights, and the end-of-sequence
+    token has a positive bias.
     """
     model = BartForConditionalGeneration(BartConfig(**{**SMALL, **CHECKPOINTS[name]}))
     randomize(model, seed=sum(map(ord, name)))
@@ -70,12 +71,12 @@ def words(count: int, length: int) -> Draw:
 
 
 def biases(rng: np.random.Generator, V: int) -> dict[tuple[int, ...], float]:
-    """A sequence_bias with single tokens, longer sequences, two with the same last token, one with the start token."""
+    """A sequence_bias of single tokens and sequences. Two end with the same token; one begins with the start token."""
     a, b, c, d = rng.integers(3, V, 4).tolist()
     return {(a,): -3.0, (b,): 4.0, (c, b): 2.5, (d, b): 1.5, (a, c, d): 6.0, (2, d): 5.0}
 
 
-# No forced token can be suppressed here: if every token is excluded, no result is the right one.
+# No token that is forced here is suppressed here: if every token is excluded, any result would be right.
 OPTIONS: dict[str, Draw] = {
     "max_length": pick(18, 24, 32),
     "max_new_tokens": pick(17, 25),
@@ -105,6 +106,7 @@ BEAM_OPTIONS: dict[str, Draw] = {
 }
 
 
+# Options that checkpoints of CHECKPOINTS set, switched off.
 SWITCHED_OFF: list[dict[str, Any]] = [{"eos_token_id": None}, {"forced_eos_token_id": None}, {"pad_token_id": None}]
 
 
@@ -119,7 +121,7 @@ def draw_batch(rng: np.random.Generator, V: int, pad: int, B: int, S: int) -> tu
 
 
 def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int]) -> Case:
-    """A random case; some have prompts, some have no mask. sizes: (B, S), each lowered by up to a quarter."""
+    """Draws a case, one in five with prompts and one in eight without a mask. Its batch has sizes (B, S) or smaller."""
     rng = np.random.default_rng(seed)
     config = checkpoint(name)[0].config
     B, S = (int(rng.integers(limit - limit // 4, limit + 1)) for limit in sizes)
@@ -133,7 +135,7 @@ def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int
 
 
 def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
-    """Cases for greedy search and for three beams: without options, with each option alone, with each default off."""
+    """Cases for greedy search and for three beams: without options, with each option alone, and with each default off."""
     for beams in (1, 3):
         pool = OPTIONS if beams == 1 else {**OPTIONS, **BEAM_OPTIONS}
         yield draw(name, beams, {"num_beams": beams}, sizes)
@@ -148,7 +150,7 @@ def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
 def combined(
     name: str, count: int, beams: tuple[int, ...] = (1, 2, 4), sizes: tuple[int, int] = (4, 16)
 ) -> Iterator[Case]:
-    """`count` cases with several options each: an option is in a case with a probability of one quarter."""
+    """`count` cases with several options each. Each option is in a quarter of the cases on average."""
     for seed in range(count):
         rng = np.random.default_rng((seed, 7))
         options: dict[str, Any] = {"num_beams": beams[seed % len(beams)]}

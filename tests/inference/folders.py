@@ -1,4 +1,4 @@
-"""Checkpoint folders with a tokenizer, written by transformers itself, for tests that load them on both sides."""
+"""Has transformers write small checkpoint folders with a tokenizer, which tests load with transformers and with us."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TEXTS = [
 
 
 def write_bpe(folder: Path) -> None:
-    """vocab.json and merges.txt of a small byte-level BPE."""
+    """Writes vocab.json and merges.txt of a small byte-level BPE tokenizer that is trained on TEXTS."""
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(TEXTS, vocab_size=400, min_frequency=1, special_tokens=SPECIAL, show_progress=False)
     tokenizer.save_model(str(folder))
 
 
 def write_folder(folder: Path, kind: type[PreTrainedModel] = BartForConditionalGeneration, **fields: Any) -> Path:
-    """A random checkpoint of the class `kind` with a tokenizer, written by save_pretrained. fields: of its config."""
+    """Writes a random checkpoint of class `kind` with a tokenizer by save_pretrained. `fields` are of its config."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bpe(folder)
     tokenizer = BartTokenizer.from_pretrained(folder)

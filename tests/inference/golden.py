@@ -1,6 +1,7 @@
-"""Token ids that transformers generated for the bundled documents, so that a machine without PyTorch can compare.
+"""Records the token ids that transformers generates, so that a machine without PyTorch can compare with them.
 
-python -m tests.inference.golden     writes golden.json anew, with the installed transformers
+`python -m tests.inference.golden` writes golden.json with the installed transformers, for the embedded checkpoint and
+the documents in its folder.
 """
 
 import json
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer
 FILE = Path(__file__).with_name("golden.json")
 PAD = 1
 OPTIONS: dict[str, dict[str, Any]] = {
-    "as the checkpoint generates": {},
+    "the checkpoint's options": {},
     "greedy": {"num_beams": 1},
     "beams without penalties": {
         "num_beams": 4, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "length_penalty": 2.0,
@@ -25,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def source() -> tuple[np.ndarray, np.ndarray]:
-    """The bundled documents as input_ids and attention_mask (B,S), the shorter ones padded."""
+    """The embedded checkpoint's example documents as input_ids and attention_mask (B,S), padded on the right."""
     tokenizer = Tokenizer.from_file(str(embedded() / "tokenizer.json"))
     lines = (embedded() / "examples.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [tokenizer.encode(json.loads(line)["document"]).ids for line in lines]
@@ -35,7 +36,7 @@ def source() -> tuple[np.ndarray, np.ndarray]:
 
 
 def transformers_tokens() -> Iterator[tuple[str, list[list[int]]]]:
-    """For each entry of OPTIONS its name and what transformers generates, in float32 on the CPU."""
+    """Yields the name of each entry of OPTIONS and the token ids that transformers generates in float32 on the CPU."""
     import torch
     from transformers import BartForConditionalGeneration
 

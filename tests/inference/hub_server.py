@@ -1,8 +1,8 @@
-"""A local server with those parts of the Hugging Face hub's HTTP interface that a download by huggingface_hub needs.
+"""A local HTTP server that answers huggingface_hub's downloads like the Hugging Face hub.
 
-It answers with the description of a repository, the list of its files, and each file with its ETag and commit, as in
-https://huggingface.co/docs/hub/api. Errors have the header X-Error-Code. huggingface_hub uses the server if the
-variable HF_ENDPOINT holds its address.
+It sends the description of a repository, the list of its files, and each file with its ETag and commit, as documented
+in https://huggingface.co/docs/hub/api. Errors have the header X-Error-Code. huggingface_hub uses the server if the
+environment variable HF_ENDPOINT holds its address.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def oid(content: bytes) -> str:
 
 @contextmanager
 def serve(repositories: Repositories, gated: set[str]) -> Iterator[str]:
-    """Runs a hub with these repositories and yields its address. gated: the hub ids whose files it refuses to give."""
+    """Runs a server with these repositories and yields its address. It refuses the files of the hub ids in `gated`."""
     handler = type("Hub", (Handler,), {"repositories": repositories, "gated": gated})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""LoRA adapters: `load` merges them to the weights that peft's merge_and_unload gives, or refuses them and says why."""
+"""`load` merges LoRA adapters into the same weights as peft's merge_and_unload, or refuses them and says why."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from transformers import BartForConditionalGeneration, BartForSequenceClassifica
 from bart_oneliner import revert
 from tests.inference.folders import TEXTS, write_folder
 
-# peft and we add the same r products for a weight in float32, possibly in another order: the last bit may differ.
+# For each weight, peft and we add the same r float32 products (r: the rank), possibly in another order.
 TOLERANCE = 1e-6
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that transformers wrote. All tests share it, so none may change it."""
+    """The folder of a checkpoint that transformers wrote. All tests share it, so none may change it."""
     return write_folder(tmp_path_factory.mktemp("base"))
 
 
 def trained(model: torch.nn.Module) -> None:
-    """Puts random values into all trainable parameters: a new lora_B is zero, and such an adapter changes nothing."""
+    """Sets all trainable parameters to random values, because peft's initial lora_B is zero and changes no weight."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -42,7 +42,7 @@ def trained(model: torch.nn.Module) -> None:
 def write_adapter(
     base: Path, folder: Path, kind: type[PreTrainedModel] = BartForConditionalGeneration, **options: Any
 ) -> PreTrainedModel:
-    """An adapter written by peft, and the model into which peft merged it."""
+    """Has peft write an adapter to `folder`; returns the model into which peft merged it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns about a new head's random weights and about tied weights
         model = get_peft_model(kind.from_pretrained(base), LoraConfig(**options))
@@ -69,7 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fan_in_fan_out": {"target_modules": ["fc1", "fc2"], "fan_in_fan_out": True},
     "a pattern of targets": {"target_modules": r".*decoder.*encoder_attn\.(q|k)_proj"},
     "some layers": {"target_modules": ["q_proj"], "layers_to_transform": [1]},
-    "ranks of their own": {
+    "different ranks": {
         "target_modules": ["q_proj", "fc1"],
         "rank_pattern": {"decoder.layers.1.self_attn.q_proj": 3, "fc1": 2},
         "alpha_pattern": {"fc1": 64},

@@ -38,7 +38,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that transformers wrote. All tests share it, so none may change it."""
+    """The folder of a checkpoint that transformers wrote. All tests share it, so none may change it."""
     return write_folder(tmp_path_factory.mktemp("written"))
 
 
@@ -53,7 +53,7 @@ def state_of(folder: Path) -> State:
 
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:
-    """The tensors that `load` read, by PyTorch's names."""
+    """PyTorch's name -> array, for the tensors that `load` reads from the folder."""
     model = load(folder)
     return revert(model.params, model.config)
 
@@ -104,14 +104,14 @@ def rewrite(change: Callable[[State], State]) -> Callable[[Path], None]:
 
 
 def old_bin(folder: Path) -> None:
-    """pytorch_model.bin in the format that torch wrote before version 1.6, which is no zip archive."""
+    """Writes pytorch_model.bin in the format of torch before version 1.6, which is not a zip archive."""
     torch.save(state_of(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert not zipfile.is_zipfile(folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
 def parameters_bin(folder: Path) -> None:
-    """A pytorch_model.bin of nn.Parameter objects, which require gradients, where a state dict has plain tensors."""
+    """Writes a pytorch_model.bin with nn.Parameter objects, which require gradients, in place of plain tensors."""
     state = {name: torch.nn.Parameter(tensor) for name, tensor in state_of(folder).items()}
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -178,13 +178,16 @@ bart_inference.load({str(written)!r})
 
 
 def test_a_model_is_read_when_it_is_needed(written: Path) -> None:
-    """Loading copies no tensor; params are a plain dict of arrays, the same each time, by name and by unpacking."""
+    """Loading maps files into memory and copies no tensor.
+
+    `params` is a plain dict of JAX arrays, the same object each time, by attribute and by unpacking.
+    """
     model = load(written)
     for view in jax.tree.leaves(model.tensors):
         memory = view
         while isinstance(memory, np.ndarray) and not isinstance(memory, np.memmap):
             memory = memory.base
-        assert isinstance(memory, np.memmap) or not view.any(), "a tensor was copied"  # an absent bias is zeros
+        assert isinstance(memory, np.memmap) or not view.any(), "a tensor was copied"  # a missing bias is made of zeros
     params, config, generation, tokenizer, *_ = model
     assert type(params) is dict and params is model.params
     assert (config, generation, tokenizer) == (model.config, model.generation, model.tokenizer)
@@ -211,7 +214,7 @@ def test_preparing_from_files_and_from_params_gives_the_same_weights(written: Pa
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-# ── What we save ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Saving ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 KINDS: list[tuple[type[PreTrainedModel], dict[str, Any]]] = [
     (BartForConditionalGeneration, {}),
@@ -355,18 +358,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         then(sharded, lambda folder: next(folder.glob("model-00002*")).unlink()),
         "model-00002.*damaged or missing",
     ),
-    "the index lies": (
+    "the index names a tensor that no shard has": (
         then(
             sharded_bin,
             put("pytorch_model.bin.index.json", '{"weight_map": {"x": "pytorch_model-00001-of-00003.bin"}}'),
         ),
         r"lists tensors that its shards lack: \['x'\]",
     ),
-    "the index is no index": (
+    "the index has no weight_map": (
         then(sharded_bin, put("pytorch_model.bin.index.json", '{"weight_map": 5}')),
         "weight_map",
     ),
-    "the index leaves the folder": (
+    "the index names a file outside the folder": (
         then(sharded_bin, put("pytorch_model.bin.index.json", '{"weight_map": {"x": "../other.bin"}}')),
         "files beside it",
     ),
@@ -374,7 +377,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         rewrite(lambda s: {n: t for n, t in s.items() if n != FC1}),
         "no tensor 'encoder.layers.0.fc1",
     ),
-    "a tensor is too many": (
+    "an unknown tensor": (
         rewrite(lambda s: s | {"model.extra": torch.ones(2)}),
         "tensors that BART does not.*extra",
     ),
@@ -420,7 +423,7 @@ def test_a_dtype_that_cannot_be_is_refused(written: Path, dtype: str, message: s
 
 # ── Tokenizers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-NASTY = [
+UNUSUAL_TEXTS = [
     *TEXTS,
     "",
     " ",
@@ -439,6 +442,7 @@ NASTY = [
 
 
 def both_tokenizers(folder: Path, keep: str) -> tuple[Any, Any]:
+    """Ours and transformers' tokenizer of a folder in which only the files `keep` are left."""
     BartTokenizer.from_pretrained(folder, mask_token=AddedToken("<mask>", lstrip=True)).save_pretrained(folder)
     if keep == "tokenizer.json":
         (folder / "vocab.json").unlink(missing_ok=True)
@@ -455,7 +459,7 @@ def both_tokenizers(folder: Path, keep: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("keep", ["tokenizer.json", "vocab.json and merges.txt"])
 def test_ids_and_texts_are_those_of_barts_own_tokenizer(folder: Path, keep: str) -> None:
     ours, theirs = both_tokenizers(folder, keep)
-    for text in NASTY:
+    for text in UNUSUAL_TEXTS:
         ids = encode_text(ours, text)
         assert ids == theirs(text)["input_ids"], repr(text)
         for skip in (True, False):

@@ -21,7 +21,7 @@ jit_step = jax.jit(decode_step, static_argnums=1)
 
 
 def as_written(pool: np.ndarray, new: np.ndarray, position: np.ndarray, N: int, axis: int) -> np.ndarray:
-    """What `update_cache` promises, entry by entry in numpy."""
+    """The cache `pool` after row i has written its entries `new` from its position on, computed entry by entry."""
     expected, entries = np.moveaxis(pool.copy(), axis, 1), np.moveaxis(new, axis, 1)
     for row in range(len(pool)):
         for i in range(entries.shape[1]):
@@ -36,7 +36,7 @@ def as_written(pool: np.ndarray, new: np.ndarray, position: np.ndarray, N: int, 
 def test_entries_written_at_the_end_of_a_cache_overwrite_no_older_ones(
     write: Callable[..., Array], axis: int, N: int, n: int
 ) -> None:
-    """Rows write at the start, in the middle and at the last three positions. Entries beyond the cache are dropped."""
+    """Rows write at the start, in the middle and at the last three positions. Entries beyond the end are dropped."""
     rng = np.random.default_rng(n)
     position = np.array([0, 7, T - 3, T - 2, T - 1], np.int32)
     shape = [len(position), 2, 5, 5]
@@ -51,7 +51,7 @@ def test_entries_written_at_the_end_of_a_cache_overwrite_no_older_ones(
 def one_by_one(
     prepared, source, tokens: np.ndarray, position: np.ndarray, cache: KVCache
 ) -> tuple[list[np.ndarray], KVCache]:
-    """Decodes tokens (B,n,N) one position after the other -> the logits (B,N,V) of each position, and the cache."""
+    """Decodes tokens (B,n,N) one position after the other; returns each position's logits (B,N,V) and the cache."""
     logits = []
     for t in range(tokens.shape[1]):
         step_logits, cache = jit_step(prepared.weights, prepared.config, source, cache, tokens[:, t], position + t)
@@ -62,7 +62,7 @@ def one_by_one(
 @pytest.mark.parametrize("N", [1, 3])
 @pytest.mark.parametrize("start", [0, 5, T - 3, T - 2, T - 1])
 def test_several_positions_at_once_are_those_one_by_one(N: int, start: int) -> None:
-    """Each row is at another position, up to the cache's last one, and beams have continued other beams before."""
+    """Rows are at different positions, up to the cache's last one, and their beams have swapped places before."""
     _, prepared = checkpoint("uneven")
     x, rng, n = batch(prepared.config, B=B, S=11), np.random.default_rng(start), 4
     source = prefill(prepared.weights, prepared.config, x["input_ids"], x["attention_mask"].astype(bool))

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-REFUSED = {  # the name of a file that is not read -> a pattern of the error message
+REFUSED = {  # name of a file that is not read -> regular expression for the error message
     "flax_model.msgpack": "file of Flax weights.*load_flax_checkpoint_in_pytorch_model",
     "tf_model.h5": "file of TensorFlow weights.*load_tf2_checkpoint_in_pytorch_model",
     "model.ckpt.index": "file of TensorFlow weights",
@@ -129,7 +129,7 @@ CAUSES: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (raw(b""), "is damaged: it is empty"),
     "a pointer": (raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "git lfs pull"),
     "a web page": (raw(b"<!DOCTYPE html>"), "is a web page: the download failed"),
-    "something else": (raw(b"\x00\x01hello" * 20), "is damaged, or no file of PyTorch"),
+    "other bytes": (raw(b"\x00\x01hello" * 20), "is damaged, or no file of PyTorch"),
     "weights below a name": (saved({"state_dict": STATE}), "'state_dict' is dict; if that holds the weights"),
     "numbers": (saved({**STATE, "step": 3}), "does not hold tensors alone: 'step' is int"),
     "a list": (saved([1]), "does not hold tensors by name, but list"),
@@ -164,7 +164,7 @@ def test_without_torch_a_bin_file_is_refused_with_the_command_that_installs_it(f
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b" <html>"])
-def test_a_safetensors_file_that_is_none_is_refused_with_the_true_cause(folder: Path, content: bytes) -> None:
+def test_a_file_named_safetensors_that_is_not_one_is_refused_with_the_true_cause(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"it is empty|git lfs pull|is a web page"):
         load(folder)

@@ -1,7 +1,8 @@
 """generate's tokens, scores and log-probabilities equal transformers', for every option alone and for many at once.
 
-A sample of the cases runs always. The whole grid, hundreds of cases with every checkpoint and several batch sizes and
-lengths, is marked slow. Run with -s to see how many cases were exempt (support/oracle.py says when one is).
+The ordinary tests run a sample of the cases. The whole grid, hundreds of cases with every checkpoint and several batch
+sizes and lengths, is marked slow. A case is exempt if its tokens differ at a decision that rounding can change
+(support/oracle.py); `pytest -s` shows how many are.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def test_combined_options_equal_transformers(name: str) -> None:
 
 
 EDGES: list[dict[str, Any]] = [
-    {"exponential_decay_length_penalty": (-2, 1.1)},  # the decay counts two tokens more than were generated
-    {"exponential_decay_length_penalty": (1, 2.0)},  # the first token after `start` has a decay of 2.0 - 1
+    {"exponential_decay_length_penalty": (-2, 1.1)},  # the exponent is two more than the number of generated tokens
+    {"exponential_decay_length_penalty": (1, 2.0)},  # the first token after `start` is penalized by 2.0**1 - 1 = 1
     {"encoder_repetition_penalty": 0.5},  # scores are penalized by its reciprocal, 2
     {"repetition_penalty": 2.0},
-    {"no_repeat_ngram_size": 1},  # no token comes twice
+    {"no_repeat_ngram_size": 1},  # no token is repeated
     {"forced_bos_token_id": 7, "begin_suppress_tokens": list(range(10, 60))},
     {"min_length": 12, "begin_suppress_tokens": list(range(10, 60))},
 ]
@@ -59,7 +60,7 @@ def test_the_grid_has_every_option_and_something_to_compare() -> None:
     assert {case.attention_mask is None for case in cases} == {True, False}
     model = checkpoint("uneven")[0].torch
     answers = {tuple(row) for case in cases[::4] for row in oracle.reference(case, model).sequences.tolist()}
-    assert len(answers) > len(cases[::4]), "different sources get one answer: the checkpoint has nothing to say"
+    assert len(answers) > len(cases[::4]), "the checkpoint gives the same answers to many different sources"
 
 
 def test_a_wrong_answer_is_not_exempt() -> None:

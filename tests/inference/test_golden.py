@@ -21,5 +21,5 @@ def test_tokens_are_those_that_transformers_generated(name: str) -> None:
 
 
 def test_transformers_generates_them_still() -> None:
-    """The installed transformers still generates the committed ids. This is the only test here that needs PyTorch."""
+    """The installed transformers generates the ids in golden.json. No other test of this file needs PyTorch."""
     assert dict(golden.transformers_tokens()) == TOKENS

@@ -71,8 +71,8 @@ def test_features_equal_bart_model(fields: dict[str, Any]) -> None:
     del x["labels"]
     theirs, ours = twin.torch.model(**tensors(x)), features(model, **x)
     assert_close(ours.last_hidden_state, theirs.last_hidden_state, what="decoder")
-    seen = x["attention_mask"][..., None]
-    assert_close(ours.encoder_last_hidden_state, theirs.encoder_last_hidden_state, what="encoder", where=seen == 1)
+    real = x["attention_mask"][..., None] == 1
+    assert_close(ours.encoder_last_hidden_state, theirs.encoder_last_hidden_state, what="encoder", where=real)
 
 
 @torch.no_grad()
@@ -127,9 +127,9 @@ def test_the_language_model_equals_bart_for_causal_lm(fields: dict[str, Any]) ->
     alone.model.decoder.load_state_dict(twin.torch.model.decoder.state_dict())
     alone.tie_weights()
     x = sources(twin)
-    seen = x["attention_mask"][..., None] == 1
-    theirs = functools.partial(alone, use_cache=False)  # its cache has room for encoder_layers layers only
-    assert_close(causal_lm(model, **x), theirs(**tensors(x)).logits, where=seen)
+    real = x["attention_mask"][..., None] == 1
+    theirs = functools.partial(alone, use_cache=False)  # its cache would have only as many layers as the encoder
+    assert_close(causal_lm(model, **x), theirs(**tensors(x)).logits, where=real)
     assert_close(causal_lm(model, x["input_ids"]), theirs(tensors(x)["input_ids"]).logits, what="without a mask")
 
 
@@ -158,7 +158,7 @@ NLI = {"id2label": {0: "contradiction", 1: "neutral", 2: "entailment"}}
 
 @pytest.fixture(scope="module")
 def nli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Model, Any]]:
-    """A model for natural language inference that we loaded, and transformers' pipeline on the same folder."""
+    """A model for natural language inference, loaded by us, and transformers' pipeline for the same folder."""
     labels = {"label2id": {name: i for i, name in NLI["id2label"].items()}, **NLI}
     folder = write_folder(tmp_path_factory.mktemp("nli"), BartForSequenceClassification, **labels)
     yield load(folder), zero_shot_pipeline(folder)

@@ -1,6 +1,6 @@
-"""Hub ids, with a local server as the hub: which files are downloaded, and that a refusal names its true cause.
+"""Tests hub ids with a local server as the hub: which files are downloaded, and that errors name the true cause.
 
-huggingface_hub reads its settings when it is imported, so `ask` starts a new process for each setting.
+huggingface_hub reads environment variables when it is imported, so `ask` starts a new process for each call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.inference.folders import write_folder
 from tests.inference.hub_server import serve
 
 CONFIG = b'{"model_type": "bart"}'
-REFUSED = {  # the only file beside config.json -> a pattern of the error message
+REFUSED = {  # the only file beside config.json -> regular expression for the error message
     "flax_model.msgpack": "flax_model.msgpack is a file of Flax weights.*load_flax_checkpoint_in_pytorch_model",
     "tf_model.h5": "tf_model.h5 is a file of TensorFlow weights.*load_tf2_checkpoint_in_pytorch_model",
     "model.pt": "model.pt is a fairseq checkpoint.*convert_bart_original_pytorch_checkpoint_to_pytorch",
@@ -42,9 +42,10 @@ print(json.dumps(answers))
 
 
 def ask(*questions: tuple[str, dict[str, Any]], home: Path, endpoint: str, **environment: str) -> list[Any]:
-    """Calls find_folder for each question, a hub id and keywords, in a new process.
+    """Calls find_folder in a new process for each question, which is a hub id and keyword arguments.
 
-    An answer is the names of the files in the folder, or the message of the error. home: the folder of the cache.
+    An answer is the list of files in the folder that find_folder returns, or the message of the error that it raises.
+    `home` is the folder of the hub's cache, `endpoint` the hub's address.
     """
     program = PROGRAM.format(questions=json.dumps(questions))
     done = run(program, HF_HOME=str(home), HF_ENDPOINT=endpoint, HF_TOKEN="", **environment)
@@ -62,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def endpoint(whole: dict[str, bytes]) -> Iterator[str]:
-    """The address of a hub. find_folder downloads its repositories named read/… and refuses those named refused/…."""
+    """Address of a hub whose repositories read/… have files that find_folder downloads, and refused/… do not."""
     shards = {"pytorch_model.bin.index.json": b"{}", "pytorch_model-00001-of-00001.bin": b"zip"}
     repositories = {
         "read/safetensors": whole | {"pytorch_model.bin": b"zip", "README.md": b"", "checkpoint-9/config.json": b"{}"},
@@ -96,7 +97,7 @@ def test_of_a_repository_what_is_read_is_downloaded_and_nothing_else(
         ["tokenizer.json"],
     ]
     again = ask(("read/safetensors", {}), ("read/bin", {}), home=tmp_path, endpoint=endpoint, HF_HUB_OFFLINE="1")
-    assert again == answers[:2], "what was downloaded is not found without the network"
+    assert again == answers[:2], "downloaded files are not used when the network is off"
 
 
 def test_a_repository_of_other_files_is_refused_by_the_cause_with_the_command(endpoint: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from bart_inference.model import onednn
 from bart_oneliner import greedy
 from tests.inference.cases import OPTIONS, checkpoint, draw_batch
 
-SAME = 1e-5  # by which a score may differ in another shape, because float32 sums are taken in another order
+SAME = 1e-5  # scores may differ by this in another shape, because float32 sums are taken in another order
 COMPILED = "/jax/core/compile/backend_compile_duration"
 WAYS: list[dict[str, Any]] = [
     {"num_beams": 1},
@@ -65,7 +65,7 @@ def test_buckets_batch_size_and_dummy_rows_do_not_matter(way: dict[str, Any], mo
     ids, mask = sources()
     expected = generate(prepared, ids, mask, max_length=24, **way)
     padded = np.pad(ids, ((0, 0), (0, 7)), constant_values=1), np.pad(mask, ((0, 0), (0, 7)))
-    assert_same(generate(prepared, *padded, max_length=24, **way), expected, "padding of the caller's")
+    assert_same(generate(prepared, *padded, max_length=24, **way), expected, "padding in the caller's arrays")
     monkeypatch.setattr("bart_inference.buckets.LENGTHS", (48,))
     monkeypatch.setattr("bart_inference.buckets.TARGETS", (48,))
     monkeypatch.setattr("bart_inference.buckets.BATCHES", (8,))
@@ -73,7 +73,7 @@ def test_buckets_batch_size_and_dummy_rows_do_not_matter(way: dict[str, Any], mo
     per_row = way.get("num_return_sequences", 1)
     alone = generate(prepared, ids[1:2], mask[1:2], max_length=24, **way)
     expected_row = rows_of(expected, list(range(per_row, 2 * per_row)))
-    assert_same(alone, expected_row, "a row with dummies only")
+    assert_same(alone, expected_row, "a row beside padding rows only")
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -120,7 +120,7 @@ def test_decoding_in_chunks_changes_nothing(way: dict[str, Any]) -> None:
         while not state.done.all():
             state = decode(prepared.weights, prepared.config, state, chunk, rows[0].do_sample)
         results.append(hypotheses(state))
-    assert results[2].length.max() > 6, "the answers end before the chunks differ"
+    assert results[2].length.max() > 6, "all answers are shorter than two chunks"
     for result in results[:2]:
         jax.tree.map(np.testing.assert_array_equal, result, results[2])
 
@@ -140,7 +140,7 @@ def test_nothing_compiles_anew_within_a_bucket() -> None:
                 del options["max_length"]
             generate(prepared, *sources(B, S, seed=S), **way, **options)
     assert compiled.count(COMPILED) == 0
-    jax.jit(lambda x: x + len(compiled))(1.0)  # a new program: the listener must count it
+    jax.jit(lambda x: x + len(compiled))(1.0)  # compiles, so the listener must count it
     assert compiled.count(COMPILED) > 0
 
 
@@ -170,8 +170,8 @@ def test_a_layout_changes_no_token(layout: str) -> None:
 @pytest.mark.parametrize("n", [1, 4, 20])
 @pytest.mark.parametrize("M", [20, 128, 300, 8192, 50265])
 def test_the_best_by_blocks_are_the_best(M: int, n: int) -> None:
-    """Also if several scores are equal (the first index comes first) or -inf."""
+    """This holds if scores are equal (lower indices come first) and if all but three are -inf, too."""
     noise = np.random.default_rng(M).standard_normal((3, M), np.float32)
-    most_ruled_out = np.where(np.arange(M) < 3, noise, -np.inf).astype(np.float32)
-    for scores in (noise, np.round(noise), np.zeros_like(noise), most_ruled_out, most_ruled_out[:, ::-1]):
+    three_finite = np.where(np.arange(M) < 3, noise, -np.inf).astype(np.float32)
+    for scores in (noise, np.round(noise), np.zeros_like(noise), three_finite, three_finite[:, ::-1]):
         np.testing.assert_array_equal(jax.jit(top_indices, static_argnums=1)(scores, n), jax.lax.top_k(scores, n)[1])

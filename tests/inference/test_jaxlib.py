@@ -1,4 +1,4 @@
-"""The installed jaxlib has what we use of it beyond JAX's documented interface."""
+"""The installed jaxlib has the undocumented call of oneDNN that the layout `onednn` uses."""
 
 import platform
 
@@ -8,7 +8,7 @@ from bart_inference.model import onednn
 
 
 def test_onednn_is_there_on_x86() -> None:
-    """If a jaxlib lacked the call, test_onednn.py would only skip its tests, and large models would become slower."""
+    """A jaxlib that lacks the call would go unnoticed otherwise: the tests in test_onednn.py are then skipped."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip(f"jaxlib carries oneDNN for x86-64, this is {platform.machine()}")
+        pytest.skip(f"jaxlib has oneDNN for x86-64 only, this machine is {platform.machine()}")
     assert onednn.available(), f"jaxlib {jaxlib.__version__} has no working {onednn.TARGET}: see docs/upstream.md"

@@ -1,4 +1,4 @@
-"""Lookup decoding gives greedy search's tokens: with drafts of any quality, every option, and real text."""
+"""Lookup decoding gives the tokens of greedy search with right and wrong drafts, every option, and real text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support import oracle
 from support.oracle import Case
 from tests.inference.cases import alone, checkpoint, combined, draw_batch
 
-TOLERANCE = 1e-5  # by which a log-probability may differ: a step over several positions sums in another order
+TOLERANCE = 1e-5  # log-probabilities may differ by this: a step over several positions sums in another order
 K = 4
 DOCUMENTS = (
     "The GNU Aspell spell checker library. This package contains the GNU Aspell spell checker library for C programs.",
@@ -51,7 +51,7 @@ def state_of(prepared: Prepared, case: Case) -> tuple[State, Any]:
 
 
 def draft_from(answers: np.ndarray, state: State, rng: np.random.Generator) -> Draft:
-    """Drafts of random lengths up to K: what follows in the answers (B,W), with one token in five replaced by 4."""
+    """Drafts of up to K tokens that follow in `answers` (B,W), greedy search's sequences; one in five is replaced."""
     B = len(answers)
     length = np.asarray(state.length)
     padded = np.pad(answers, ((0, 0), (0, K + 64)), constant_values=3)
@@ -64,7 +64,7 @@ def draft_from(answers: np.ndarray, state: State, rng: np.random.Generator) -> D
 
 
 def with_random_drafts(prepared: Prepared, case: Case, expected: Generated, seed: int) -> tuple[Generated, int]:
-    """Our result for a case whose every step verifies a draft that is partly wrong, and the number of steps."""
+    """Decodes a case by verifying a partly wrong draft in each step; returns the result and the number of steps."""
     rng = np.random.default_rng(seed)
     state, rows = state_of(prepared, case)
     B = state.tokens.shape[0]
@@ -88,7 +88,7 @@ def assert_greedy(lookup: Generated, expected: Generated, what: object) -> None:
 
 @pytest.mark.parametrize("name", ["uneven", "pad-is-0"])
 def test_drafts_of_any_quality_give_the_tokens_of_greedy_search(name: str) -> None:
-    """The cases have each option alone or several at once, and some have prompts."""
+    """Some cases have one option, others several, and some have prompts."""
     prepared = checkpoint(name)[1]
     cases = [case for case in alone(name) if case.options["num_beams"] == 1] if name == "uneven" else []
     cases += combined(name, 6, beams=(1,))
@@ -100,7 +100,7 @@ def test_drafts_of_any_quality_give_the_tokens_of_greedy_search(name: str) -> No
         assert_greedy(lookup, expected, case)
         all_steps += steps
         all_tokens += int(expected.lengths.max()) - 1
-    assert all_steps < 0.7 * all_tokens, f"{all_steps} steps for {all_tokens} tokens: hardly a draft was accepted"
+    assert all_steps < 0.7 * all_tokens, f"{all_steps} steps for {all_tokens} tokens: too few drafts were accepted"
 
 
 @pytest.mark.parametrize("max_length", [16, 32])
@@ -128,7 +128,7 @@ def test_an_end_token_inside_a_draft_ends_the_sequence() -> None:
     case = Case("uneven", ids, mask, None, options)
     rows = resolve(prepared.generation, prepared.config, options, None, 4)
     state, _ = state_of(prepared, case)
-    while not state.done.all():  # each draft holds what `free` generated next, also beyond an end-of-sequence token
+    while not state.done.all():  # each draft holds the next tokens of `free`, those after an end token too
         following = [free.sequences[i, n : n + K] for i, n in enumerate(np.asarray(state.length))]
         tokens = np.stack([np.pad(row, (0, K - len(row)), constant_values=-1) for row in following])
         tokens[np.asarray(state.done)] = -1
@@ -141,7 +141,7 @@ def test_an_end_token_inside_a_draft_ends_the_sequence() -> None:
 
 
 def expected_draft(source: list[int], tokens: list[int], K: int) -> list[int]:
-    """The draft of a row that has had no draft rejected, computed in plain Python."""
+    """The draft, computed in plain Python, of a row whose drafts have not been rejected before."""
     for n in (2, 1):
         if len(tokens) >= n:
             for i in range(len(source) - n):
@@ -153,7 +153,7 @@ def expected_draft(source: list[int], tokens: list[int], K: int) -> list[int]:
 def test_a_draft_is_what_follows_the_latest_tokens_in_the_source() -> None:
     prepared = checkpoint("uneven")[1]
     rng = np.random.default_rng(0)
-    lengths_seen = set()
+    draft_lengths = set()
     for _ in range(40):
         ids = rng.integers(3, 9, (4, 12))  # few different ids, so that most n-grams occur in the source
         state, _ = state_of(prepared, Case("uneven", ids, None, None, {"max_length": 16}))
@@ -165,12 +165,12 @@ def test_a_draft_is_what_follows_the_latest_tokens_in_the_source() -> None:
             expected = expected_draft(ids[i].tolist(), tokens[i, 0, : length[i]].tolist(), K)
             assert draft.tokens[i].tolist() == expected + [-1] * (K - len(expected))
             assert int(draft.length[i]) == len(expected)
-            lengths_seen.add(len(expected))
-    assert lengths_seen == {0, 1, 2, 3, 4}
+            draft_lengths.add(len(expected))
+    assert draft_lengths == {0, 1, 2, 3, 4}
 
 
 def test_a_row_that_copies_nothing_drafts_ever_more_rarely() -> None:
-    """Source and generated tokens are all the same token, so every step finds a draft. The test rejects every draft."""
+    """All source and generated tokens are equal, so each step could have a draft, but this test rejects every one."""
     prepared = checkpoint("uneven")[1]
     state, _ = state_of(prepared, Case("uneven", np.full((1, 12), 5), None, None, {"max_length": 32}))
     state = state._replace(tokens=jnp.full_like(state.tokens, 5))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not onednn.available(), reason="this processor o
 
 @pytest.fixture(autouse=True)
 def nothing_compiled():
-    """Drops compiled programs: they hold the settings of `onednn` from the time at which they were traced."""
+    """Drops compiled programs before and after each test: the module's settings are fixed in a program when traced."""
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -59,7 +59,7 @@ def test_projections_to_heads_are_those_of_the_matrix(H: int, K: int) -> None:
 def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     twin, _ = checkpoint(name)
     prepared = prepare(twin.model, "onednn")
-    # Attention of any size uses oneDNN too, one source after the other.
+    # So attention uses oneDNN, and one source after the other, in these small shapes too.
     monkeypatch.setattr(onednn, "MIN_ATTENTION_MULTIPLY_ADDS", 0)
     monkeypatch.setattr(onednn, "MIN_SCORES_BY_SOURCE", 0)
     ids = np.full((1, 16), 5, np.int32)
@@ -70,7 +70,7 @@ def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPat
 def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = checkpoint("uneven")[0].model
     layer = lambda model: prepare(model).weights["decoder"]["layers"][0]["fc1"]["weight"]
-    assert isinstance(layer(model), Dense), "a small model"
+    assert isinstance(layer(model), Dense), "a small model has oneDNN's layout"
     monkeypatch.setattr("bart_inference.model.layout.MIN_BYTES_FOR_ONEDNN", 0)
     assert isinstance(layer(model), Panels)
     narrow = Model(jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params), *list(model)[1:])
@@ -78,7 +78,7 @@ def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pyte
     with pytest.raises(ValueError, match=r"'onednn' needs float32 weights .* these are bfloat16"):
         prepare(narrow, "onednn")
     monkeypatch.setattr(onednn, "available", lambda: False)
-    assert isinstance(layer(model), Dense), "no oneDNN"
+    assert isinstance(layer(model), Dense), "a model has oneDNN's layout although oneDNN is not available"
 
 
 def test_a_missing_call_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def resolved(
 @pytest.mark.parametrize("name", sorted(set(NONE_MEANS) & set(GenerationConfig().to_dict()) - {"max_length"}))
 def test_the_global_defaults_are_those_of_transformers(name: str) -> None:
     theirs = GenerationConfig._get_default_generation_params().get(name)
-    neutral = {"renormalize_logits": False, "min_p": 0.0}  # off, which is None in transformers
+    neutral = {"renormalize_logits": False, "min_p": 0.0}  # these mean "off"; transformers has None
     assert getattr(Options(), name) == neutral.get(name, theirs)
 
 
@@ -93,7 +93,7 @@ LEGACY_FILES = {
 
 
 def as_transformers_loads(folder: Path) -> dict[str, Any]:
-    """The checkpoint's options in transformers' generate: those of its files, completed by the global defaults."""
+    """The options with which transformers' generate runs: those of the checkpoint's files, else the global defaults."""
     model = BartForConditionalGeneration.from_pretrained(folder)
     prepared, _ = model._prepare_generation_config(None)
     return {name: value for name, value in prepared.to_dict().items() if name in NONE_MEANS}
@@ -101,7 +101,7 @@ def as_transformers_loads(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint whose config.json says nothing about generation."""
+    """The folder of a tiny checkpoint whose config.json says nothing about generation."""
     folder = tmp_path_factory.mktemp("bare")
     BartForConditionalGeneration(BartConfig(**TINY)).save_pretrained(folder)
     (folder / "generation_config.json").unlink()
@@ -114,7 +114,7 @@ def check_against_transformers(folder: Path) -> None:
     for name, theirs in as_transformers_loads(folder).items():
         mine = getattr(ours, name)
         if name == "max_length" and mine is None:
-            theirs = None if theirs == 20 else theirs  # transformers has completed an unset max_length with 20
+            theirs = None if theirs == 20 else theirs  # transformers sets a max_length that no file sets to 20
         assert mine == (NONE_MEANS[name] if theirs is None and name != "top_k" else theirs), name
 
 

@@ -25,7 +25,7 @@ def source(length: int, seed: int) -> np.ndarray:
 
 
 def encoded(prepared, sources: Sequence[np.ndarray], which: int, L: int) -> Source:
-    """The encoded source number `which` of `sources`, which are packed into the second of two rows of L positions."""
+    """Packs `sources` into the second of two rows of L positions; returns the encoded source number `which`."""
     ids, positions = np.zeros((2, 2, L), np.int32)
     used = sum(map(len, sources))
     ids[1, :used] = np.concatenate(sources)
@@ -53,7 +53,7 @@ def test_a_source_is_encoded_as_alone(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("L", [64, 96, 112, 128])
 def test_neither_its_place_nor_its_neighbors_change_a_bit(layout: str, L: int) -> None:
-    """L: the lengths of rows that the server packs several sources into, without the shortest of them."""
+    """The server packs several sources into rows of these lengths L, and of a shorter one."""
     prepared, ids = prepare(load(), layout), source(21, 0)
     first = encoded(prepared, [ids], 0, L)
     for before in sorted({0, 1, 3, 8, 17, 33, L // 2 - 10, L - 50, L - 21}):

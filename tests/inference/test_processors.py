@@ -1,4 +1,4 @@
-"""Logits processors and their arrays by hand, where a whole generation would hardly show a difference."""
+"""Logits processors and their arrays equal results by hand, for mistakes that generated tokens would hardly show."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,10 @@ from tests.twins import TINY
 
 
 def completions(n: int, text: list[int], length: int) -> list[int]:
+    """The tokens that would repeat an n-gram after the first `length` tokens of `text`.
+
+    At position i this is the token text[i] if the last n - 1 tokens also occur just before it, and -1 otherwise.
+    """
     tokens = jnp.array([[text]], jnp.int32)
     real = jnp.where(jnp.arange(len(text)) < length, tokens, -1)
     history = History(tokens, jnp.array([length]), jnp.full((1, 1), -1))
@@ -20,10 +24,10 @@ def completions(n: int, text: list[int], length: int) -> list[int]:
 
 def test_the_tokens_that_complete_an_ngram_are_those_behind_its_earlier_occurrences() -> None:
     text = [2, 5, 6, 7, 5, 8, 6, 5, 0, 0]
-    assert completions(2, text, 8) == [-1, -1, 6, -1, -1, 8, -1, -1, -1, -1], "what follows a 5"
-    assert completions(3, text, 8) == [-1] * 10, "6 5 comes once"
-    assert completions(1, text, 8) == [2, 5, 6, 7, 5, 8, 6, 5, -1, -1], "every token"
-    assert completions(0, text, 8) == [-1] * 10, "off: no token, not even 0"
+    assert completions(2, text, 8) == [-1, -1, 6, -1, -1, 8, -1, -1, -1, -1], "not 6 and 8, which follow a 5"
+    assert completions(3, text, 8) == [-1] * 10, "a token although 6 5 occurs once only"
+    assert completions(1, text, 8) == [2, 5, 6, 7, 5, 8, 6, 5, -1, -1], "not every generated token"
+    assert completions(0, text, 8) == [-1] * 10, "a token although the processor is off"
 
 
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 0.6, 1.0, 2.0])

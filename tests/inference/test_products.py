@@ -1,4 +1,4 @@
-"""Every matrix product asks for full float32 on every platform, instead of the default TF32 or bfloat16 passes."""
+"""Every matrix product asks for full float32 on every platform; by default some would use TF32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.inference.cases import checkpoint
 
 
 def programs() -> dict[str, Any]:
-    """All programs with matrix products, traced: prefill, greedy and beam search, the task heads, and `forward`."""
+    """All programs with matrix products, traced: prefill, `forward`, task heads, and decoding with 1 and 3 beams."""
     twin, _ = checkpoint("uneven")
     prepared = prepare(twin.model, layout="gpu")
     ids = np.full((2, 16), 5, np.int32)
@@ -42,7 +42,7 @@ def programs() -> dict[str, Any]:
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu", "cpu"])
 def test_every_product_asks_for_the_highest_precision(platform: str) -> None:
-    """A program can be lowered for a platform that this machine lacks. On NVIDIA's GPUs HIGHEST switches TF32 off."""
+    """Programs can be lowered for platforms that this machine lacks. HIGHEST switches TF32 off on NVIDIA GPUs."""
     for name, traced in programs().items():
         products = re.findall(r"stablehlo\.dot_general.*", traced.lower(lowering_platforms=(platform,)).as_text())
         assert len(products) >= 8, name

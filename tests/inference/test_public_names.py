@@ -1,4 +1,4 @@
-"""`import bart_inference` gives every public name, as the class or function that the named module defines."""
+"""Every public name of bart_inference is the class or function that the module listed for it defines."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ print({name: type(getattr(bart_inference, name)).__name__ for name in bart_infer
 
 
 def test_every_public_name_is_what_it_says_after_all_submodules_were_imported() -> None:
-    """A submodule that is imported becomes an attribute of its package, and hides a function of the same name."""
+    """Importing a submodule makes it an attribute of its package, which would hide a function of the same name."""
     done = process.run(PROGRAM)
     assert done.returncode == 0, done.stderr
     kinds = ast.literal_eval(done.stdout)

@@ -1,8 +1,7 @@
-"""Generation and task heads on the published checkpoints, which are downloaded, against transformers and its tests.
+"""Generation and task heads with published checkpoints equal transformers and the numbers in transformers' tests.
 
-    pytest -m network tests/inference/test_published_checkpoints.py       (about 10 GB of downloads)
-
-The expected numbers are those in transformers' tests/models/bart/test_modeling_bart.py.
+`pytest -m network tests/inference/test_published_checkpoints.py` downloads about 10 GB. The expected numbers are those
+in transformers' tests/models/bart/test_modeling_bart.py.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def fetch(name: str) -> Prepared:
     return prepare(load(name))
 
 
-@pytest.mark.parametrize("options", [{"num_beams": 1}, {}], ids=["greedy", "as the checkpoint asks"])
+@pytest.mark.parametrize("options", [{"num_beams": 1}, {}], ids=["greedy", "the checkpoint's options"])
 @pytest.mark.parametrize("name", GENERATING)
 @torch.no_grad()
 def test_generations_equal_transformers(name: str, options: dict[str, Any]) -> None:

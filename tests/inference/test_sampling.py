@@ -1,4 +1,4 @@
-"""Sampling: the filtered distribution is transformers', samples follow it, and a seed gives the same in every batch."""
+"""The filtered distribution equals transformers', samples follow it, and a seed gives the same sample in any batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WARPERS: list[dict[str, Any]] = [
 
 
 def theirs(logits: np.ndarray, options: dict[str, Any], beams: int) -> np.ndarray:
-    """One row's logits after the logits processors that transformers' generate makes for the options."""
+    """One row's logits after the logits processors that transformers makes for the options."""
     config = GenerationConfig(do_sample=True, num_beams=beams, **{"top_k": 50, **options})
     config._eos_token_tensor = torch.tensor([2, 5])
     processors = checkpoint("uneven")[0].torch._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
@@ -45,7 +45,7 @@ def theirs(logits: np.ndarray, options: dict[str, Any], beams: int) -> np.ndarra
 
 
 def ours(logits: np.ndarray, options: list[dict[str, Any]], beams: int) -> np.ndarray:
-    """The rows' logits after our sampling filters, which compute all rows at once, each with its own options."""
+    """The rows' logits after our sampling filters, which process all rows at once, each with its own options."""
     rows = [Options(num_beams=beams, do_sample=True, eos_token_id=[2, 5], max_length=8, **o) for o in options]
     packed = pack_options(rows, CONFIG, 8, [1] * len(rows), [0] * len(rows))
     return np.asarray(jax.jit(apply_sampling_filters)(logits[:, None], packed))[:, 0]
@@ -64,9 +64,10 @@ def test_the_filtered_distribution_is_that_of_transformers(beams: int, spread: f
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_ties_stay_together(beams: int) -> None:
-    """We keep all tokens whose score equals that of the last token kept. transformers' top_k does so too.
+    """We keep every token whose score equals the lowest score kept. transformers' top_k does so too.
 
-    transformers' top_p keeps those of them that torch's sort puts first, an order that torch does not promise.
+    Of tokens with equal scores, transformers' top_p keeps those that torch's sort puts first, and torch does not
+    document which these are.
     """
     logits = np.round(np.random.default_rng(7).normal(0, 1.5, (len(WARPERS), V)) * 2).astype(np.float32) / 2
     filtered = ours(logits, WARPERS, beams)
@@ -75,12 +76,15 @@ def test_ties_stay_together(beams: int) -> None:
         if not {"top_p", "min_p"} & set(options):
             assert np.array_equal(mine, reference), options
         assert not (reference & ~mine).any(), f"{options}: a token that transformers keeps is gone"
-        extra = logits[i][mine & ~reference]
-        assert (extra == logits[i][reference].min()).all(), f"{options}: more is kept than ties with the last"
+        kept_by_us_only = logits[i][mine & ~reference]
+        lowest = logits[i][reference].min()
+        assert (kept_by_us_only == lowest).all(), (
+            f"{options}: tokens are kept whose score is not the lowest kept, {lowest}"
+        )
 
 
 def first_step_probabilities(options: dict[str, Any]) -> np.ndarray:
-    """The distribution (V,) of the first token after SOURCE, as transformers filters it."""
+    """The probabilities (V,) with which transformers samples the first token of an answer to SOURCE."""
     model = checkpoint("uneven")[0].torch
     out = model.generate(
         torch.tensor(SOURCE), attention_mask=torch.ones(1, 12, dtype=torch.long), do_sample=True, max_new_tokens=1,
@@ -93,7 +97,7 @@ SOURCE = np.random.default_rng(3).integers(3, 99, (1, 12))
 
 
 def draw(n: int, **options: Any) -> np.ndarray:
-    """The first tokens (n,R) of samples with the seeds 0 … n - 1. R: num_return_sequences."""
+    """The first tokens (n,R) of answers sampled with the seeds 0 … n - 1, where R is num_return_sequences."""
     rows = [{"seed": seed} for seed in range(n)]
     generated = generate(
         checkpoint("uneven")[1], np.repeat(SOURCE, n, 0), options=rows, do_sample=True, max_new_tokens=1,
@@ -119,7 +123,7 @@ def test_samples_follow_the_filtered_distribution(options: dict[str, Any]) -> No
 
 
 def test_sampled_beams_are_drawn_without_replacement() -> None:
-    """After one step of two beams, their two tokens are distributed like a draw of two tokens without replacement."""
+    """The tokens of two beams after one step have the distribution of two tokens drawn without replacement."""
     n, options = 3200, {"top_k": 5, "temperature": 4.0, "renormalize_logits": True}
     p = first_step_probabilities({**options, "top_k": 5, "num_beams": 1})
     likely = np.flatnonzero(p)
@@ -144,8 +148,8 @@ def test_a_seed_gives_the_same_sample_alone_and_in_any_batch() -> None:
         alone = generate(prepared, ids[i : i + 1], seed=rows[i]["seed"], **sampling)
         assert (together.sequences[i, : together.lengths[i]] == alone.sequences[0, : alone.lengths[0]]).all()
     same_source = generate(prepared, ids[[0, 0, 0, 0]], options=rows, **sampling).sequences.tolist()
-    assert same_source[0] == same_source[2], "one seed, two answers"
-    assert len({tuple(row) for row in same_source}) == 3, "two seeds, one answer"
+    assert same_source[0] == same_source[2], "one seed gave two answers"
+    assert len({tuple(row) for row in same_source}) == 3, "two seeds gave one answer"
 
 
 def test_the_samples_of_one_source_differ_and_reproduce() -> None:

@@ -1,4 +1,4 @@
-"""The log-probabilities of given targets are PyTorch's, and depend on nothing but source and target."""
+"""`score` gives PyTorch's log-probabilities of a target's tokens, and they depend on source and target alone."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def arguments(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_scores_of_the_embedded_checkpoint_equal_pytorch(layout: str) -> None:
-    """Three texts of different lengths, with a likely target, an unlikely one, and one in which a label is -100.
+    """Three texts have a likely target, an unlikely one, and one in which a label is -100.
 
-    PyTorch computes in float64 here, because its float32 results differ from these by up to 1.1e-5.
+    PyTorch computes in float64 here, because its float32 results differ from its float64 ones by up to 1.1e-5.
     """
     prepared = prepare(load(), layout)
     theirs = BartForConditionalGeneration.from_pretrained(embedded(), dtype=torch.float64).eval()
@@ -47,7 +47,7 @@ def test_scores_of_the_embedded_checkpoint_equal_pytorch(layout: str) -> None:
     targets = [encode_text(prepared.tokenizer, text) for text in (TEXTS[0], "a library for reading files", TEXTS[1])]
     width = max(map(len, targets))
     labels = np.array([[*row, *[-100] * (width - len(row))] for row in targets])
-    labels[2, 1] = -100  # inside the target: the decoder's input has a padding token there
+    labels[2, 1] = -100  # for a label of -100, the decoder's input has a padding token one position later
     x = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     ours = score(prepared, **x)
     assert ours.dtype == np.float32 and ours.shape == labels.shape

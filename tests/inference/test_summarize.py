@@ -1,4 +1,4 @@
-"""summarize gives the texts that transformers gives with the same folder, also with the embedded checkpoint."""
+"""summarize gives the same texts as transformers, with random checkpoints and with the embedded one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_summarized_is_refused(model: Model) -> None:
         summarize(dataclasses.replace(model, tokenizer=None), "words")
 
 
-# ── The checkpoint that ships ─────────────────────────────────────────────────────────────────────────────────────────
+# ── The embedded checkpoint ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 DOCUMENTS = [
@@ -103,7 +103,9 @@ def test_a_streamed_summary_is_the_summary_in_pieces(options: dict[str, Any]) ->
     model = prepare(load(embedded()))
     parts = list(stream(model, DOCUMENTS[0], **options))
     assert "".join(parts) == summarize(model, DOCUMENTS[0], **options)
-    assert len(parts) > 1 or options["num_beams"] > 1  # beams can differ from the first token on
+    assert (
+        len(parts) > 1 or options["num_beams"] > 1
+    )  # text is streamed once all beams agree on it, so maybe at the end
     assert "".join(stream(model, DOCUMENTS[0], chunk=7, **options)) == "".join(parts)
 
 

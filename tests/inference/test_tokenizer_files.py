@@ -1,4 +1,4 @@
-"""Tokenizer folders of old and new versions give the committed tokens of transformers 4.57.6, or an error."""
+"""Tokenizer folders of old and new versions give the tokens of transformers 4.57.6 (golden.json), or an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDERS = list(GOLDEN["folders"])
 
 
 def whole(name: str, folder: Path) -> Path:
-    """A copy of the folder `name` of old_tokenizers, completed with the vocabulary files that all folders share."""
+    """Copies old_tokenizers/`name` to `folder` and adds the vocabulary files that it needs. Returns `folder`."""
     shutil.copytree(WRITTEN / name, folder, dirs_exist_ok=True)
     for file in GOLDEN["folders"][name]["vocabulary"]:
         shutil.copy(WRITTEN / "vocabulary" / file, folder)
@@ -57,7 +57,7 @@ UNREADABLE_BY_5 = ["4.30.2-fast", "4.30.2-slow"]  # transformers 5 raises TypeEr
 
 @pytest.mark.parametrize("name", [name for name in FOLDERS if name not in UNREADABLE_BY_5])
 def test_an_old_folder_has_the_tokens_of_transformers_5_but_around_the_mask(tmp_path: Path, name: str) -> None:
-    """If no file says so, <mask> includes the space before it here, as in transformers 4, but not in transformers 5."""
+    """Texts with "mask" are left out: only transformers 5 excludes the space before <mask> if no file says which."""
     folder = whole(name, tmp_path)
     ours, theirs = loaded(folder), AutoTokenizer.from_pretrained(folder)
     texts = [text for text in TEXTS if "mask" not in text.lower()]
@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         with_fields("tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.json"]),
         "fast_tokenizer_files",
     ),
-    "a space that only transformers 5 puts": (
+    "a prefix space that only transformers 5 adds": (
         "4.57.6-any",
         with_fields(
             "tokenizer.json", pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}

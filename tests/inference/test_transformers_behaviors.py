@@ -1,7 +1,8 @@
-"""Our counterparts of transformers' BART tests (tests/models/bart/test_modeling_bart.py), which each docstring names.
+"""Repeats tests of transformers' tests/models/bart/test_modeling_bart.py with our functions.
 
-The others have their counterparts elsewhere: those of forward, loss and uneven depths in tests/model, of the heads'
-shapes in test_heads.py, of saving and loading in test_checkpoint.py, of beam search in test_generation_grid.py.
+Each docstring begins with the name of the test in transformers. Other files repeat the rest: tests/model those of
+forward, loss and different depths, test_heads.py those of the task heads, test_checkpoint.py those of saving and
+loading, and test_generation_grid.py those of beam search.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def test_generate_beam_search_shape() -> None:
     assert generated.sequences.shape == (2, generated.lengths.max())
     assert generated.lengths.max() <= 20
     for row, length in zip(generated.sequences.tolist(), generated.lengths, strict=True):
-        assert length > 10, "too short an answer for the ban to matter"
+        assert length > 10, f"an answer of {length} tokens is too short to repeat three tokens"
         triples = list(zip(row[:length], row[1:length], row[2:length], strict=False))
-        assert len(set(triples)) == len(triples), f"three tokens in a row come twice in {row}"
+        assert len(set(triples)) == len(triples), f"three successive tokens occur twice in {row}"
 
 
 def test_tied_head_after_resizing_the_vocabulary(tmp_path: Path) -> None:
-    """test_resize_embeddings_persists_embeddings_type, test_tied_weights: resized embeddings are still one matrix."""
+    """test_resize_embeddings_persists_embeddings_type, test_tied_weights: a resized embedding is still the head's."""
     larger = twin()
     larger.torch.resize_token_embeddings(107, mean_resizing=False)
     larger.torch.save_pretrained(tmp_path)
@@ -129,8 +130,8 @@ def test_generation_in_half_precision() -> None:
     ids = [[71, 82, 2], [68, 34, 2]]
     for beams in (1, 3):
         generated = generate(half, ids, num_beams=beams, max_length=20)
-        chosen = (np.arange(generated.sequences.shape[1]) < generated.lengths[:, None])[:, 1:]
-        chosen[np.arange(2), generated.lengths - 2] = False  # the forced end token has log-probability 0
-        expected = score(prepared, ids, None, np.where(chosen, generated.sequences[:, 1:], -100))
-        assert chosen.sum() > 20, "too few tokens to compare"
-        assert_close(generated.log_probs[:, 1:], expected, tolerance=0.1, what=f"{beams} beams", where=chosen)
+        compared = (np.arange(generated.sequences.shape[1]) < generated.lengths[:, None])[:, 1:]
+        compared[np.arange(2), generated.lengths - 2] = False  # a forced end token has log-probability 0
+        expected = score(prepared, ids, None, np.where(compared, generated.sequences[:, 1:], -100))
+        assert compared.sum() > 20, "too few tokens to compare"
+        assert_close(generated.log_probs[:, 1:], expected, tolerance=0.1, what=f"{beams} beams", where=compared)

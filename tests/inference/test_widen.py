@@ -1,4 +1,4 @@
-"""A widened model has the logits and the tokens of the original (support/widen.py)."""
+"""A model that support/widen.py widened has the logits and generates the tokens of the original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes tokenizer folders as old versions of transformers did, and golden.json: what 4.57.6 reads in them.
+"""Writes tokenizer folders in the forms of old versions of transformers, and golden.json: what 4.57.6 reads in them.
 
     python -m venv old && old/bin/pip install transformers==4.30.2 "numpy<2"
     python -m venv last && last/bin/pip install transformers==4.57.6
@@ -44,7 +44,7 @@ CORPUS = [
     "A small tool that shows the weather in the terminal; it needs a network connection.",
     "The cat sat on the mat while the dog, who was tired, slept under the old table.",
 ]
-PIECES = [
+FRAGMENTS = [
     "the", " the", "<sep>", " <sep> ", "bioinformatics", " bioinformatics", "JAX", "JAXs", "<topic>", "<mask>",
     " <mask>", "<s>", "</s>", "[BOS]", "[MASK]", " ", "  ", "\n", ".", ", ", "naïve", " 日本語", "weather", " 12", "'s",
     "Weather",
@@ -52,9 +52,9 @@ PIECES = [
 
 
 def texts() -> list[str]:
-    """The texts to tokenize, the same in every version: the corpus, unusual texts, and PIECES in random order."""
+    """The texts to tokenize, equal in every version: CORPUS, unusual texts, and FRAGMENTS in random order."""
     draw = random.Random(0)
-    mixed = ["".join(draw.choices(PIECES, k=draw.randint(1, 12))) for _ in range(20)]
+    mixed = ["".join(draw.choices(FRAGMENTS, k=draw.randint(1, 12))) for _ in range(20)]
     return [*CORPUS, "", " ", "\n\t  \r\n", "he is n't here , no ? emoji 👩‍👩‍👧 end", *mixed]
 
 
@@ -63,7 +63,7 @@ def token(content: str, **flags: bool) -> dict[str, Any]:
 
 
 def by_hand(size: int) -> dict[str, dict[str, Any]]:
-    """For each folder that is written by hand: file name -> JSON content. size: the number of tokens in vocab.json."""
+    """Folder -> file name -> content, for the folders that no installable version writes. size: tokens in vocab.json."""
     mask = {"mask_token": token("<mask>", lstrip=True)}
     renamed = {"<s>": "[BOS]", "</s>": "[EOS]", "<mask>": "[MASK]"}
     vocabulary = json.loads((VOCABULARY / "vocab.json").read_text())
@@ -95,7 +95,7 @@ def by_hand(size: int) -> dict[str, dict[str, Any]]:
 
 
 def saved(version: str) -> None:
-    """Writes this version's folders with save_pretrained, without the files that are equal to those in `vocabulary`."""
+    """Writes this version's folders with save_pretrained, then deletes files that are equal to one in `vocabulary`."""
     files = (str(VOCABULARY / "vocab.json"), str(VOCABULARY / "merges.txt"))
     kinds = {"slow": BartTokenizer, "fast": BartTokenizerFast}
     if version == "4.57.6":
@@ -163,7 +163,8 @@ def main() -> int:
     saved(version)
     for name, files in by_hand(len(json.loads((VOCABULARY / "vocab.json").read_text()))).items():
         (HERE / name).mkdir(exist_ok=True)
-        (HERE / name / "README").write_text("Written by hand in ../write.py, as such folders were.\n")
+        readme = f"write.py wrote this folder in the form of tokenizer folders that were uploaded in {name[:4]}.\n"
+        (HERE / name / "README").write_text(readme)
         for file, content in files.items():
             (HERE / name / file).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     folders = sorted(path for path in HERE.iterdir() if path.is_dir() and path.name[0] in "24")
