@@ -1,10 +1,11 @@
-"""How often bfloat16 generates other tokens than float32 on real text.
+"""Measures how often bfloat16 generates other tokens than float32 on real text.
 
     python -m benchmarks.bfloat16 --corpus runs/corpus --record benchmarks/records/<date>_bfloat16
 
-bfloat16 is the speed mode of TPUs: weights and activations in bfloat16; norms, softmax and logits in float32. Whole
-answers are compared, document by document, of greedy search and of four beams, with the checkpoint's other options. A
-CPU adds in another order than a TPU, and may keep in float32 what a TPU rounds, so a TPU may differ more often.
+bfloat16 is the speed mode of TPUs: weights and activations are bfloat16; norms, softmax and logits are float32. For
+each document, the whole answers of both are compared, by greedy search and by four beams, with the checkpoint's other
+options. A CPU adds in another order than a TPU, and may keep in float32 what a TPU rounds, so a TPU may differ more
+often.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BATCH = 32
 
 
 def answers(model: bart_inference.Prepared, documents: list[str], **options: Any) -> list[list[int]]:
-    """The token ids of each document's answer, start token first."""
+    """The token ids of each document's answer, beginning with the start token."""
     assert model.tokenizer is not None
     limit = model.config.max_position_embeddings
     rows = [truncate(encode_text(model.tokenizer, document), limit) for document in documents]
@@ -46,7 +47,7 @@ def texts(model: bart_inference.Prepared, token_ids: list[list[int]]) -> list[st
 
 
 def shared(a: list[int], b: list[int]) -> int:
-    """Tokens before the first difference."""
+    """The number of tokens before the first difference."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
@@ -54,7 +55,7 @@ def shared(a: list[int], b: list[int]) -> int:
 
 
 def compare(wide: list[list[int]], narrow: list[list[int]]) -> dict[str, float]:
-    """wide: float32's answers; narrow: bfloat16's. Shares in percent; the start token is not counted."""
+    """Compares float32's answers (`wide`) with bfloat16's (`narrow`). Start tokens are not counted."""
     pairs = list(zip(wide, narrow, strict=True))
     differing = sum(a != b for a, b in pairs)
     same_tokens = sum(shared(a, b) - 1 for a, b in pairs)
@@ -68,10 +69,10 @@ def compare(wide: list[list[int]], narrow: list[list[int]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that bart_training.corpus wrote")
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test"], help="default: test")
     parser.add_argument("--model", type=Path, help="folder of a model; the embedded one by default")
-    parser.add_argument("--limit", type=int, default=200, help="compare only the first so many records")
+    parser.add_argument("--limit", type=int, default=200, help="number of records to compare (default: 200)")
     parser.add_argument("--record", type=Path, help="folder for result.json")
     args = parser.parse_args()
     records = read_records(args.corpus / f"{args.split}.jsonl.gz")[: args.limit]

@@ -1,14 +1,14 @@
-"""Where a cell's time goes: XLA's trace of one encoding and of some decoding steps, by kind of operation.
+"""Shows where the time of a cell goes: XLA's trace of one encoding and of some decoder steps, by kind of operation.
 
     JAX_PLATFORMS=cpu python -m benchmarks.breakdown base-b1-greedy-s512 base-b8-beam4-s512 --record FOLDER
 
-Each operation of the compiled program is put under one kind, by its metadata and shape: products with the weights of
-the layers; the product with the output embedding; attention (products, softmax and everything else over keys); the
-choice of tokens (everything else over the vocabulary); the rest (norms, activations, caches). Time outside of all
-operations is spent on waiting and on starting them. The time of an operation is from its start to its end on the thread
-that runs it, and includes waiting for other threads. Tracing adds a few percent. Beside the times stands the limit: the
-least time in which the machine could do the work (benchmarks/counts.py), by its bandwidth and throughput in the same
-run. The record is results.json.
+Each operation of the compiled program has one kind, which its metadata and shape decide: products with the weights of
+the layers; the product with the output embedding; attention (everything that has an axis of keys or heads); the choice
+of tokens (everything else that has an axis of the vocabulary); the rest (norms, activations, caches). "In no operation"
+is the time between operations, for waiting and for starting them. An operation's time is that from its start to its
+end on its thread, including waiting for other threads. Tracing adds a few percent. The table also has the limit: the
+least time that the machine needs for the work (benchmarks/counts.py), with the bandwidth and throughput that are
+measured in the same run. The record is results.json.
 """
 
 from __future__ import annotations
@@ -32,23 +32,20 @@ from support.records import Command
 
 STEPS = 12
 KINDS = ("layers' products", "output embedding", "attention", "choice of tokens", "rest", "in no operation")
-NESTING = ("while", "conditional", "call")  # not counted: their time is that of the operations inside them
+NESTING = ("while", "conditional", "call")  # not counted, because the operations inside them are
 OPERATION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = \(?\w+\[([\d,]*)\].*?[\s)}]([\w\-]+)\(")
 
 
 class Operation(NamedTuple):
-    """One operation of a compiled program.
-
-    shape: of its first result. source: XLA's op_name, which contains the einsum's subscripts.
-    """
+    """One operation of a compiled program."""
 
     opcode: str
-    shape: tuple[int, ...]
-    source: str
+    shape: tuple[int, ...]  # of its first result
+    source: str  # XLA's op_name, which contains an einsum's subscripts
 
 
 def operations(text: str) -> dict[str, Operation]:
-    """The operations in a compiled program's text, by name."""
+    """Name -> operation, for all operations in the text of a compiled program."""
     by_name = {}
     for line in text.splitlines():
         match = OPERATION.match(line)
@@ -62,10 +59,10 @@ def operations(text: str) -> dict[str, Operation]:
 
 
 def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, Any]) -> str:
-    """The kind of an operation, one of KINDS. fields: those of the model's config.json."""
+    """The kind of an operation, one of KINDS. `fields` are those of the model's config.json."""
     V, D = fields["vocab_size"], fields["d_model"]
     E, H = fields["encoder_attention_heads"], fields["decoder_attention_heads"]
-    # A product by oneDNN is (rows, panels, columns); that of several projections to heads is (B, panels, T, columns).
+    # oneDNN's product has the shape (rows, panels, columns); one of several projections to heads (B,panels,T,columns).
     panels = len(shape) == 3 and shape[-1] in (onednn.PANEL, D // E, D // H)
     by_heads = len(shape) == 4 and shape[1] in (3 * E, 2 * H, 3 * H)
     if "d,df->" in source or "vd->" in source or (opcode == "custom-call" and (panels or by_heads)):
@@ -79,7 +76,7 @@ def kind(opcode: str, shape: tuple[int, ...], source: str, fields: Mapping[str, 
 
 
 def traced(run: Callable[[], Any], text: str, fields: Mapping[str, Any]) -> tuple[dict[str, float], float]:
-    """The seconds of one call of `run`, by kind of operation and in total. text: the compiled program that it runs."""
+    """Traces a call of `run`, which runs the compiled program with this text: seconds by kind, and in total."""
     import jax
 
     known = operations(text)
@@ -102,7 +99,10 @@ def traced(run: Callable[[], Any], text: str, fields: Mapping[str, Any]) -> tupl
 
 
 def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
-    """{"encoding", "step": {"seconds", "kinds", "limit_seconds"}, "machine"}; a step is the mean of STEPS."""
+    """Measures a cell: {"encoding": figures, "step": figures, "machine": speeds}, a step being the mean of STEPS.
+
+    Figures are {"seconds": in total, "kinds": seconds by kind, "limit_seconds": the least time}.
+    """
     import jax
     import numpy as np
     from bart_inference import load, prepare
@@ -150,8 +150,8 @@ def profile(cell: Cell, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def report(cells: Mapping[str, Any]) -> str:
-    """Markdown: milliseconds by kind, in all, and the machine's limit."""
-    lines = ["| | " + " | ".join(KINDS) + " | in all | the limit |", "|---|" + "---:|" * (len(KINDS) + 2)]
+    """A Markdown table of milliseconds: by kind, in total, and the machine's limit."""
+    lines = ["| | " + " | ".join(KINDS) + " | total | limit |", "|---|" + "---:|" * (len(KINDS) + 2)]
     for name, parts in cells.items():
         for part in ("encoding", "step"):
             figures = parts[part]
@@ -164,7 +164,9 @@ def report(cells: Mapping[str, Any]) -> str:
 def main() -> None:
     cells = {cell.name: cell for cell in CELLS}
     command = Command(__doc__, list(cells), "cell")
-    command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    command.parser.add_argument(
+        "--cache", type=pathlib.Path, help="folder for model folders (default: a temporary one)"
+    )
     arguments = command.parse()
     with cache_of(arguments.cache) as cache:
         for name in command.missing():

@@ -1,4 +1,4 @@
-"""The cells of the generation benchmark: which model does which work."""
+"""Defines the cells of the generation benchmark: which model does which work, and its limit on a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.checkpoints import TINY, fields_of
 from benchmarks.counts import Machine, prefill_seconds, step_bytes, step_seconds
 from benchmarks.rivals import Tokens, Work
 
-NEW = 64  # tokens generated from random weights
+NEW = 64  # tokens that models with random weights generate
 DOCUMENTS = 16  # real documents in a cell
 SEED = 0
 
@@ -48,7 +48,7 @@ CELLS = (
 
 
 def work_of(cell: Cell, corpus: pathlib.Path) -> Work:
-    """Random ids and a fixed number of new tokens; or real documents and the checkpoint's generation options."""
+    """Random ids and NEW tokens, or, for cells with source 0, real documents and the checkpoint's options."""
     fields = fields_of(cell.model)
     if cell.source:
         options = {"num_beams": cell.beams, "min_new_tokens": NEW, "max_new_tokens": NEW}
@@ -66,7 +66,7 @@ def random_batch(batch: int, source: int, vocabulary: int) -> list[list[int]]:
 
 
 def real_rows(corpus: pathlib.Path, count: int) -> list[list[int]]:
-    """Token ids of a corpus's documents (JSON lines with "document"), from the beginning again if it has too few."""
+    """Token ids of `count` documents of a corpus (JSON lines with "document"), which is repeated if it has too few."""
     from bart_inference.tokenization import encode_text, truncate
     from bart_inference.tokenizer_files import load_tokenizer
 
@@ -78,7 +78,7 @@ def real_rows(corpus: pathlib.Path, count: int) -> list[list[int]]:
 
 
 def measures_of(cell: Cell, work: Work) -> Work:
-    """Sizes for measuring the machine: the bytes that a step reads, and matrix products of the model's shapes."""
+    """Sizes for measuring the machine's speeds: bytes that a step reads, and matrix products of the model's shapes."""
     fields = fields_of(cell.model)
     rows = min(2048, max(512, sum(len(row) for row in work["batches"][0])))
     source = sum(map(len, work["batches"][0])) // cell.batch
@@ -88,13 +88,13 @@ def measures_of(cell: Cell, work: Work) -> Work:
 
 
 def limit_of(cell: Cell, work: Work, tokens: Tokens, machine: Machine) -> float:
-    """The limit of a cell: the least seconds in which the machine can read the sources and generate these tokens."""
+    """The limit of a cell: the least seconds in which the machine can encode the sources and generate `tokens`."""
     fields: dict[str, Any] = fields_of(cell.model)
     seconds, first = 0.0, 0
     for batch in work["batches"]:
         answers = tokens[first : first + len(batch)]
         first += len(batch)
-        # A row that ends early has taken one step more, for its end token, than it has tokens.
+        # `tokens` lack end tokens. An answer that ended by itself took one step more than it has tokens.
         steps = NEW if cell.source else max(map(len, answers)) + 1
         mean_source = sum(map(len, batch)) / len(batch)  # a step's cost is linear in the source's length
         for row in batch:

@@ -1,12 +1,12 @@
-"""Model folders for the benchmarks: random weights in the shapes of published checkpoints, in every rival's format.
+"""Writes model folders for the benchmarks: random weights in the shapes of published checkpoints, in every format.
 
     python -m benchmarks.checkpoints CACHE base
 
-The benchmarks run this command themselves when a folder is missing. transformers and bart_inference load CACHE/<name>;
-CTranslate2 loads CACHE/<name>-ctranslate2 and -ctranslate2-int8. The weights are drawn from PyTorch's initial
+The benchmarks run this command when a folder is missing. transformers and bart_inference load CACHE/<name>; CTranslate2
+loads CACHE/<name>-ctranslate2 and CACHE/<name>-ctranslate2-int8. The weights are drawn from PyTorch's initial
 distribution with a fixed seed, and the decoder's position embeddings are scaled up: otherwise a random BART repeats one
-token without end, and a comparison of tokens would show little. The text of such a model is noise, but its cost is that
-of a trained one. `tiny` is the embedded checkpoint.
+token without end, and a comparison of tokens would show little. The text of such a model is meaningless, but it costs
+as much as that of a trained one. `tiny` is the embedded checkpoint.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from typing import Any
 
 SEED = 0
-# The random position embeddings of the decoder are multiplied by this, so that 37 of 40 generated tokens are different.
+# Multiplies the decoder's random position embeddings, so that 37 of 40 generated tokens are different.
 POSITION_SCALE = 9
-# CTranslate2's converter reads these; the published checkpoints of these shapes have them.
+# CTranslate2's converter needs these fields, which config.json of the published checkpoints has.
 CONVERTER_FIELDS = {
     "normalize_before": False,
     "normalize_embedding": True,
@@ -62,13 +62,13 @@ FORMATS = {"ctranslate2": None, "ctranslate2-int8": "int8"}  # suffix -> quantiz
 
 @contextlib.contextmanager
 def cache_of(folder: pathlib.Path | None) -> Iterator[pathlib.Path]:
-    """The folder that model folders are kept in: `folder`, or a temporary one if it is None."""
+    """The folder in which model folders are kept: `folder`, or a temporary one if it is None."""
     with tempfile.TemporaryDirectory() as temporary:
         yield folder or pathlib.Path(temporary)
 
 
 def folder_of(cache: pathlib.Path, name: str) -> pathlib.Path:
-    """The folder of a model. If it is missing, another process makes it, so that the memory this takes is freed."""
+    """The folder of a model. If it is missing, another process writes it, whose memory is free when it ends."""
     if not (cache / f"{name}.complete").exists():
         subprocess.run([sys.executable, "-m", "benchmarks.checkpoints", str(cache), name], check=True)
     return cache / name

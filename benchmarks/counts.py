@@ -1,13 +1,13 @@
-"""What generation costs at least: floating-point operations and bytes, counted from the shapes.
+"""Counts what generation needs at least from the shapes: floating-point operations and bytes, and from these the time.
 
-B sources · N beams of each · S source positions · t target positions so far · V vocabulary · D width · H heads ·
-K = D/H · F feed-forward · L layers; R = B·N rows. A multiply-add is 2 operations. Softmax, norms, activations, biases
-and the search itself are not counted: they are small beside the products, and so the limit is a true lower bound.
+B sources · N beams of each · S source positions · t target positions so far · V vocabulary · D width · F feed-forward.
+A multiply-add is 2 operations. Softmax, norms, activations, biases and the search itself are not counted: they cost
+little beside the products, and the result stays a lower bound without them.
 
-Only what every implementation needs is counted. The source is encoded once, and its keys and values are read once a
-step for all of its beams. Every weight of the decoder is read once a step for all rows together. Each row's
-self-attention keys and values are read once a step. Copying caches, repeating sources per beam or reading weights twice
-costs more than the limit.
+Only what every implementation needs is counted. A source is encoded once. In each step, its keys and values are read
+once for all of its beams, every weight of the decoder is read once for all beams together, and each beam's
+self-attention keys and values are read once. An implementation that copies caches, repeats sources for each beam or
+reads weights twice needs more.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FLOAT = 4  # bytes
 class Machine(NamedTuple):
     """The highest speeds that were measured on a machine."""
 
-    bandwidth: float  # bytes a second, read
-    throughput: float  # float32 operations a second, in matrix products
+    bandwidth: float  # bytes read from memory in a second
+    throughput: float  # float32 operations of matrix products in a second
 
 
 def prefill_flops(c: Mapping[str, Any], B: int, S: int) -> int:
-    """The encoder, and the decoder's cross-attention keys and values; c: the fields of config.json."""
+    """Operations of the encoder and of the cross-attention's keys and values. c: the fields of config.json."""
     D, F = c["d_model"], c["encoder_ffn_dim"]
     projections = 4 * D * D + 2 * D * F  # q, k, v, out; fc1, fc2
     attention = 2 * S * D  # q·kᵀ and weights·v, over all heads
@@ -35,7 +35,7 @@ def prefill_flops(c: Mapping[str, Any], B: int, S: int) -> int:
 
 
 def step_flops(c: Mapping[str, Any], B: int, N: int, S: float, t: int) -> float:
-    """One decoder step with t target positions in the cache, the new one included; S may be a mean."""
+    """Operations of a decoder step with t target positions in the cache, the new one included. S may be a mean."""
     D, F, V = c["d_model"], c["decoder_ffn_dim"], c["vocab_size"]
     layer = 6 * D * D + 2 * D * F  # q, k, v, out; cross-attention's q, out; fc1, fc2
     attention = 2 * (S + t) * D
@@ -43,7 +43,7 @@ def step_flops(c: Mapping[str, Any], B: int, N: int, S: float, t: int) -> float:
 
 
 def step_bytes(c: Mapping[str, Any], B: int, N: int, S: float, t: int) -> float:
-    """The bytes of float32 weights and caches that this step reads."""
+    """Bytes of float32 weights and caches that the step of `step_flops` reads."""
     D, F, V = c["d_model"], c["decoder_ffn_dim"], c["vocab_size"]
     weights = c["decoder_layers"] * (6 * D * D + 2 * D * F) + D * V
     caches = c["decoder_layers"] * 2 * D * (B * S + B * N * t)
@@ -55,7 +55,7 @@ def prefill_seconds(c: Mapping[str, Any], machine: Machine, B: int, S: int) -> f
 
 
 def step_seconds(c: Mapping[str, Any], machine: Machine, B: int, N: int, S: float, t: int) -> float:
-    """A step takes at least as long as the reading of its bytes, and at least as long as its arithmetic."""
+    """The least seconds of a step: the time for reading its bytes or for its arithmetic, whichever is longer."""
     return max(
         step_bytes(c, B, N, S, t) / machine.bandwidth,
         step_flops(c, B, N, S, t) / machine.throughput,

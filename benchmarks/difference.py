@@ -1,8 +1,9 @@
-"""Where our tokens differ from PyTorch's: how close PyTorch's decision was there.
+"""Prints by how much PyTorch preferred its tokens where ours differ.
 
     python -m benchmarks.difference FOLDER < work.json
 
-Prints {"margin": …} of the first decision that differs, by support/oracle.py; Infinity if all tokens are equal.
+The output is {"margin": …}: the difference of log-probabilities at the first decision that differs (support/oracle.py),
+or Infinity if all tokens are equal. Standard input is a Work of benchmarks/rivals.py.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from support import oracle
 
 
 def margin(model: BartForConditionalGeneration, prepared: Prepared, work: dict[str, Any]) -> float:
-    """The largest margin at the first differing decision of any batch, in log-probability."""
+    """The largest margin, over all batches, of the first decision that differs: a difference of log-probabilities."""
     options = {"num_beams": model.generation_config.num_beams or 1, **work["options"]}
     margins = []
     for batch in work["batches"]:

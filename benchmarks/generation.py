@@ -1,17 +1,17 @@
-"""Generation beside PyTorch and CTranslate2: the same weights, sources, options, steps and threads for all.
+"""Compares generation with PyTorch and CTranslate2, with the same weights, sources, options, steps and threads for all.
 
     python -m benchmarks.generation --record benchmarks/records/<date>_generation          # every cell
     python -m benchmarks.generation base-b1 tiny --record …     # the cells whose names contain one of these
     python -m benchmarks.generation --report --record …         # the table of what has been measured so far
 
-Each rival is a process that is idle while another one runs. Within a cell they take turns, each round in another order,
-and a cell's figures are medians over its rounds. A cell is saved when it is finished, and skipped when the command is
-given again (`--again` measures it anew). Our tokens must be PyTorch's; a difference is exempt where PyTorch's decision
-had a margin under 1e-4. Beside the times is the machine's limit: the cost that benchmarks/counts.py counts, over the
-bandwidth and the throughput that the machine reaches between the same rounds.
+Each rival is a process that is idle while another one runs. Within a cell they take turns, in another order in each
+round, and a cell's figures are medians over its rounds. A cell is saved when it is finished; a second run of the
+command skips it unless `--again` is given. Our tokens must equal PyTorch's, except where PyTorch's decision had a
+margin under 1e-4. The table also has the limit: the least time that the machine needs for what benchmarks/counts.py
+counts, with the bandwidth and throughput that are measured between the same rounds.
 
-A full run takes 20 to 25 minutes and needs an idle machine. The figures of a cell say how many cores other processes
-used meanwhile, and the table marks a cell where that was more than a tenth of a core.
+A full run takes 20 to 25 minutes and needs an idle machine. Each cell records how many cores other processes used
+meanwhile, and the table marks a cell where that was more than a tenth of a core.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ Answer = dict[str, Any]  # what a worker's process sends back
 
 
 class Turns:
-    """The answers of a cell's rivals: first, to the preparation; later, to each run; failed, why rivals dropped out."""
+    """Collects the answers of a cell's rivals.
+
+    `first` has the answers to `prepare`, `later` those to each `run`, and `failed` the reasons of rivals that failed.
+    """
 
     def __init__(self, workers: dict[str, Worker]) -> None:
         self.workers = workers
@@ -70,8 +73,8 @@ class Turns:
 def measure(cell: Cell, workers: dict[str, Worker], work: Work, rounds: int, seconds: float) -> dict[str, Any]:
     """The figures of every rival in a cell: {"rivals": {name: figures}, "tokens": …, "machine": …, …}.
 
-    rounds: at most so many. When they have taken `seconds`, no more than LEAST_ROUNDS are made. A rival that fails is
-    closed and taken out of `workers`, and its reason is recorded.
+    At most `rounds` rounds are made, and after `seconds` no more than LEAST_ROUNDS. A rival that fails is closed and
+    removed from `workers`, and the reason is recorded.
     """
     turns = Turns(workers)
     for name in list(workers):
@@ -120,7 +123,7 @@ def rival_figures(worker: Worker, first: Answer, later: list[Answer]) -> dict[st
 
 
 def add_comparisons(cell: Cell, work: Work, figures: dict[str, Any], folder: pathlib.Path) -> None:
-    """Adds the ratios of times and the share of the machine's limit, and replaces tokens by their comparison."""
+    """Replaces the tokens in `figures` by comparisons, and adds the ratios of times and the share of the limit."""
     tokens: Mapping[str, Tokens] = figures.pop("tokens")
     rivals = figures["rivals"]
     ours = rivals["ours"]["seconds"]
@@ -138,14 +141,14 @@ def add_comparisons(cell: Cell, work: Work, figures: dict[str, Any], folder: pat
 
 
 def difference(folder: pathlib.Path, work: Work) -> dict[str, Any]:
-    """The margin of PyTorch's decision where our tokens first differ, by another process (benchmarks.difference)."""
+    """Runs benchmarks.difference: {"margin": PyTorch's where tokens first differ}, or {"error": message}."""
     command = [sys.executable, "-m", "benchmarks.difference", str(folder)]
     done = subprocess.run(command, input=json.dumps(work), capture_output=True, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr[-500:]}
 
 
 def run(command: Command, cache: pathlib.Path) -> None:
-    """Measures the cells that are missing. The rivals' processes are replaced when a cell has another model."""
+    """Measures the missing cells, and starts new processes for the rivals when the model changes."""
     arguments = command.arguments
     workers: dict[str, Worker] = {}
     model = ""
@@ -158,7 +161,7 @@ def run(command: Command, cache: pathlib.Path) -> None:
                 for worker in workers.values():
                     worker.close()
                 workers, model = {}, cell.model
-            for rival in arguments.rivals.split(","):  # also those that failed in the cell before
+            for rival in arguments.rivals.split(","):  # those that failed in the cell before start again
                 if rival not in workers:
                     workers[rival] = Worker(rival, folder)
             work = work_of(cell, arguments.corpus)
@@ -175,11 +178,11 @@ def run(command: Command, cache: pathlib.Path) -> None:
 def main() -> None:
     command = Command(__doc__, [cell.name for cell in CELLS], "cell")
     add = command.parser.add_argument
-    add("--rounds", type=int, default=7, help="at most so many per cell")
-    add("--seconds", type=float, default=40, help="after so many, a cell gets no more than 3 rounds")
-    add("--rivals", default=",".join(RIVALS), help="which to measure; ours must be among them")
-    add("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="real documents, as JSON lines")
-    add("--cache", type=pathlib.Path, help="folder for the model folders; a temporary one by default")
+    add("--rounds", type=int, default=7, help="highest number of rounds of a cell (default: 7)")
+    add("--seconds", type=float, default=40, help="time after which a cell has only 3 rounds (default: 40)")
+    add("--rivals", default=",".join(RIVALS), help="rivals to measure, with ours among them (default: all)")
+    add("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="JSON lines with real documents")
+    add("--cache", type=pathlib.Path, help="folder for model folders (default: a temporary one)")
     arguments = command.parse()
     with cache_of(arguments.cache) as cache:
         run(command, cache)

@@ -1,13 +1,13 @@
-"""How the cost of generation grows: with the batch, the source's length, the beams and the new tokens.
+"""Measures how the time of generation grows with the batch, the source's length, the beams and the new tokens.
 
     python -m benchmarks.growth --record benchmarks/records/<date>_growth         # every axis
-    python -m benchmarks.growth batch source --again --record …                   # these two, measured anew
+    python -m benchmarks.growth batch source --again --record …                   # measures these two axes again
     python -m benchmarks.growth --report --record …                               # plot and table of the record
 
-The shape is bart-base's. Along each axis one size varies and the others are those of CENTER. The theoretical slope is
-that of the limit (benchmarks/counts.py), with the machine's speeds measured between the rounds. A round measures all
-points of an axis, so that a slow minute of the machine affects all of them; figures are medians. The record is
-results.json and growth.png.
+The model has bart-base's shape. Along each axis one size varies, and the others are those of CENTER. The theoretical
+slope is that of the limit, the least time that the machine needs (benchmarks/counts.py), with the machine's speeds
+measured between the rounds. A round measures all points of an axis, so that a slow minute of the machine affects all of
+them; figures are medians. The record is results.json and growth.png.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def work_of(point: Mapping[str, int]) -> Work:
 
 
 def measure(axis: str, folder: pathlib.Path, rounds: int) -> dict[str, Any]:
-    """{"points": [{axis: value, "seconds", "limit_seconds"}, …], "machine", "circumstances"}."""
+    """Measures an axis: {"points": [{axis: size, "seconds": …, "limit_seconds": …}, …], "machine": speeds, …}."""
     about = circumstances()
     points = [CENTER | {axis: value} for value in AXES[axis]]
     works = [work_of(point) for point in points]
@@ -84,14 +84,14 @@ def slope(axis: str, points: list[dict[str, Any]], figure: str) -> float:
 
 
 def report(axes: Mapping[str, Any]) -> str:
-    """Markdown: slopes beside the theoretical ones, then every point."""
+    """Markdown tables: the measured and theoretical slopes of all axes, then the points of each axis."""
     lines = ["| axis | ms per unit | theoretical | ratio |", "|---|---:|---:|---:|"]
     for axis, record in axes.items():
         measured = 1000 * slope(axis, record["points"], "seconds")
         theoretical = 1000 * slope(axis, record["points"], "limit_seconds")
         lines.append(f"| {TITLES[axis]} | {measured:.2f} | {theoretical:.2f} | {measured / theoretical:.2f} |")
     for axis, record in axes.items():
-        lines += ["", f"| {TITLES[axis]} | seconds | limit | of the limit |", "|---:|---:|---:|---:|"]
+        lines += ["", f"| {TITLES[axis]} | seconds | limit | limit / seconds |", "|---:|---:|---:|---:|"]
         for point in record["points"]:
             seconds, least = point["seconds"], point["limit_seconds"]
             lines.append(f"| {point[axis]} | {seconds:.3f} | {least:.3f} | {least / seconds:.0%} |")
@@ -124,8 +124,10 @@ def plot(axes: Mapping[str, Any], path: pathlib.Path) -> None:
 
 def main() -> None:
     command = Command(__doc__, list(AXES), "axis")
-    command.parser.add_argument("--rounds", type=int, default=3)
-    command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folder; else a temporary one")
+    command.parser.add_argument("--rounds", type=int, default=3, help="rounds for each axis (default: 3)")
+    command.parser.add_argument(
+        "--cache", type=pathlib.Path, help="folder for model folders (default: a temporary one)"
+    )
     arguments = command.parse()
     with cache_of(arguments.cache) as cache:
         for axis in command.missing():

@@ -1,16 +1,17 @@
-"""What lookup decoding gains in greedy search: tokens for each step, and times with and without drafts.
+"""Measures what lookup decoding gains in greedy search: tokens in each step, and times with and without drafts.
 
     python -m benchmarks.lookup --corpus runs/corpus/test.jsonl.gz --record benchmarks/records/<date>_lookup
-    python -m benchmarks.lookup wide --record …          # the cases whose names contain this
+    python -m benchmarks.lookup wide --record …          # the cases whose names contain "wide"
     python -m benchmarks.lookup --report --record …      # the table of what has been measured
 
-Lookup decoding drafts the next tokens by finding the last generated ones in the source, and checks them in one step.
+Lookup decoding searches the source for the last generated tokens, takes what follows there as a draft of the next
+tokens, and checks the draft in one decoder step.
 
-The cases are: real documents with the embedded checkpoint; the same with that checkpoint widened to 80 million
-parameters (support/widen.py), in which a step costs as much as in bart-base, one document at a time and in batches of
-4; and the shape of bart-base with random weights and ids, whose answers copy nothing from the source. All documents of
-a case are padded to the same length. Drafts of 0 (none), 2, 4 and 6 tokens take turns. A time is the median over rounds
-of the seconds in which `generate` answers all batches. All drafts must give the same tokens.
+There are four cases: real documents with the embedded checkpoint; the same documents, one at a time and in batches of
+4, with that checkpoint widened to 80 million parameters (support/widen.py), so that a step costs as much as in
+bart-base; and bart-base's shape with random weights and ids, whose answers copy nothing from the source. All documents
+of a case are padded to the same length. Drafts of 0 (none), 2, 4 and 6 tokens take turns. A time is the median over
+rounds of the seconds in which `generate` answers all batches. All lengths of drafts must give the same tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from support.records import Command
 from support.widen import widen
 
 DRAFT_TOKENS = (0, 2, 4, 6)
-BUCKET = 128  # source positions to which the chosen documents are padded
+BUCKET = 128  # only documents that are padded to so many source positions are used
 CASES = {"embedded-text-b1": 1, "wide-text-b1": 1, "wide-text-b4": 4, "base-random-b1": 1}  # name -> batch size
 RANDOM_SOURCE, RANDOM_TOKENS, SEED = 512, 64, 0
 
@@ -55,7 +56,7 @@ def model_of(case: str) -> Prepared:
 
 
 def batches_of(case: str, prepared: Prepared, corpus: pathlib.Path, documents: int) -> list[tuple[Any, Any]]:
-    """The token ids and attention mask of each batch, (B,S)."""
+    """Token ids (B,S) and attention mask (B,S) of each batch."""
     if case.startswith("base"):
         ids = np.random.default_rng(SEED).integers(4, prepared.config.vocab_size, (2, RANDOM_SOURCE))
         return [(row[None], np.ones((1, RANDOM_SOURCE), int)) for row in ids]
@@ -83,7 +84,10 @@ def count_steps(prepared: Prepared, ids: Any, mask: Any, options: dict[str, Any]
 
 
 def measure(case: str, corpus: pathlib.Path, documents: int, rounds: int) -> dict[str, Any]:
-    """{"drafts": {K: {"seconds", "gain", "cpu_seconds", "tokens_per_step", …}}, …}."""
+    """Measures a case: {"drafts": {K: figures}, …} for drafts of K tokens.
+
+    Gains and tokens_per_step are relative to decoding without drafts.
+    """
     about = circumstances(("jax", "jaxlib", "numpy"))
     prepared = model_of(case)
     batches = batches_of(case, prepared, corpus, documents)
@@ -127,7 +131,7 @@ def measure(case: str, corpus: pathlib.Path, documents: int, rounds: int) -> dic
 
 def table(figures: dict[str, Any]) -> str:
     lines = [
-        "| case | draft | tokens a step, over none | seconds | gain | processor's seconds | gain | tokens equal |",
+        "| case | draft | tokens per step, ratio | seconds | speedup | CPU seconds | CPU speedup | tokens equal |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for case, of_case in figures.items():
@@ -141,9 +145,9 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     command = Command(__doc__, list(CASES), "case")
-    command.parser.add_argument("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="documents")
-    command.parser.add_argument("--documents", type=int, default=12, help="the most documents of the corpus")
-    command.parser.add_argument("--rounds", type=int, default=5)
+    command.parser.add_argument("--corpus", type=pathlib.Path, default=TINY / "examples.jsonl", help="JSON lines")
+    command.parser.add_argument("--documents", type=int, default=12, help="documents of the corpus (default: 12)")
+    command.parser.add_argument("--rounds", type=int, default=5, help="rounds of a case (default: 5)")
     arguments = command.parse()
     for case in command.missing():
         command.record.add(case, measure(case, arguments.corpus, arguments.documents, arguments.rounds))

@@ -1,4 +1,4 @@
-"""The machine that measurements run on: its highest speeds, its hardware and versions."""
+"""Measures the highest speeds of this machine, and describes its hardware and installed versions for records."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
 
 
 def named(argument: str) -> str:
-    """An argument without the folders of an absolute path, which mean nothing on another machine."""
+    """An argument of a command; of an absolute path, only the last part, since folders differ between machines."""
     return pathlib.Path(argument).name if os.path.isabs(argument) else argument
 
 
 def version(package: str) -> str:
-    """A package's version. Rivals need not be installed; those that are missing are left out of the cells."""
+    """A package's version, or "not installed": a benchmark runs without the rivals that are missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -58,7 +58,7 @@ def processor() -> str:
 
 
 def busy_seconds() -> float:
-    """CPU seconds of all processes since the machine started, and those that its host gave to other machines."""
+    """CPU seconds used since the machine started, by all of its processes and by other virtual machines of its host."""
     import psutil
 
     times = psutil.cpu_times()
@@ -77,9 +77,10 @@ def quickest(call: Callable[[], Any], repeats: int) -> float:
 
 
 def bandwidth(size: int, repeats: int = 5) -> float:
-    """Bytes read a second from an array of `size` bytes: the best of a sum, a product with a vector, and dot products.
+    """Bytes read per second from an array of `size` bytes, by the fastest of three operations.
 
-    `size` should be the bytes that a decoder step reads, so that the processor's caches help as much as in a step.
+    These are a sum, a product with a vector, and dot products. `size` should be the bytes that a decoder step reads, so
+    that the processor's caches help as much as in a step.
     """
     import numpy as np
     import torch
@@ -98,7 +99,7 @@ def bandwidth(size: int, repeats: int = 5) -> float:
 
 
 def throughput(products: Sequence[tuple[int, int, int]], repeats: int = 3) -> float:
-    """float32 operations a second in the best of the products (rows, inner, columns), by PyTorch or by JAX."""
+    """float32 operations per second in the fastest of the products (rows, inner, columns), by PyTorch or by JAX."""
     import jax
     import jax.numpy as jnp
     import torch

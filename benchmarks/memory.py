@@ -1,12 +1,12 @@
-"""The peak memory of `prepare(load(folder))`, beside the size of the prepared weights.
+"""Measures the peak memory of `prepare(load(folder))` and compares it with the size of the prepared weights.
 
     python -m benchmarks.memory base --record benchmarks/records/<date>_memory
     python -m benchmarks.memory tiny base --layout cpu
 
-A fresh process imports bart_inference and waits; then it loads and prepares a model. Meanwhile this process reads the
-other's RssAnon from /proc every millisecond. That is the memory that the process has allocated and written to, without
-the pages of mapped files, which the kernel can drop at any time. What the process had after its imports is subtracted
-from the peak. The exit status is 1 if a peak is above `--max-ratio` times the prepared weights.
+A new process imports bart_inference, and then loads and prepares a model. Every millisecond this process reads that
+process's RssAnon from /proc: the memory that it has allocated and written to, without pages of mapped files, which the
+kernel can drop at any time. The memory after the imports is subtracted from the peak. The exit status is 1 if a peak is
+above `--max-ratio` times the prepared weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ print(sum(leaf.nbytes for leaf in jax.tree.leaves(prepared.weights)), flush=True
 
 
 def anonymous_bytes(process: int) -> int:
-    """RssAnon of a process; 0 after it has ended."""
+    """RssAnon of a process in bytes; 0 after it has ended."""
     for line in pathlib.Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -48,7 +48,7 @@ def anonymous_bytes(process: int) -> int:
 
 
 def measure(folder: pathlib.Path, layout: str | None = None) -> dict[str, float]:
-    """{"weights_mb", "peak_mb" without the imports, "imports_mb", "ratio" of peak to weights}; MB are 2**20 bytes."""
+    """Measures a model: weights_mb, peak_mb (without imports_mb) and ratio, of peak to weights. MB are 2**20 bytes."""
     command = [sys.executable, "-c", CHILD, str(folder), layout or ""]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin and child.stdout
@@ -73,10 +73,10 @@ def measure(folder: pathlib.Path, layout: str | None = None) -> dict[str, float]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="names of benchmarks.checkpoints: tiny, base, distilbart, large")
-    parser.add_argument("--layout", help="a layout of bart_inference.prepare; the device's own by default")
-    parser.add_argument("--max-ratio", type=float, default=MAX_RATIO, help="of peak to weights; above it, exit with 1")
-    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    parser.add_argument("models", nargs="+", help="models to measure: tiny, base, distilbart, large")
+    parser.add_argument("--layout", help="layout for bart_inference.prepare (default: chosen by the device)")
+    parser.add_argument("--max-ratio", type=float, default=MAX_RATIO, help="highest allowed ratio of peak to weights")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for model folders (default: a temporary one)")
     parser.add_argument("--record", type=pathlib.Path, help="folder of results.json")
     arguments = parser.parse_args()
     record: dict[str, Any] = {"circumstances": circumstances(("jax", "jaxlib", "numpy", "safetensors")), "models": {}}

@@ -1,15 +1,14 @@
-"""Our `pipeline("summarization")` beside that of transformers 4.57.6, in turns: one text, and a list of 64.
+"""Compares our `pipeline("summarization")` with that of transformers 4.57.6, for one text and for a list of 64.
 
-transformers 4.57.6 needs a separate environment, whose Python is given by `--theirs`. This script runs there too, and
-then imports nothing of this project:
+transformers 4.57.6 needs an environment of its own, whose Python is given by `--theirs`. This script starts itself
+there too, and then imports nothing of this project:
 
     python benchmarks/pipelines.py --theirs golden-env/bin/python [--model FOLDER] [--rounds 5] [--threads 1]
 
-Both load the folder and answer each case once, which compiles ours. Then they are timed in turns, so that other load on
-the machine affects both, and each ratio is of two runs in succession. CPU seconds are printed beside elapsed seconds:
-they are the better measure on a machine that is not idle, where one thread for each side is fairest, because threads
-that wait for each other lose most. Texts are the embedded checkpoint's examples, repeated; the summaries of both are
-compared.
+Both load the folder and answer each case once, which compiles our programs. Then they are timed in turns, so that other
+load on the machine affects both, and each ratio is of two successive runs. Elapsed seconds and CPU seconds are printed.
+On a machine that is not idle, compare CPU seconds with `--threads 1`: threads that wait for each other use CPU time
+without doing work. The texts are the embedded checkpoint's examples, repeated, and the summaries of both are compared.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def texts(count: int) -> list[str]:
 
 
 def work(whose: str, model: str) -> None:
-    """Answers one case for each line of standard input: elapsed seconds, CPU seconds and a digest of the summaries."""
+    """Reads names of CASES from standard input; prints elapsed seconds, CPU seconds and a digest of the summaries."""
     if whose == "ours":
         sys.path[:0] = [str(ROOT), str(ROOT / "inference")]
         from bart_inference import pipeline
@@ -84,8 +83,8 @@ class Worker:
 
 
 def compare(case: str, workers: dict[str, Worker], rounds: int) -> None:
-    """Prints the medians of a case, and of each round the ratio of the two times."""
-    firsts = {whose: worker.run(case) for whose, worker in workers.items()}
+    """Prints the medians of a case, and the median, lowest and highest ratio of the two times of a round."""
+    first_runs = {whose: worker.run(case) for whose, worker in workers.items()}
     timed: dict[str, list[tuple[float, float, str]]] = {whose: [] for whose in workers}
     for _ in range(rounds):
         for whose, worker in workers.items():
@@ -98,9 +97,10 @@ def compare(case: str, workers: dict[str, Worker], rounds: int) -> None:
             f"{case}, {name}: ours {statistics.median(ours):.3f} s, transformers {statistics.median(theirs):.3f} s "
             f"(medians of {rounds}); ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
         )
-    same = firsts["ours"][2] == firsts["theirs"][2]
+    same = first_runs["ours"][2] == first_runs["theirs"][2]
     print(
-        f"{case}: first call {firsts['ours'][0]:.1f} s and {firsts['theirs'][0]:.1f} s; the same texts: {same}",
+        f"{case}, first call: ours {first_runs['ours'][0]:.1f} s, transformers {first_runs['theirs'][0]:.1f} s; "
+        f"equal summaries: {same}",
         flush=True,
     )
 
@@ -108,9 +108,11 @@ def compare(case: str, workers: dict[str, Worker], rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--theirs", metavar="PYTHON", help="the Python of an environment with transformers 4.57.6")
-    parser.add_argument("--model", default=str(ROOT / "models" / "debian-tiny"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of each side; the libraries' own choice by default")
+    parser.add_argument(
+        "--model", default=str(ROOT / "models" / "debian-tiny"), help="default: the embedded checkpoint"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of a case (default: 5)")
+    parser.add_argument("--threads", type=int, help="threads of each process (default: what the libraries choose)")
     parser.add_argument("--worker", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:

@@ -1,9 +1,9 @@
-"""A few rows times a weight matrix on this CPU: XLA's own product beside oneDNN's on panels.
+"""Compares XLA's product of a few rows and a weight matrix on this CPU with oneDNN's, which reads the matrix as panels.
 
     JAX_PLATFORMS=cpu python -m benchmarks.products --record benchmarks/records/<date>_products
 
-Each call multiplies with many matrices in succession, more than the processor's caches hold. XLA and oneDNN take turns,
-and times are medians over rounds. GB/s counts the reading of the matrix only.
+Each call multiplies by many matrices in succession, more than the processor's caches hold. XLA and oneDNN take turns,
+and times are medians over rounds. GB/s counts the bytes of the matrix only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUNDS = 7
 
 
 def chain(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """A jitted function that multiplies with all matrices in succession, each product after the one before."""
+    """A jitted function that multiplies by all matrices in succession; each product needs the one before."""
 
     def run(x: jax.Array, matrices: list[jax.Array]) -> jax.Array:
         for matrix in matrices:

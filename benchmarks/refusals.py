@@ -1,7 +1,8 @@
-"""CPU time that the server spends on a refused call: `python -m benchmarks.refusals [--calls N] [--out FILE]`.
+"""Measures the server's CPU time for a refused call: `python -m benchmarks.refusals [--calls N] [--out FILE]`.
 
-The echo engine's worker is held, so that the server's only place is taken and every other call is refused. 50 calls are
-sent at once, again and again; the CPU time is that of the server's process, user and system.
+The server admits one request at a time (--max-requests 1). A first call never ends, because the echo engine blocks, so
+the server refuses all others. These are sent in groups of 50. The CPU time is that of the server's process, user and
+system, in microseconds for each call.
 """
 
 import argparse
@@ -18,13 +19,13 @@ import psutil
 from bart_proto.v1 import bart_pb2 as pb
 from bart_proto.v1 import bart_pb2_grpc
 
-TOGETHER = 50  # calls that are sent at once
+TOGETHER = 50  # calls that are sent at the same time
 ENVIRONMENT = os.environ | {"ECHO_HOLDS": "encode", "PYTHONPATH": os.pathsep.join(sys.path)}
 SERVER = [sys.executable, "-m", "tests.server.echo_server", "--port", "0", "--metrics", "off", "--max-requests", "1"]
 
 
 def refused(target: str, calls: int, size: int) -> int:
-    """Sends calls with a text of so many bytes; how many were refused."""
+    """Sends `calls` calls with a text of `size` bytes; returns how many were refused."""
     count = 0
     with grpc.insecure_channel(target, options=[("grpc.enable_retries", 0)]) as channel:
         summarize = bart_pb2_grpc.SummarizationServiceStub(channel).Summarize
@@ -37,10 +38,10 @@ def refused(target: str, calls: int, size: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=2000, help="in each of the rounds")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--bytes", type=int, default=1000, help="of the text of a call")
-    parser.add_argument("--out", type=pathlib.Path, help="a JSON file for the result")
+    parser.add_argument("--calls", type=int, default=2000, help="calls in each round (default: 2000)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
+    parser.add_argument("--bytes", type=int, default=1000, help="length of a call's text (default: 1000)")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file for the result")
     arguments = parser.parse_args()
     server = subprocess.Popen(SERVER, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert server.stderr is not None

@@ -1,4 +1,4 @@
-"""The generation benchmark's table and its goals, from the figures of its cells."""
+"""Prints the generation benchmark's table and goals from the figures of its cells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Figures = Mapping[str, Any]
-SHARE = 0.85  # a cell that reaches this share of the machine's limit meets the goal, whatever its ratio to the rivals
+SHARE = 0.85  # a cell whose limit is at least this share of its time meets the goals, whatever the rivals' times
 DISTURBED = 0.1  # cores used by other processes; the table marks a cell with more
 COLUMNS = {  # rival -> heading; a ratio above 1 says that we are faster
     "pytorch": "PyTorch",
@@ -23,7 +23,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def ratio(figures: Figures, rival: str) -> float | None:
-    """A rival's time over ours; for "pytorch" the faster of eager and compiled."""
+    """A rival's time divided by ours; for "pytorch" the time of the faster of eager and compiled."""
     names = ("pytorch", "pytorch-compiled") if rival == "pytorch" else (rival,)
     rivals = figures["rivals"]
     return min((rivals[name]["ratio"] for name in names if name in rivals), default=None)
@@ -36,12 +36,12 @@ def ratios(cells: Mapping[str, Figures], rival: str) -> dict[str, float]:
 
 
 def share(figures: Figures) -> float:
-    """The machine's limit over our time; 0 if the limit was not measured."""
+    """The machine's limit divided by our time; 0 if the limit was not measured."""
     return figures.get("machine", {}).get("share", 0.0)
 
 
 def tokens(figures: Figures) -> str:
-    """How the comparison with PyTorch's tokens ended; "–" if there was none."""
+    """The result of the comparison with PyTorch's tokens, or "–" if there was none."""
     equal = figures["rivals"]["ours"].get("tokens_equal")
     if equal is None:
         return "–"
@@ -54,9 +54,9 @@ def tokens(figures: Figures) -> str:
 
 
 def table(cells: Mapping[str, Figures]) -> str:
-    """Markdown: a row per cell, then geometric means and the goals."""
+    """Markdown: a table with a row for each cell and one of geometric means, and a list of the goals."""
     lines = [
-        f"| cell | ours, s | {' | '.join(COLUMNS.values())} | of the limit | tokens | CT2's equal | same steps |",
+        f"| cell | ours, s | {' | '.join(COLUMNS.values())} | limit / ours | tokens | CT2's tokens | same steps |",
         "|---|" + "---:|" * (len(COLUMNS) + 2) + "---|---:|---|",
     ]
     for name, figures in cells.items():
@@ -91,7 +91,7 @@ def goals(cells: Mapping[str, Figures]) -> list[str]:
 
 
 def goal_of_every_cell(cells: Mapping[str, Figures], rival: str, least: float, title: str) -> str:
-    """Every ratio is at least `least`, or the cell is near the machine's limit."""
+    """The goal that each cell has a ratio of at least `least` or a time near the machine's limit."""
     missing = []
     for name, value in ratios(cells, rival).items():
         if value < least and share(cells[name]) < SHARE:
@@ -101,7 +101,7 @@ def goal_of_every_cell(cells: Mapping[str, Figures], rival: str, least: float, t
 
 
 def goal_of_the_mean(cells: Mapping[str, Figures], rival: str, least: float, title: str, among: str = "") -> str:
-    """The geometric mean of the ratios is at least `least`. among: part of the names of the cells that count."""
+    """The goal of a geometric mean of at least `least` over the cells whose names contain `among`."""
     measured = [value for name, value in ratios(cells, rival).items() if among in name]
     kind = f", cells with {among}" if among else ""
     if not measured:

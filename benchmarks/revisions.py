@@ -1,12 +1,12 @@
-"""Generation by this checkout beside another checkout of the project: is anything slower than before?
+"""Compares the speed and the tokens of generation in this checkout with those of an earlier one.
 
     git worktree add ../before REVISION
     python -m benchmarks.revisions ../before base-b1-greedy tiny-text --record benchmarks/records/<date>_revisions
 
-Each checkout runs in a separate process, which is idle while the other one works. They take turns, and rounds begin
-with one and the other alternately. A ratio is the time of the other checkout over the time of this one: above 1 this
-one is faster. `--python` is the interpreter for the other checkout if it needs an environment of its own. The exit
-status is 1 if a cell's ratio is below `--least` or if the two generated different tokens.
+Each checkout runs in a separate process, which is idle while the other one works. They take turns, and begin a round
+alternately. A ratio is the earlier checkout's time divided by this one's: above 1, this one is faster. `--python` is
+the interpreter for the earlier checkout if it needs an environment of its own. The exit status is 1 if a cell's ratio
+is below `--least` or if the two generate different tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.machine import circumstances
 from benchmarks.rivals import Worker
 from support.records import chosen
 
-PATIENCE = 300.0  # seconds for a first run, compilation included
+PATIENCE = 300.0  # seconds within which a run must end, compilation included
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -55,12 +55,12 @@ def revision(checkout: pathlib.Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", type=pathlib.Path, help="the other checkout's folder")
-    parser.add_argument("cells", nargs="*", help="parts of the names of benchmarks.generation's cells")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter for the other checkout")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--least", type=float, default=0.97, help="the ratio below which a cell counts as slower")
-    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    parser.add_argument("before", type=pathlib.Path, help="folder of the earlier checkout")
+    parser.add_argument("cells", nargs="*", help="measure the cells whose names contain one of these (default: all)")
+    parser.add_argument("--python", default=sys.executable, help="interpreter for the earlier checkout")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of a cell (default: 9)")
+    parser.add_argument("--least", type=float, default=0.97, help="lowest ratio that passes (default: 0.97)")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for model folders (default: a temporary one)")
     parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
     arguments = parser.parse_args()
     sides = {"before": (arguments.before.resolve(), arguments.python), "now": (ROOT, sys.executable)}

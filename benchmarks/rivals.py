@@ -1,7 +1,7 @@
-"""The rivals: implementations that do the same work, each in a separate process that is idle while another one runs.
+"""Runs rivals: implementations that do the same work, each in a process that is idle while another one runs.
 
 `python -m benchmarks.rivals NAME FOLDER` reads requests from standard input and writes answers to standard output, one
-JSON object a line: {"prepare": Work} makes the inputs and runs them once, which compiles what must be compiled, and
+JSON object on each line. {"prepare": Work} makes the inputs and runs them once, which includes compilation, and
 {"run": true} runs them again. `Worker` starts such a process and talks to it.
 """
 
@@ -20,11 +20,12 @@ from typing import Any
 
 from benchmarks.machine import THREADS, bandwidth, throughput
 
-Work = dict[str, Any]  # {"batches": [[[id, …], …], …], "options": transformers' names, "pad_token_id": int}
+# {"batches": [[[token id, …], …], …], "options": {transformers' name of an option: value}, "pad_token_id": id}
+Work = dict[str, Any]
 Tokens = list[list[int]]  # for each source, the generated tokens without the start token and the end token
 
 
-# ── in the worker's process ───────────────────────────────────────────────────────────────────────────────────────────
+# ── In the worker's process ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Ours:
@@ -71,7 +72,7 @@ class PyTorch:
         self.model = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
     def settle(self) -> None:
-        """Copies the weights into ordinary memory. A mapped file's small pages can take 1.5 times as long to read."""
+        """Copies the weights to ordinary memory. A mapped file's small pages can take 1.5 times as long to read."""
         for parameter in self.model.parameters():
             parameter.data = parameter.data.clone()
 
@@ -171,7 +172,7 @@ RIVALS: dict[str, Callable[[pathlib.Path], Any]] = {
 
 
 def padded(work: Work) -> list[tuple[Tokens, Tokens]]:
-    """Each batch's ids, padded on the right to its longest row, and its mask."""
+    """The ids and the mask of each batch, padded on the right to its longest row."""
     pairs = []
     for batch in work["batches"]:
         width = max(map(len, batch))
@@ -186,7 +187,7 @@ def before(tokens: list[int], end: int) -> list[int]:
 
 
 def timed(rival: Any) -> dict[str, Any]:
-    """One run of a rival: {"seconds", "tokens", "peak_mb": of the process, in 2**20 bytes}."""
+    """Runs a rival once: {"seconds": …, "tokens": …, "peak_mb": peak memory of the process in 2**20 bytes}."""
     began = time.perf_counter()
     tokens = rival.run()
     seconds = time.perf_counter() - began
@@ -195,9 +196,9 @@ def timed(rival: Any) -> dict[str, Any]:
 
 
 def serve(name: str, folder: pathlib.Path) -> None:
-    """Makes a rival and answers the requests on standard input until it ends."""
+    """Makes a rival and answers requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print goes to standard error and is not taken for an answer
+    os.dup2(2, 1)  # standard output becomes standard error, so that what libraries print is not read as an answer
     began = time.perf_counter()
     rival = RIVALS[name](folder)
     if hasattr(rival, "settle"):
@@ -216,7 +217,7 @@ def serve(name: str, folder: pathlib.Path) -> None:
         answers.write(json.dumps(answer) + "\n")
 
 
-# ── in the benchmark's process ────────────────────────────────────────────────────────────────────────────────────────
+# ── In the benchmark's process ────────────────────────────────────────────────────────────────────────────────────────
 
 
 class RivalFailed(Exception):
@@ -224,18 +225,19 @@ class RivalFailed(Exception):
 
 
 class Worker:
-    """A rival's process. It is started at once, and idle between two answers.
+    """A rival's process, which the constructor starts and which is idle between two requests.
 
-    Methods raise RivalFailed if there is no answer within `patience` seconds, or an error.
+    Methods raise RivalFailed if the answer is an error or does not come within `patience` seconds.
     """
 
     def __init__(
         self, name: str, folder: pathlib.Path, patience: float = 300, checkout: pathlib.Path | None = None,
         python: str = sys.executable, without: str = "",
     ) -> None:  # fmt: skip
-        """checkout: the folder whose code runs, by default the working directory. python: the interpreter that runs it.
+        """Starts the process, by default with this interpreter and the code in the working directory.
 
-        without: a fast path of benchmarks.without to switch off.
+        `checkout` is another folder whose code it runs, `python` another interpreter, and `without` a fast path of
+        benchmarks.without that it switches off.
         """
         self.name = name
         switch = ("benchmarks.without", without) if without else ()

@@ -1,13 +1,14 @@
-"""Load on the server: overhead when idle, throughput against offline and one-at-a-time, and behavior when overloaded.
+"""Measures the server: time added to a call, throughput beside offline and one-row generation, and overload.
 
     python -m benchmarks.serving embedded --record benchmarks/records/<date>_serving-embedded
     python -m benchmarks.serving base     --record benchmarks/records/<date>_serving-base
 
-`embedded` is the embedded checkpoint, greedy; `base` is a BART of bart-base's size with random
-weights (its text is noise, but its cost is that of a trained model). The server is a separate process, and this process
-makes the load. Both share the machine, so the record includes the load generator's share of the CPU. `embedded`
-measures both servers in turns and takes the median of the rounds. A run takes minutes and needs an idle machine. The
-record is `result.json`: figures, versions, hardware and command.
+`embedded` is the embedded checkpoint with greedy search. It compares two servers, in turns: one with several rows and
+workers, and one with a single row and worker. `base` is a BART of bart-base's size with random weights, whose text is
+meaningless but costs as much as that of a trained model. It compares the server with batches in this process. The
+server is a separate process, and this process makes the load. Both share the machine, so the record includes the CPU
+time of this process. A run takes minutes and needs an idle machine. The record is `result.json`: figures, versions,
+hardware and command.
 """
 
 import argparse
@@ -49,11 +50,11 @@ class Work:
 
 @dataclasses.dataclass
 class Outcome:
-    """How one request ended: its gRPC code and number of tokens. sent, ended: times in seconds."""
+    """How one request ended."""
 
-    code: str
+    code: str  # the name of its gRPC status
     tokens: int
-    sent: float
+    sent: float  # time in seconds, of time.perf_counter
     ended: float
 
     @property
@@ -61,7 +62,7 @@ class Outcome:
         return self.ended - self.sent
 
 
-# ── the requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def mixed_work(
@@ -78,15 +79,15 @@ def mixed_work(
 
 
 def fixed_lengths(lengths: Sequence[int], **common: Any) -> list[dict[str, Any]]:
-    """Options that fix the length of an answer, so that every way to compute it generates equally many tokens."""
+    """Options that fix the lengths of answers, so that all ways of computing them generate equally many tokens."""
     return [{"num_beams": 1, "min_new_tokens": n, "max_new_tokens": n, **common} for n in lengths]
 
 
-# ── the server ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The server ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Server:
-    """`python -m bart_server` on a free port. without: a fast path of benchmarks.without that is switched off."""
+    """Runs `python -m bart_server` on a free port. `without` is a fast path of benchmarks.without to switch off."""
 
     def __init__(self, model: str, *flags: str, without: str = "") -> None:
         switch = ("benchmarks.without", without) if without else ()
@@ -129,7 +130,7 @@ class Server:
         self._logs.cleanup()
 
 
-# ── the load ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The load ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def ask(client: AsyncClient, work: Work) -> Outcome:
@@ -142,7 +143,7 @@ async def ask(client: AsyncClient, work: Work) -> Outcome:
 
 
 async def closed_loop(address: str, work: Sequence[Work], clients: int) -> list[Outcome]:
-    """`clients` callers, each of which waits for its answer before it sends its next request."""
+    """Sends the work from `clients` callers; each waits for its answer before it sends its next request."""
     queue = list(reversed(work))
     async with AsyncClient(address, timeout=600, retries=False) as client:
 
@@ -157,7 +158,7 @@ async def closed_loop(address: str, work: Sequence[Work], clients: int) -> list[
 
 
 async def open_loop(address: str, work: Sequence[Work], rate: float) -> list[Outcome]:
-    """Requests that arrive at random, `rate` a second on average, whether earlier ones are answered or not."""
+    """Sends the work at random times, `rate` requests per second on average, without waiting for answers."""
     chance = random.Random(SEED)
     async with AsyncClient(address, timeout=600, retries=False) as client:
         tasks, due = [], time.perf_counter()
@@ -169,14 +170,14 @@ async def open_loop(address: str, work: Sequence[Work], rate: float) -> list[Out
 
 
 def measured(server: Server, load: Callable[[], Coroutine[Any, Any, list[Outcome]]]) -> dict[str, Any]:
-    """Runs a load: its outcomes in numbers, and the server's memory and processor time meanwhile."""
+    """Runs a load and returns its figures, with the CPU time and memory of the server."""
     memory, server_cpu, client_cpu = server.rss(), server.cpu(), time.process_time()
     began = time.perf_counter()
     outcomes = asyncio.run(load())
     seconds = time.perf_counter() - began
     answered = [outcome for outcome in outcomes if outcome.code == "OK"]
     refused = [outcome for outcome in outcomes if outcome.code == "RESOURCE_EXHAUSTED"]
-    # Goodput counts the answers that are complete when the last request is sent.
+    # Goodput counts answers that were complete when the last request was sent, while new load still arrived.
     first_sent = min((outcome.sent for outcome in outcomes), default=0.0)
     last_sent = max((outcome.sent for outcome in outcomes), default=0.0)
     good_tokens = sum(outcome.tokens for outcome in answered if outcome.ended <= last_sent)
@@ -196,17 +197,17 @@ def measured(server: Server, load: Callable[[], Coroutine[Any, Any, list[Outcome
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """The median, the 90th and 99th percentile and the maximum, in milliseconds."""
+    """The median (p50), the 90th and 99th percentile and the maximum (p100), in milliseconds."""
     if not seconds:
         return {}
     return {f"p{q}": round(float(np.percentile(seconds, q)) * 1000, 2) for q in (50, 90, 99, 100)}
 
 
-# ── the cases ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The cases ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def offline(model: str, work: Sequence[Work], rows: int) -> dict[str, Any]:
-    """Times the work in this process: `generate` on batches of `rows`, sorted by length, after a pass that compiles."""
+    """Times `generate` in this process on batches of `rows` requests, sorted by length, after a pass that compiles."""
     from bart_inference import generate, load, prepare
     from bart_inference.tokenization import pad
 
@@ -228,7 +229,7 @@ def offline(model: str, work: Sequence[Work], rows: int) -> dict[str, Any]:
 
 
 def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dict[str, Any]:
-    """The median times of a call to the server and of a call in this process, which take turns."""
+    """The median times of a call to the server and of `generate` in this process, which take turns."""
     from bart_inference import generate, load, prepare
 
     prepared = prepare(load(None if model == "embedded" else model))
@@ -254,7 +255,7 @@ def idle_overhead(model: str, address: str, work: Work, calls: int = 200) -> dic
 
 
 def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor: float) -> dict[str, Any]:
-    """Sends requests at random times, on average `factor` times as many a second as the server answered in `peak`."""
+    """Sends requests at random times, on average `factor` times as many per second as the server answered in `peak`."""
     rate = factor * peak["codes"]["OK"] / peak["seconds"]
     figures = measured(server, lambda: open_loop(server.address, work, rate))
     figures["arrivals_per_second"] = round(rate, 1)
@@ -263,8 +264,8 @@ def overload(server: Server, work: Sequence[Work], peak: dict[str, Any], factor:
 
 
 def embedded(scale: float) -> dict[str, Any]:
-    """Measures the server beside one with a single row and worker, the time that a call adds, and an overload."""
-    plain = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}  # greedy search and nothing else
+    """Measures the server beside one with a single row and worker, the time that it adds to a call, and an overload."""
+    plain = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}  # greedy search without logits processors
     work = mixed_work(round(600 * scale), 8000, 100, fixed_lengths((8, 12, 16, 24), **plain))
     result: dict[str, Any] = {"clients_32": [], "one_at_a_time": []}
     flags = ("--beams", "1", "--sampling-beams", "", "--sources", "128")
@@ -321,7 +322,7 @@ def write_random_base(folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["embedded", "base"])
+    parser.add_argument("case", choices=["embedded", "base"], help="what to measure")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of requests")
     parser.add_argument("--record", type=pathlib.Path, help="folder for result.json")
     arguments = parser.parse_args()

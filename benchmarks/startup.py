@@ -1,20 +1,20 @@
-"""Start-up and memory: from the start of a process to its first summary, beside PyTorch and CTranslate2.
+"""Measures the time from the start of a process to its first summary, and its memory, beside PyTorch and CTranslate2.
 
-    python -m benchmarks.startup --record benchmarks/records/<date>_startup            # both models, and buckets
-    python -m benchmarks.startup server demo --code FOLDER --record …                  # of another checkout's code
-    python -m benchmarks.startup --report --record …                                   # the table again
+    python -m benchmarks.startup --record benchmarks/records/<date>_startup            # all parts
+    python -m benchmarks.startup server demo --code FOLDER --record …                  # with another checkout's code
+    python -m benchmarks.startup --report --record …                                   # the tables of the record
 
-Every run is a new process that imports, loads the model, generates once and ends; the rivals take turns, and figures
-are medians. `ours` starts with an empty compile cache and the layout that `prepare` chooses. Its programs may call
-oneDNN, and such programs cannot be stored. `ours-xla` uses the layout `cpu` (for tiny, `prepare` chooses it too), whose
-programs can: `ours-xla, warm cache` reads them from JAX's persistent cache. Peak memory is the largest resident set of
-the process (ru_maxrss). The models' files are in the page cache for every run. The last table is what a bucket costs to
-compile: the seconds that JAX reports for one call of `generate` in an empty cache.
+Parts `tiny` and `base`: every run is a new process that imports, loads the model, generates once and ends. The rivals
+take turns, and figures are medians. `ours` starts with an empty compile cache and the layout that `prepare` chooses.
+Its programs may call oneDNN, and such programs cannot be stored. `ours-xla` uses the layout `cpu`, which `prepare`
+chooses for tiny anyway and whose programs can be stored; `ours-xla, warm cache` reads them from JAX's persistent cache.
+Peak memory is the largest resident set of the process (ru_maxrss). The models' files are in the page cache in every
+run. Part `compilation`: the seconds that JAX reports for compiling the programs of one bucket.
 
-`server-tiny` and `server-base` start `python -m bart_server` with its default settings (base with a longer
-`--target`) and an empty compile cache, and again with what that start has stored: the seconds until its port is open
-and until a gRPC client holds the first summary. `demo` is `python bart_oneliner.py`, twice. With --code they start the
-code of another checkout.
+Parts `server-tiny` and `server-base` start `python -m bart_server` with its default settings (base with a longer
+`--target`) and an empty compile cache, and a second time with the cache that the first start filled. They measure the
+seconds until the port is open and until a gRPC client has the first summary. Part `demo` runs `python bart_oneliner.py`
+twice in the same way. With --code, the servers and the demo run the code of another checkout.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from benchmarks.rivals import RIVALS, Ours, Worker
 from support.records import Command
 
 MODELS: dict[str, dict[str, Any]] = {  # model -> options of generate for its one source
-    "tiny": {},  # for a real document, with the checkpoint's own defaults
+    "tiny": {},  # the checkpoint's options, for a real document
     "base": {"num_beams": 4, "min_new_tokens": 32, "max_new_tokens": 32},
 }
 SOURCE = 128  # positions of the source of "base"
 CONTENDERS = ("ours", "ours-xla", "ours-xla, warm cache", "pytorch", "ctranslate2", "ctranslate2-int8")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SERVERS = {f"server-{model}": model for model in MODELS}
-# The flags of each model's server. By default, base's random checkpoint has too short a target for the options above.
+# The flags of each model's server. Without --target, base's server would allow fewer tokens than MODELS asks for.
 FLAGS = {"tiny": (), "base": ("--target", "64")}
 STARTS = ("empty cache", "warm cache")
 LONGEST_START = 300.0  # seconds within which a server has to be ready and to answer
@@ -67,7 +67,7 @@ def work_of(model: str) -> dict[str, Any]:
 
 
 def once(name: str, folder: pathlib.Path, work: dict[str, Any]) -> None:
-    """What the measured process does: it loads the model, generates, and prints the tokens."""
+    """Loads the model, generates, and prints the tokens: what a measured process does."""
     rival = Ours(folder, layout="cpu") if name == "ours-xla" else RIVALS[name](folder)
     rival.prepare(work)
     sys.stdout.write("\n" + json.dumps({"tokens": rival.run()}) + "\n")
@@ -75,9 +75,9 @@ def once(name: str, folder: pathlib.Path, work: dict[str, Any]) -> None:
 
 
 def measured(contender: str, folder: pathlib.Path, work: dict[str, Any], cache: pathlib.Path) -> dict[str, Any]:
-    """Runs a contender once, in a new process: {"seconds", "peak_mb", "cpu_seconds", "tokens"}.
+    """Runs a contender once in a new process: {"seconds", "peak_mb", "cpu_seconds", "tokens"}.
 
-    seconds: from the start of the process until its tokens are read.
+    The seconds are those from the start of the process until this one has read its tokens.
     """
     name = contender.partition(",")[0]
     if contender.startswith("ours") and not contender.endswith("warm cache"):
@@ -103,7 +103,7 @@ def measured(contender: str, folder: pathlib.Path, work: dict[str, Any], cache: 
 
 
 def compile_cache(folder: pathlib.Path) -> dict[str, str]:
-    """The environment in which JAX keeps compiled programs of every size in a folder."""
+    """The environment variables with which JAX stores compiled programs of every size in a folder."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -115,8 +115,8 @@ def start_up(model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path)
     """Medians for every contender: {name: {"seconds", "all_seconds", "peak_mb", "cpu_seconds", "tokens_equal"}}."""
     work = work_of(model)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    for turn in range(rounds + 1):  # the first round brings the files into memory, and is not counted
-        for name in CONTENDERS:  # `ours-xla` fills the compile cache that "ours-xla, warm cache" reads
+    for turn in range(rounds + 1):  # the first round reads the files into the page cache and is not counted
+        for name in CONTENDERS:  # "ours-xla" fills the compile cache that "ours-xla, warm cache" reads
             run = measured(name, folder, work, cache)
             if turn:
                 runs[name].append(run)
@@ -138,7 +138,7 @@ def start_up(model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path)
 
 
 def compilation(folder: pathlib.Path) -> dict[str, Any]:
-    """Seconds that each bucket takes to compile, one after the other in one process without a cache."""
+    """The seconds of compilation of each bucket, in one process without a compile cache."""
     worker = Worker("ours", folder)
     seconds = {}
     for batch, beams, source in BUCKETS:
@@ -151,7 +151,7 @@ def compilation(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def environment_of(code: pathlib.Path) -> dict[str, str]:
-    """The environment in which Python imports this project from a checkout."""
+    """The environment variables with which Python imports this project's packages from a checkout."""
     folders = [code / folder for folder in (".", "inference", "server", "clients/python")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": str(THREADS)}
 
@@ -165,7 +165,7 @@ def free_port() -> int:
 def first_answer(folder: pathlib.Path, model: str, cache: pathlib.Path, code: pathlib.Path) -> dict[str, Any]:
     """Starts the server, calls it once and kills it: {"listening", "seconds", "cpu_seconds", "peak_mb", "tokens"}.
 
-    listening: seconds until its port is open. seconds: until a client holds the first answer.
+    "listening" is the seconds until its port is open, "seconds" those until a client has the first answer.
     """
     source = work_of(model)["batches"][0][0]
     port = free_port()
@@ -209,7 +209,7 @@ def wait_for_port(server: subprocess.Popen[bytes], port: int) -> None:
 def servers(
     model: str, folder: pathlib.Path, rounds: int, cache: pathlib.Path, code: pathlib.Path
 ) -> dict[str, dict[str, Any]]:
-    """Medians of `first_answer`: in each round a start with an empty cache, and one with what that has stored."""
+    """Medians of `first_answer` over rounds of two starts: the first fills an empty compile cache for the second."""
     runs: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
     for _ in range(rounds):
         shutil.rmtree(cache, ignore_errors=True)
@@ -219,7 +219,7 @@ def servers(
 
 
 def demo(rounds: int, cache: pathlib.Path, code: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Medians of the seconds that `python bart_oneliner.py` takes, as in `servers`."""
+    """Medians of the seconds of `python bart_oneliner.py`, run twice in a round: first with an empty compile cache."""
     runs: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
     command = [sys.executable, "bart_oneliner.py"]
     environment = environment_of(code)
@@ -236,7 +236,7 @@ def demo(rounds: int, cache: pathlib.Path, code: pathlib.Path) -> dict[str, dict
 
 
 def medians(runs: list[dict[str, Any]], figures: tuple[str, ...]) -> dict[str, Any]:
-    """The median of each of the figures, and the seconds of all runs."""
+    """The median of each of `figures` over the runs, and the list of all runs' seconds."""
     result: dict[str, Any] = {name: round(statistics.median(run[name] for run in runs), 2) for name in figures}
     result["all_seconds"] = [round(run["seconds"], 2) for run in runs]
     return result
@@ -268,7 +268,7 @@ def report(parts: Mapping[str, Any]) -> str:
             lines.append(f"| {name} | {f['seconds']:.2f} | {f['peak_mb']:.0f} | {f['cpu_seconds']:.1f} | {equal} |")
         lines.append("")
     if "compilation" in parts:
-        lines += ["| bucket of base | compiled in, s |", "|---|---:|"]
+        lines += ["| bucket of base | compilation, s |", "|---|---:|"]
         lines += [f"| {name} | {seconds:.2f} |" for name, seconds in parts["compilation"]["seconds"].items()]
     return "\n".join(lines)
 
@@ -278,9 +278,11 @@ def main() -> None:
         once(sys.argv[2], pathlib.Path(sys.argv[3]), json.loads(sys.argv[4]))
         return
     command = Command(__doc__, [*MODELS, "compilation", *SERVERS, "demo"], "part")
-    command.parser.add_argument("--rounds", type=int, default=3)
-    command.parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
-    command.parser.add_argument("--code", type=pathlib.Path, default=ROOT, help="checkout of the servers and the demo")
+    command.parser.add_argument("--rounds", type=int, default=3, help="counted rounds of a part (default: 3)")
+    command.parser.add_argument(
+        "--cache", type=pathlib.Path, help="folder for model folders (default: a temporary one)"
+    )
+    command.parser.add_argument("--code", type=pathlib.Path, default=ROOT, help="checkout whose server and demo run")
     arguments = command.parse()
     with cache_of(arguments.cache) as cache, tempfile.TemporaryDirectory() as programs:
         for name in command.missing():

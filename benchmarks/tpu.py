@@ -1,10 +1,9 @@
-"""The programs of bart_inference compiled for TPUs, from shapes, on a machine without a TPU.
+"""Compiles bart_inference's programs for TPUs from shapes alone, on a machine without a TPU.
 
-libtpu contains the TPU compiler, which needs no TPU. Memory, layout, operations and communication of the programs that
-it compiles are those that a TPU would run; how long they take is not known. Needs the `tpu-test` extra.
+libtpu contains the TPU compiler, which needs no TPU. The compiled programs show memory, layouts, operations and
+communication as on a TPU, but not how long they take. It needs the `tpu-test` extra.
 
-Letters: B sources, N beams of each source, S source positions, T positions of the token buffer. B counts the sources of
-all chips, over which they are spread.
+Letters: B sources of all chips together, N beams of each source, S source positions, T positions of the token buffer.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from benchmarks import checkpoints
 
 
 class Chip(NamedTuple):
-    """One chip's published peaks."""
+    """The published peaks of one chip."""
 
-    flops: float  # bfloat16 operations a second
-    bandwidth: float  # bytes a second between HBM and the chip
+    flops: float  # bfloat16 operations per second
+    bandwidth: float  # bytes per second between HBM, its main memory, and the chip
     memory: float  # bytes of HBM
 
 
-# As published: cloud.google.com/tpu/docs/v5e and cloud.google.com/tpu/docs/v6e, "System architecture".
+# Source: cloud.google.com/tpu/docs/v5e and cloud.google.com/tpu/docs/v6e, "System architecture".
 CHIPS = {"v5e": Chip(197e12, 819e9, 16e9), "v6e": Chip(918e12, 1640e9, 32e9)}
-GRIDS = {1: (1, 1, 1), 8: (2, 4, 1)}  # chips of one host
-PASSES = 6  # bfloat16 products that make a float32 product at highest precision
+GRIDS = {1: (1, 1, 1), 8: (2, 4, 1)}  # number of chips -> their arrangement on one host
+PASSES = 6  # bfloat16 products from which a TPU makes a float32 product at highest precision
 CONFIGS = {
     "bart-base": Config(**checkpoints.BASE),
     "bart-large-cnn": Config(**checkpoints.LARGE | {"vocab_size": 50264}),
@@ -63,10 +62,10 @@ class Shape(NamedTuple):
 def mesh(name: str) -> Mesh:
     """A mesh of the chips of `name`, such as "v5e-8": eight chips of a TPU v5e."""
     for variable, value in {
-        "TPU_SKIP_MDS_QUERY": "1",  # libtpu would ask the metadata server of a TPU VM, and there is none
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # if unset, libtpu searches for minutes; the topology below is used
+        "TPU_SKIP_MDS_QUERY": "1",  # otherwise libtpu asks the metadata server, which only a TPU VM has
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # otherwise libtpu searches for a TPU for minutes
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at a time, since none of them holds a TPU
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at a time, since none of them uses a TPU
     }.items():
         os.environ.setdefault(variable, value)
     generation, count = name.split("-")
@@ -99,7 +98,7 @@ def state_of(config: Config, weights: Params, shape: Shape) -> State:
 
 
 def compiled(program: str, chips: str, config: Config, dtype: Any, shape: Shape) -> Any:
-    """One of PROGRAMS, compiled for chips such as "v5e-8"."""
+    """Compiles one of PROGRAMS for chips such as "v5e-8"."""
     devices, weights = mesh(chips), weights_of(config, dtype)
     return PROGRAMS[program](devices, config, put(weights, devices, PartitionSpec()), shape).compile()
 
@@ -110,19 +109,19 @@ def put(shapes: Any, devices: Mesh, spec: PartitionSpec = ROWS) -> Any:
 
 
 def lower_encode(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
-    """The encoder and the cross-attention's keys and values, which are computed once for each source."""
+    """Lowers the encoder and the cross-attention's keys and values, which are computed once for each source."""
     return jit_on_rows(devices, jit_prefill).lower(weights, config, *put(source_ids(shape), devices))
 
 
 def lower_step(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
-    """One step of the search without its loop, because XLA's cost analysis counts the body of a loop once."""
+    """Lowers one step of the search without its loop, for which XLA's cost analysis counts the body only once."""
     state = put(state_of(config, weights, shape), devices)
     run = on_rows(devices, step, (0,), (1, 3))
     return jax.jit(run, static_argnums=(1, 3), donate_argnums=2).lower(weights, config, state, False)
 
 
 def lower_decode(devices: Mesh, config: Config, weights: Params, shape: Shape) -> Any:
-    """The whole search: the loop that `generate` and the server run."""
+    """Lowers the whole search: the loop that `generate` and the server run."""
     state = put(state_of(config, weights, shape), devices)
     steps = put(jax.ShapeDtypeStruct((), jnp.int32), devices, PartitionSpec())
     return jit_on_rows(devices, decode, (0, 3), (1, 4), (2,)).lower(weights, config, state, steps, False)
@@ -163,10 +162,10 @@ WIDTH = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4}  
 
 
 def traffic(program: Any) -> int:
-    """Bytes that a program without loops moves between HBM and the chip, from its scheduled instructions.
+    """Bytes that a program without loops moves between HBM and the chip, counted from its scheduled instructions.
 
-    An array with S(1) in its layout is in the chip's own memory. XLA's "bytes accessed" counts such an array each time
-    it is used, and not when it is fetched, which makes four times the true bytes of a step. Instructions inside
+    An array with S(1) in its layout is in the memory on the chip. XLA's "bytes accessed" counts such an array each time
+    it is used instead of when it is fetched, and so gives four times the true bytes of a step. Instructions inside
     conditionals are not counted.
     """
     text = program.as_text()
@@ -184,7 +183,7 @@ def traffic(program: Any) -> int:
 
 
 def in_bytes(shapes: str, hbm: bool = False) -> int:
-    """The size of the arrays that HLO text names; hbm: only of those in HBM."""
+    """The bytes of all arrays that HLO text names, or, with `hbm`, only of those in HBM."""
     total = 0
     for dtype, axes, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shapes):
         if not (hbm and "S(" in layout):

@@ -1,14 +1,14 @@
-"""The roofline of a decoder step on TPUs, from published peaks; nothing is timed.
+"""Computes the roofline of a decoder step on TPUs from published peaks; nothing is timed.
 
     JAX_PLATFORMS=cpu python -m benchmarks.tpu_roofline --record benchmarks/records/<date>_tpu-roofline
 
-A step takes at least as long as its arithmetic at the chip's peak, and at least as long as its HBM traffic at the
-chip's bandwidth. For the limit, both are those of counts.py, which every implementation needs; it is computed for
-several batches. For one batch, both are also taken from the step that XLA compiles for the chip, the search included.
-Every position of the token buffer is read. A real chip is slower than either, because it launches programs and does not
-overlap everything. The tokens of answers are counted: one a step for each source, however many beams it has. Parity is
-float32 at highest precision: six bfloat16 passes on twice the bytes. Needs the `tpu-test` extra and compiles eight
-times.
+A step takes at least as long as its arithmetic at the chip's peak, and at least as long as moving its bytes from HBM at
+the chip's bandwidth. The limit uses the operations and bytes that every implementation needs (counts.py), for several
+batches, with all positions of the token buffer in use. For one batch, the operations and bytes of the step that XLA
+compiles for the chip are used too; they include the search. A real chip is slower than both, because it launches
+programs and does not overlap all work. Tokens per second counts one token in each step for a source, whatever its
+number of beams. Parity means float32 at highest precision: six bfloat16 passes on twice the bytes. It needs the
+`tpu-test` extra and compiles eight programs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BEAMS = (1, 4)
 
 
 def tokens_per_second(chip: str, B: int, flops: float, moved: float, parity: bool = False) -> float:
-    """flops and moved (bytes): of a bfloat16 step."""
+    """Tokens per second of B sources, for a bfloat16 step with so many operations (`flops`) and bytes (`moved`)."""
     arithmetic, moving = flops / CHIPS[chip].flops, moved / CHIPS[chip].bandwidth  # seconds
     if parity:
         arithmetic, moving = PASSES * arithmetic, 2 * moving
@@ -41,14 +41,14 @@ def tokens_per_second(chip: str, B: int, flops: float, moved: float, parity: boo
 
 
 def limit(model: str, chip: str, B: int, N: int, parity: bool = False) -> float:
-    """Tokens a second that no implementation can exceed."""
+    """Tokens per second that no implementation can exceed."""
     fields, (S, T) = vars(CONFIGS[model]), POSITIONS[model]
-    moved = counts.step_bytes(fields, B, N, S, T) / 2  # counted in float32
+    moved = counts.step_bytes(fields, B, N, S, T) / 2  # step_bytes is for float32, the step has bfloat16
     return tokens_per_second(chip, B, counts.step_flops(fields, B, N, S, T), moved, parity)
 
 
 def figures(model: str, chip: str, N: int) -> dict[str, Any]:
-    """One row of the table: the limits, and what the compiled step costs."""
+    """One row of the table: the limits, and the operations, bytes and memory of the compiled step."""
     shape = Shape(COMPILED, N, *POSITIONS[model])
     program = compiled("step", f"{chip}-1", CONFIGS[model], jnp.bfloat16, shape)
     flops, moved = program.cost_analysis()["flops"], traffic(program)

@@ -1,12 +1,12 @@
-"""What each fast path of benchmarks.without gains: whole generations, or the whole server, with it and without it.
+"""Measures what each fast path of benchmarks.without gains, in whole generations or in the whole server.
 
     python -m benchmarks.variants --record benchmarks/records/<date>_variants           # all fast paths
     python -m benchmarks.variants top packed --record …       # those whose names contain one of these
 
-With and without the fast path, two processes take turns, each idle while the other one works. A gain is the time
-without the fast path over the time with it, or the tokens a second with it over those without it: above 1 the fast path
-helps. The tokens of both are compared. All fast paths take about fifteen minutes and need an idle machine. If only some
-are measured again, results.json keeps the figures of the others.
+Two processes, one with the fast path and one without it, take turns; each is idle while the other one works. A gain is
+the time without the fast path divided by the time with it, or the tokens per second with it divided by those without
+it: above 1, the fast path helps. In generations, the tokens of both are compared. All fast paths take about fifteen
+minutes and need an idle machine. If only some are measured again, results.json keeps the figures of the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLIENTS, REQUESTS = 32, 300
 
 
 def generation(name: str, cache: pathlib.Path, rounds: int) -> dict[str, Any]:
-    """Gains, times and whether tokens are equal, for each of the fast path's cells."""
+    """Cell -> gain, times and whether tokens are equal, for the cells that go through the fast path."""
     gains = {}
     for cell in CELLS:
         if cell.name not in GENERATION[name]:
@@ -64,7 +64,7 @@ def generation(name: str, cache: pathlib.Path, rounds: int) -> dict[str, Any]:
 
 
 def serving(name: str, rounds: int) -> dict[str, Any]:
-    """The embedded checkpoint under the load of `benchmarks.serving embedded`."""
+    """Measures the server with the embedded checkpoint and the requests of `benchmarks.serving embedded`."""
     plain = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
     work = mixed_work(REQUESTS, 8000, 100, fixed_lengths((8, 12, 16, 24), **plain))
     speeds: dict[str, list[float]] = {"with": [], "without": []}
@@ -84,9 +84,9 @@ def serving(name: str, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="parts of the names of benchmarks.without's fast paths")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cache", type=pathlib.Path, help="folder for the model folders; else a temporary one")
+    parser.add_argument("names", nargs="*", help="measure fast paths whose names contain one of these (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of a measurement (default: 7)")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for model folders (default: a temporary one)")
     parser.add_argument("--record", type=pathlib.Path, required=True, help="folder of results.json")
     arguments = parser.parse_args()
     path = arguments.record / "results.json"

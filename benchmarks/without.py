@@ -2,8 +2,8 @@
 
     python -m benchmarks.without NAME MODULE [ARGUMENT …]
 
-Every fast path of VARIANTS is a special case that changes only speed: without it, the same results are computed in
-another way. `benchmarks.variants` measures what each gains.
+Every fast path in VARIANTS is a special case that changes only speed. Without it, the code computes the same results in
+its general way. `benchmarks.variants` measures what each gains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def fused_projections() -> None:
     """Computes queries, keys and values in one product and splits the result, instead of in three products."""
     from bart_inference.model import onednn
 
-    # available() computes a product of as many rows as the threshold and caches its answer: it must see the old value.
+    # available() multiplies as many rows as the threshold and caches its answer, so it must run before the change.
     onednn.available()
     mock.patch.object(onednn, "MIN_POSITIONS_TO_HEADS", NEVER).start()
 

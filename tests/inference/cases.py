@@ -135,7 +135,7 @@ def draw(name: str, seed: int, options: Mapping[str, Any], sizes: tuple[int, int
 
 
 def alone(name: str, sizes: tuple[int, int] = (4, 16)) -> Iterator[Case]:
-    """Cases for greedy search and for three beams: without options, with each option alone, and with each default off."""
+    """Cases for greedy search and three beams: without options, with each option alone, with each default off."""
     for beams in (1, 3):
         pool = OPTIONS if beams == 1 else {**OPTIONS, **BEAM_OPTIONS}
         yield draw(name, beams, {"num_beams": beams}, sizes)

@@ -1,7 +1,8 @@
-"""Calls of pipelines as people write them. The results of transformers 4.57.6 for them are in golden/.
+"""Lists calls of pipelines for which golden/ has the results of transformers 4.57.6.
 
-Each Call holds the pipeline's task, checkpoint and keywords, and the arguments of the call. Where our pipeline gives
-another result on purpose, `departs` says why, and `theirs` has the keywords with which transformers 4.57.6 gives ours.
+A Call holds the pipeline's task, checkpoint and keyword arguments, and the arguments of the call. Our pipeline must
+give transformers' result. If it differs on purpose, `reason` says what ours does. Then `theirs` has the keyword
+arguments with which transformers 4.57.6 gives our result, or `error` the error that ours raises.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LABELS = ["science", "network", "games"]
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Inputs that a generator gives one by one. Its repr is the same every time, which a generator's is not."""
+    """Inputs that the pipeline gets from a generator. Its repr is the same in every run, which a generator's is not."""
 
     items: tuple[Any, ...]
 
@@ -59,7 +60,7 @@ class Rows:
 
 
 def argument(value: Any, rows: type[Rows] = Rows) -> Any:
-    """The object that a pipeline gets for a value of a Call. rows: the class of the object for a Dataset."""
+    """The object that a pipeline gets for a value of a Call; a Dataset becomes an object of class `rows`."""
     if isinstance(value, Stream):
         return (item for item in value.items)
     return rows(value.items) if isinstance(value, Dataset) else value
@@ -72,14 +73,14 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     init: dict[str, Any] = dataclasses.field(default_factory=dict)
-    theirs: dict[str, dict[str, Any]] | None = None  # {"kwargs": …} or {"init": …}: what transformers gets instead
-    error: str | None = None  # the name of the error that ours raises on purpose; transformers gives a result
-    rare: bool = False  # it takes seconds, to compile programs that no other call needs: marked slow
-    departs: str = ""
+    theirs: dict[str, dict[str, Any]] | None = None  # "kwargs" and "init" that transformers gets instead
+    error: str | None = None  # name of the error that ours raises on purpose, where transformers gives a result
+    rare: bool = False  # marked slow: compiling programs that no other call needs takes seconds
+    reason: str = ""  # what ours does where it differs on purpose
 
     @property
     def name(self) -> str:
-        """The key of the call's result in the golden file. It must not depend on the environment that computes it."""
+        """The key of the call's result in the golden file, which must be the same in every environment."""
         init = "".join(f", {name}={value!r}" for name, value in self.init.items())
         call = [repr(a) for a in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
         return f"pipeline({self.task!r}, {self.checkpoint}{init})({', '.join(call)})"
@@ -89,19 +90,22 @@ CALLS: list[Call] = []
 
 
 def call(task: str, checkpoint: str, *args: Any, init: dict[str, Any] | None = None, **kwargs: Any) -> Call:
+    """Adds pipeline(task, checkpoint, **init)(*args, **kwargs) to CALLS."""
     CALLS.append(Call(task, checkpoint, args, kwargs, init or {}))
     return CALLS[-1]
 
 
 def rare(*calls: Call) -> None:
+    """Marks calls as slow."""
     for each in calls:
         each.rare = True
 
 
-def departing(
-    departs: str, call: Call, theirs: dict[str, dict[str, Any]] | None = None, error: str | None = None
+def differing(
+    reason: str, call: Call, theirs: dict[str, dict[str, Any]] | None = None, error: str | None = None
 ) -> None:
-    call.departs, call.theirs, call.error = departs, theirs, error
+    """Marks a call for which ours differs from transformers on purpose."""
+    call.reason, call.theirs, call.error = reason, theirs, error
 
 
 # ── Generating ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -246,64 +250,69 @@ rare(call("text2text-generation", "added", ["<sep>JAX<sep>", "bioinformatics"], 
 rare(call("text2text-generation", "added", "JAX JAX", return_tensors=True, max_length=14, num_beams=2))
 rare(call("summarization", "added", A, max_new_tokens=11, num_beams=2))
 
-# Lengths that the call or the constructor sets win over those of task_specific_params, and these over the default, 256.
-LENGTHS = "lengths of the call, then of the constructor, then of task_specific_params win over the default of 256"
+LENGTHS = (
+    "max_length and min_length come from the call, else from the constructor, else from task_specific_params; "
+    "transformers 4.57.6 prefers task_specific_params to the constructor, and its default, 256 new tokens, to these"
+)
 for kwargs in (
     {"max_length": 8, "min_length": 0, "num_beams": 4}, {"max_length": 30, "min_length": 20, "num_beams": 4},
     {"max_length": 25, "num_beams": 4},
 ):  # fmt: skip
     instead = {**{n: v for n, v in kwargs.items() if n != "max_length"}, "max_new_tokens": kwargs["max_length"] - 1}
     for task in ("summarization", "text2text-generation", "translation_en_to_de"):
-        departing(LENGTHS, call(task, "base", A, **kwargs), {"kwargs": instead})
-departing(LENGTHS, call("summarization", "base", [A, B], max_length=20, min_length=2), {
+        differing(LENGTHS, call(task, "base", A, **kwargs), {"kwargs": instead})
+differing(LENGTHS, call("summarization", "base", [A, B], max_length=20, min_length=2), {
     "kwargs": {"max_new_tokens": 19, "min_length": 2}
 })  # fmt: skip
 for text in (A, [A, B], Stream((A, B))):
-    departing(LENGTHS, call("summarization", "base", text), {"kwargs": {"max_new_tokens": 17}})
+    differing(LENGTHS, call("summarization", "base", text), {"kwargs": {"max_new_tokens": 17}})
 for task in ("translation_en_to_de", "translation"):
-    departing(LENGTHS, call(task, "base", A), {"kwargs": {"max_new_tokens": 19, "num_beams": 1}})
-departing(
+    differing(LENGTHS, call(task, "base", A), {"kwargs": {"max_new_tokens": 19, "num_beams": 1}})
+differing(
     LENGTHS, call("summarization", "base", A, min_length=10), {"kwargs": {"min_length": 10, "max_new_tokens": 17}}
 )
-departing(LENGTHS, call("text2text-generation", "bare", A, max_length=12), {"kwargs": {"max_new_tokens": 11}})
+differing(LENGTHS, call("text2text-generation", "bare", A, max_length=12), {"kwargs": {"max_new_tokens": 11}})
 for checkpoint in ("cnn", "base"):
     for init in ({"max_length": 10, "min_length": 0}, {"max_length": 14}, {"min_length": 2}):
         length = init.get("max_length", {"cnn": 24, "base": 18}[checkpoint])
         instead = {"max_new_tokens": length - 1} | {n: v for n, v in init.items() if n == "min_length"}
-        departing(LENGTHS, call("summarization", checkpoint, A, init=init), {"init": {}, "kwargs": instead})
-departing(LENGTHS, call("summarization", "base", A, init={"max_length": 14}, max_length=9), {
+        differing(LENGTHS, call("summarization", checkpoint, A, init=init), {"init": {}, "kwargs": instead})
+differing(LENGTHS, call("summarization", "base", A, init={"max_length": 14}, max_length=9), {
     "init": {}, "kwargs": {"max_new_tokens": 8}
 })  # fmt: skip
 
-STATED = "what the constructor and generation_config.json say wins over defaults, though it be a default's value"
-departing(STATED, call("text2text-generation", "base", B, max_new_tokens=20), {
+STATED = (
+    "an option that the constructor, task_specific_params or generation_config.json sets is used; transformers 4.57.6 "
+    "takes a value that equals a default for an option that is not set"
+)
+differing(STATED, call("text2text-generation", "base", B, max_new_tokens=20), {
     "kwargs": {"max_new_tokens": 20, "num_beams": 2}
 })  # fmt: skip
-departing(STATED, call("translation_en_to_de", "base", A, max_new_tokens=20), {
+differing(STATED, call("translation_en_to_de", "base", A, max_new_tokens=20), {
     "kwargs": {"max_new_tokens": 20, "num_beams": 1}
 })  # fmt: skip
-departing(STATED, call("summarization", "xsum", A), {"kwargs": {"num_beams": 6}})
-departing(STATED, call("text2text-generation", "xsum", [A, B]), {"kwargs": {"num_beams": 6}})
-departing(
+differing(STATED, call("summarization", "xsum", A), {"kwargs": {"num_beams": 6}})
+differing(STATED, call("text2text-generation", "xsum", [A, B]), {"kwargs": {"num_beams": 6}})
+differing(
     STATED, call("text2text-generation", "cnn", A, init={"num_beams": 1}), {"init": {}, "kwargs": {"num_beams": 1}}
 )
-departing(STATED, call("text2text-generation", "cnn", A, init={"no_repeat_ngram_size": 0}), {
+differing(STATED, call("text2text-generation", "cnn", A, init={"no_repeat_ngram_size": 0}), {
     "init": {}, "kwargs": {"no_repeat_ngram_size": 0}
 })  # fmt: skip
-departing(STATED, call("text2text-generation", "added", A), {"kwargs": {"num_beams": 2}})
-departing(STATED, call("translation", "added", A), {"kwargs": {"num_beams": 2}})
+differing(STATED, call("text2text-generation", "added", A), {"kwargs": {"num_beams": 2}})
+differing(STATED, call("translation", "added", A), {"kwargs": {"num_beams": 2}})
 
-EMPTY = "an empty text is refused"
+EMPTY = "an empty text is a ValueError; transformers 4.57.6 generates some text"
 for inputs in ("", "  \n", [A, ""], ["", A], Stream((A, " "))):
-    departing(EMPTY, call("summarization", "cnn", inputs), error="ValueError")
-departing(EMPTY, call("text2text-generation", "base", ""), error="ValueError")
-departing(EMPTY, call("translation_en_to_fr", "cnn", [[""]]), error="ValueError")
-TOO_LONG = "a text too long is a ValueError that is an IndexError too"
+    differing(EMPTY, call("summarization", "cnn", inputs), error="ValueError")
+differing(EMPTY, call("text2text-generation", "base", ""), error="ValueError")
+differing(EMPTY, call("translation_en_to_fr", "cnn", [[""]]), error="ValueError")
+TOO_LONG = "a text with too many tokens is an error that is both a ValueError and an IndexError"
 for inputs in (LONG, [A, LONG]):
-    departing(TOO_LONG, call("summarization", "cnn", inputs), error="ValueError")
-    departing(TOO_LONG, call("summarization", "cnn", inputs, num_beams=1), error="IndexError")
+    differing(TOO_LONG, call("summarization", "cnn", inputs), error="ValueError")
+    differing(TOO_LONG, call("summarization", "cnn", inputs, num_beams=1), error="IndexError")
 
-rare(*(each for each in CALLS if each.checkpoint in ("xsum", "added") and each.departs == STATED))
+rare(*(each for each in CALLS if each.checkpoint in ("xsum", "added") and each.reason == STATED))
 
 # ── Classification ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -357,13 +366,13 @@ for kwargs in (
     call("text-classification", "sentiment", A, **kwargs)
 call("text-classification", "sentiment", {})
 call("text-classification", "sentiment", {"text_pair": A})
-departing(
-    "several texts in one dict are refused",
+differing(
+    "a dict with lists of texts is a ValueError; transformers 4.57.6 answers the first pair only",
     call("text-classification", "sentiment", {"text": [A, B], "text_pair": [B, A]}),
     error="ValueError",
 )
-departing(
-    "texts and pairs may be in one batch",
+differing(
+    "texts and pairs of texts may be in one batch, which is an error in transformers 4.57.6",
     call("text-classification", "sentiment", Stream((A, PAIR, C)), batch_size=2),
     {"kwargs": {}},
 )
@@ -510,8 +519,8 @@ call("feature-extraction", "base", [SHORT, "a b"], batch_size=2)
 call("feature-extraction", "base", SHORT, batch_size=0)
 call("feature-extraction", "base", SHORT, tokenize_kwargs={"max_length": 4})
 call("feature-extraction", "base", [[]])
-departing(
-    "all rows of an inner list are answered",
+differing(
+    "all texts of an inner list are answered; transformers 4.57.6 answers some of them",
     call("feature-extraction", "base", [[SHORT, SHORT], [SHORT, SHORT]], batch_size=2),
     {"kwargs": {}},
 )
@@ -527,4 +536,4 @@ call("summarization", "cnn", A, init={"device": 0})
 call("summarization", "cnn", A, init={"generation_config": {"max_length": 10}})
 call("summarization", "cnn", A, init={"framework": "np"})
 
-assert len({call.name for call in CALLS}) == len(CALLS), "two calls are the same"
+assert len({call.name for call in CALLS}) == len(CALLS), "a call is listed twice"

@@ -1,14 +1,14 @@
 """Builds small random checkpoints with the files and settings of published ones, the same bytes on every machine.
 
-Two environments build them: the one with transformers 4.57.6, which writes the golden results, and that of the tests.
-So only numpy, safetensors and json are used, and weights are scaled sums of random integers, whose last bit depends on
-no library. The tokenizers are the embedded checkpoint's with its first merges alone.
+Two environments build them: the one with transformers 4.57.6 that writes the golden results, and the one of the tests.
+So only numpy, safetensors and json are used, and weights are scaled sums of random integers, which have the same bits
+with every version of numpy. The tokenizers have the first TOKENS tokens of the embedded checkpoint's tokenizer.
 
-    cnn         as bart-large-cnn: generation_config.json with lengths, prefix " ", vocab.json and merges.txt
-    base        as bart-base: lengths only in task_specific_params, no generation_config.json
-    xsum        as bart-large-xsum: six beams and a length in generation_config.json, a file of an older version
-    bare        no length and no beams anywhere, no task_specific_params
-    added       tokens added to tokenizer.json, special and not
+    cnn         like bart-large-cnn: lengths in generation_config.json, prefix " ", vocab.json and merges.txt
+    base        like bart-base: lengths only in task_specific_params, no generation_config.json
+    xsum        like bart-large-xsum: six beams and a length in a generation_config.json of transformers 4.27
+    bare        no option sets a length or a number of beams, no task_specific_params
+    added       tokenizer.json with added tokens, some of them special
     mnli        three labels: contradiction, neutral, entailment
     sentiment   two labels
     topics      four labels, of which a text may have several
@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 EMBEDDED_TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "debian-tiny" / "tokenizer.json"
 TOKENS = 1000  # tokens of each tokenizer, special ones included
-POSITIONS = 320  # enough for the 256 new tokens that transformers generates if no option sets a length
+POSITIONS = 320  # more than the 256 new tokens that transformers 4.57.6 generates if no option sets a length
 SIZES = {
     "vocab_size": TOKENS, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": POSITIONS,
@@ -141,10 +141,10 @@ def write_json(path: Path, fields: Any) -> None:
 
 
 def write_tokenizer(folder: Path, files: str, added: list[tuple[str, bool]]) -> None:
-    """Writes a tokenizer with the embedded one's first merges.
+    """Writes a tokenizer with the first TOKENS tokens of the embedded checkpoint's.
 
-    files: "tokenizer.json", or "bpe" for vocab.json and merges.txt. added: additional tokens of tokenizer.json, each
-    with whether it is special.
+    `files` is "tokenizer.json", or "bpe" for vocab.json and merges.txt. `added` has additional tokens for
+    tokenizer.json, as pairs (content, whether it is special).
     """
     fields = json.loads(EMBEDDED_TOKENIZER.read_text(encoding="utf-8"))
     vocab = {token: i for token, i in fields["model"]["vocab"].items() if i < TOKENS - 1}
@@ -165,8 +165,8 @@ def write_tokenizer(folder: Path, files: str, added: list[tuple[str, bool]]) -> 
 
 
 def random_weights(seed: int, sizes: dict[str, Any], kind: str, labels: int) -> dict[str, np.ndarray]:
-    """All tensors of the state dict. The order of the calls below decides which random numbers each one gets."""
-    random = np.random.RandomState(seed)  # numpy promises that its numbers never change
+    """Name -> tensor of the state dict. The order of the calls to `draw` decides which random numbers a tensor gets."""
+    random = np.random.RandomState(seed)  # numpy guarantees that its random numbers never change
     D, V, P = sizes["d_model"], sizes["vocab_size"], sizes["max_position_embeddings"] + 2
     tensors: dict[str, np.ndarray] = {}
 
@@ -199,7 +199,7 @@ def random_weights(seed: int, sizes: dict[str, Any], kind: str, labels: int) -> 
             linear(f"{name}.fc1", sizes[f"{side}_ffn_dim"], D, 2.0)
             linear(f"{name}.fc2", D, sizes[f"{side}_ffn_dim"], 2.0)
             norm(f"{name}.final_layer_norm")
-    norm("model.decoder.layers.0.final_layer_norm", 2.0, 0.0)  # else each token would predict itself
+    norm("model.decoder.layers.0.final_layer_norm", 2.0, 0.0)  # otherwise each token would predict itself
     heads: dict[str, Callable[[], None]] = {
         "ConditionalGeneration": lambda: draw("final_logits_bias", (1, V), 1.0),
         "SequenceClassification": lambda: (
@@ -210,13 +210,13 @@ def random_weights(seed: int, sizes: dict[str, Any], kind: str, labels: int) -> 
     }
     heads[kind]()
     if kind == "ConditionalGeneration":
-        tensors["final_logits_bias"][0, 2] += 5.0  # so that texts end at various lengths
-        tensors["final_logits_bias"][0, 4:260] -= 4.0  # whole words rather than single bytes
+        tensors["final_logits_bias"][0, 2] += 5.0  # </s> becomes more likely, so that texts end at various lengths
+        tensors["final_logits_bias"][0, 4:260] -= 4.0  # tokens of one byte become less likely than words
     return tensors
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the files' names and contents. The weights count as tensors in the order of their names."""
+    """SHA-256 of the files' names and contents. Of weights, names and values are hashed, not the file's layout."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         total.update(path.name.encode())

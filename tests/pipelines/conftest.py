@@ -1,4 +1,4 @@
-"""The fixture with the folders of the small checkpoints, each of which is built when a test first asks for it."""
+"""Provides the folders of the small checkpoints, each built when a test first needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.pipelines.checkpoints import CHECKPOINTS, build
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """A function from a checkpoint's name to its folder. For an unknown name it gives a folder that does not exist."""
+    """A function from a checkpoint's name to its folder, which does not exist for a name that is not in CHECKPOINTS."""
     root = tmp_path_factory.mktemp("checkpoints")
 
     def folder(name: str) -> str:

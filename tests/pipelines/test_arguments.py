@@ -1,4 +1,4 @@
-"""The arguments of pipeline() and the attributes of a pipeline: models, tokenizers, devices, dtypes, options."""
+"""Tests the arguments of pipeline() and the attributes of a pipeline: models, tokenizers, devices, dtypes, options."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_model_may_be_given_in_every_form(checkpoint: Folder, summarizer: Any)
 def test_a_tokenizer_may_be_given_in_every_form(checkpoint: Folder, summarizer: Any) -> None:
     expected, folder = summarizer(A), checkpoint("cnn")
     theirs = BartTokenizer.from_pretrained(folder)
-    theirs(A, padding="max_length", truncation=True, max_length=5)  # its backend keeps these settings
+    theirs(A, padding="max_length", truncation=True, max_length=5)  # sets padding and truncation of its backend
     for form in (folder, (folder, {"use_fast": True}), theirs, load(folder).tokenizer, summarizer.tokenizer):
         assert pipeline("summarization", folder, tokenizer=form)(A) == expected, type(form).__name__
     assert theirs(A)["input_ids"] == summarizer.tokenizer(A)["input_ids"], "the tokenizer of transformers was changed"
@@ -80,7 +80,7 @@ def test_a_device_that_is_here_is_accepted(device: Any, summarizer: Any) -> None
         ("dtype", "float16"),
         ("torch_dtype", torch.float16),
         ("dtype", "int7"),
-        ("dtype", "bfloat16"),  # the model below has been loaded in float32
+        ("dtype", "bfloat16"),  # the fixture's model was loaded in float32
         ("framework", "tf"),
         ("model_kwargs", {"load_in_8bit": True}),
         ("config", {"d_model": 3}),
@@ -95,7 +95,7 @@ def test_an_argument_without_effect_here_is_named(name: str, value: Any, summari
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5])
 def test_a_batch_size_of_several_inputs_is_at_least_one(batch_size: Any, summarizer: Any) -> None:
-    """transformers 4.57.6 looks at it only where there are several inputs."""
+    """transformers 4.57.6 checks batch_size only if there are several inputs."""
     with pytest.raises(ValueError, match=f"batch_size must be an integer of at least 1, got {batch_size}"):
         summarizer([A, A], batch_size=batch_size)
 
@@ -140,7 +140,7 @@ def test_attributes_are_those_that_scripts_read(checkpoint: Folder, summarizer: 
     )  # fmt: skip
     assert summarizer.generation_config.max_length == 24 and summarizer.generation_config.top_k == 50
     assert summarizer.model.config.max_position_embeddings == summarizer.tokenizer.model_max_length == 320
-    assert summarizer.model.config.max_length == 20, "older code reads it from the config"
+    assert summarizer.model.config.max_length == 20, "scripts for older versions read max_length from the config"
     classifier = pipeline("sentiment-analysis", checkpoint("sentiment"))
     assert classifier.task == "sentiment-analysis"
     assert str(classifier.model.device) == "cpu"
@@ -182,7 +182,7 @@ def test_the_tokenizer_answers_as_that_of_transformers(checkpoint: Folder, summa
         ("cnn", "summarization", {}, {"max_length": None}, {"max_length": 24}),
     ],
 )  # fmt: skip
-def test_the_strongest_says_what_an_option_is(
+def test_an_option_comes_from_the_call_else_the_task_else_the_constructor_else_the_file(
     checkpoint_name: str, task: str, init: dict, call: dict, expected: dict, checkpoint: Folder
 ) -> None:
     options = pipeline(task, checkpoint(checkpoint_name), **init).options(call)

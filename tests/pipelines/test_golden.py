@@ -1,4 +1,4 @@
-"""Every call of calls.py gives transformers 4.57.6's result: equal texts, scores within 1e-4, the class of an error."""
+"""Every call in calls.py gives the result of transformers 4.57.6: equal texts, scores within 1e-4, or error class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 def plain(value: Any) -> Any:
-    """A result in the form of the golden file, where arrays and iterators are marked."""
+    """A result in the form of the golden file: {"tensor": …} for an array, {"lazy": …} for an iterator."""
     if isinstance(value, PipelineIterator):
         return {"lazy": plain(list(value))}
     if isinstance(value, np.ndarray):
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(ours: Any, theirs: Any, where: str = "result") -> Iterator[str]:
-    """A sentence for each difference between two results, with its place in the result."""
+    """Yields a message for each difference between two results; `where` is the place in the result."""
     if isinstance(theirs, float) and isinstance(ours, float):
         if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(theirs)):
             yield f"{where}: {ours} instead of {theirs}"
@@ -48,14 +48,14 @@ def differences(ours: Any, theirs: Any, where: str = "result") -> Iterator[str]:
         yield f"{where}: {ours!r:.300} instead of {theirs!r:.300}"
 
 
-PIPELINES: dict[str, Any] = {}  # task, checkpoint and keywords -> pipeline, which several calls share
+PIPELINES: dict[str, Any] = {}  # "task checkpoint keywords" -> pipeline, which several calls share
 
 
 def run(call: Call, checkpoint: Callable[[str], str]) -> Any:
-    made_of = f"{call.task} {call.checkpoint} {call.init}"
-    if made_of not in PIPELINES:
-        PIPELINES[made_of] = pipeline(call.task, model=checkpoint(call.checkpoint), **call.init)
-    return plain(PIPELINES[made_of](*[argument(a) for a in call.args], **call.kwargs))
+    key = f"{call.task} {call.checkpoint} {call.init}"
+    if key not in PIPELINES:
+        PIPELINES[key] = pipeline(call.task, model=checkpoint(call.checkpoint), **call.init)
+    return plain(PIPELINES[key](*[argument(a) for a in call.args], **call.kwargs))
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -77,8 +77,9 @@ def test_a_call_gives_what_transformers_4_57_6_gave(call: Call, checkpoint: Call
         with pytest.raises(BaseException) as caught:
             run(call, checkpoint)
         classes = [kind.__name__ for kind in type(caught.value).__mro__]
+        # Classes of torch and other libraries do not exist here, so the first class of Python's is compared.
         wanted = [name for name in expected if hasattr(builtins, name) or name == "PipelineException"][:1]
-        assert not wanted or wanted[0] in classes, f"{caught.value!r} is no {wanted[0]}: {theirs}"
+        assert not wanted or wanted[0] in classes, f"{caught.value!r} is not a {wanted[0]}: {theirs}"
         return
     differing = list(differences(run(call, checkpoint), theirs))
     assert not differing, f"{call.name}\n" + "\n".join(differing[:5])

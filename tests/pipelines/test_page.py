@@ -1,4 +1,4 @@
-"""The examples with our pipeline in docs/pipelines.md and README.md run, on small checkpoints in place of the real."""
+"""The examples with `pipeline` in docs/pipelines.md and README.md run, with small checkpoints for published ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARTICLE = "The library compiles arrays into fast programs, and the programs run 
 
 
 def blocks(page: str) -> list[str]:
-    """The Python blocks of a page that use our pipeline."""
+    """The blocks of Python code of a page that import `pipeline`."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
     return [block for block in blocks if re.search(r"import .*\bpipeline\b", block)]
 
@@ -34,5 +34,5 @@ def test_what_a_page_shows_runs(page: str, checkpoint: Callable[[str], str]) -> 
     for block in blocks(page):
         for name, shape in SHAPES.items():
             block = block.replace(f'"{name}"', repr(checkpoint(shape)))
-        assert "facebook/" not in block, f"{page} names a checkpoint that no shape stands for"
+        assert "facebook/" not in block, f"{page} names a checkpoint that is not in SHAPES"
         exec(compile(block, page, "exec"), {"article": ARTICLE, "print": lambda *_: None})

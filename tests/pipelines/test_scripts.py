@@ -1,4 +1,4 @@
-"""Three scripts that people wrote for transformers' pipeline run with ours if one import is changed."""
+"""Three published scripts for transformers' pipeline run with ours if their import is changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ARTICLE = """
 
 
 def test_the_courses_summarizer_without_a_model() -> None:
-    """The summarizer of chapter 1 of huggingface/course, which names no model."""
+    """Chapter 1 of huggingface/course makes a summarizer without naming a model."""
     summarizer = pipeline("summarization")
     [result] = summarizer(ARTICLE)
     assert list(result) == ["summary_text"] and result["summary_text"].strip()
 
 
 def test_the_card_of_bart_large_cnn(checkpoint: Callable[[str], str], capsys: Any) -> None:
-    """The example on the model card of facebook/bart-large-cnn, with a small checkpoint that has the same files."""
+    """Runs the example of facebook/bart-large-cnn's model card with a small checkpoint that has the same files."""
     summarizer = pipeline("summarization", model=checkpoint("cnn"))
     print(summarizer(ARTICLE, max_length=130, min_length=30, do_sample=False))
     printed = eval(capsys.readouterr().out)
@@ -33,7 +33,7 @@ def test_the_card_of_bart_large_cnn(checkpoint: Callable[[str], str], capsys: An
 
 
 class Summary:
-    """The calls of transformers in txtai's class Summary (issue 1085 of txtai), in their order, without other code."""
+    """Makes the calls of transformers' pipeline that txtai's class Summary makes (issue 1085 of txtai)."""
 
     def __init__(self, path: Any, **arguments: Any):
         names = inspect.getfullargspec(pipeline).args
@@ -45,15 +45,15 @@ class Summary:
             self.pipeline.tokenizer.model_max_length = self.pipeline.model.config.max_position_embeddings
 
     def __call__(self, texts: list[str], length: int | None = None) -> list[str]:
-        least = length if length else self.pipeline.model.config.max_length
-        inputs = [text for text in texts if len(text) >= least]
+        min_characters = length if length else self.pipeline.model.config.max_length
+        inputs = [text for text in texts if len(text) >= min_characters]
         options = {"max_length": length, "min_length": length} if length else {}
         results = iter(self.pipeline(inputs, num_workers=0, truncation=True, **options))
-        return [next(results)["summary_text"].strip() if len(text) >= least else text for text in texts]
+        return [next(results)["summary_text"].strip() if len(text) >= min_characters else text for text in texts]
 
 
-def test_the_use_that_txtai_makes_of_it(checkpoint: Callable[[str], str]) -> None:
+def test_the_class_summary_of_txtai(checkpoint: Callable[[str], str]) -> None:
     summary = Summary(checkpoint("cnn"), low_cpu_mem_usage=True)
     summarized, kept = summary([ARTICLE, "too short"], length=20)
     assert kept == "too short" and summarized != ARTICLE and summarized
-    assert len(summary([ARTICLE * 20])) == 1, "a long text is cut, not refused"
+    assert len(summary([ARTICLE * 20])) == 1, "a long text is not answered"

@@ -1,4 +1,4 @@
-"""For the tasks that transformers 5 still has, our pipelines give the results of its own, on the same checkpoints."""
+"""For the tasks that transformers 5 still has, our pipelines give its results with the same checkpoints."""
 
 from __future__ import annotations
 

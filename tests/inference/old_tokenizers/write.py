@@ -63,7 +63,7 @@ def token(content: str, **flags: bool) -> dict[str, Any]:
 
 
 def by_hand(size: int) -> dict[str, dict[str, Any]]:
-    """Folder -> file name -> content, for the folders that no installable version writes. size: tokens in vocab.json."""
+    """Folder -> file name -> content, for folders that no installable version writes. size: tokens in vocab.json."""
     mask = {"mask_token": token("<mask>", lstrip=True)}
     renamed = {"<s>": "[BOS]", "</s>": "[EOS]", "<mask>": "[MASK]"}
     vocabulary = json.loads((VOCABULARY / "vocab.json").read_text())

@@ -1,6 +1,6 @@
 """Writes the results of transformers 4.57.6 for every call of tests/pipelines/calls.py, and the checkpoints' digests.
 
-It runs in a separate environment, from the repository's root (CI does not run it):
+CI does not run it. It needs an environment of its own and is run from the repository's root:
 
     python3 -m venv golden-env && golden-env/bin/pip install torch==2.13.0 transformers==4.57.6
     CUDA_VISIBLE_DEVICES= golden-env/bin/python -m tests.pipelines.golden.write
@@ -30,11 +30,11 @@ RESULTS = Path(__file__).with_name("transformers-4.57.6.json")
 
 
 class TorchRows(Rows, TorchDataset):
-    """Rows that are a torch Dataset, because transformers 4.57.6 iterates over no other class with __getitem__."""
+    """A torch Dataset; transformers 4.57.6 iterates over no other class that has only __len__ and __getitem__."""
 
 
 def as_json(value: Any) -> Any:
-    """A result as JSON: {"tensor": …} for a tensor, {"lazy": …} for an iterator; floats are rounded to seven digits."""
+    """A result as JSON: {"tensor": …} for a tensor, {"lazy": …} for an iterator, floats with seven digits."""
     if isinstance(value, torch.Tensor):
         return {"tensor": as_json(value.tolist())}
     if isinstance(value, (list, tuple)):
@@ -49,7 +49,7 @@ def as_json(value: Any) -> Any:
 
 
 def answer(call: Call, folder: Path) -> Any:
-    """The result of the call, or {"error": the names of the error's classes}."""
+    """The result of the call, or {"error": names of the error's classes, "message": the beginning of its message}."""
     init, kwargs = dict(call.init), dict(call.kwargs)
     if call.theirs is not None:
         init, kwargs = call.theirs.get("init", init), call.theirs.get("kwargs", kwargs)
@@ -59,14 +59,14 @@ def answer(call: Call, folder: Path) -> Any:
                 keywords |= {"generation_config": GenerationConfig(**keywords["generation_config"])}
         pipe = pipeline(call.task, model=str(folder / call.checkpoint), **init)
         return as_json(pipe(*[argument(a, TorchRows) for a in call.args], **kwargs))
-    except BaseException as error:  # a panic of the tokenizers library is a BaseException only
+    except BaseException as error:  # a panic in the tokenizers library is not an Exception
         names = [kind.__name__ for kind in type(error).__mro__ if kind not in (object, BaseException, Exception)]
         return {"error": names, "message": str(error).splitlines()[0][:120] if str(error) else ""}
 
 
 def main() -> None:
     assert transformers.__version__ == "4.57.6", transformers.__version__
-    torch.set_num_threads(1)  # more threads would only wait for each other: these models are tiny
+    torch.set_num_threads(1)  # for these tiny models, waiting for other threads takes longer than computing
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity(50)
     with tempfile.TemporaryDirectory() as folder:
