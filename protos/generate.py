@@ -1,10 +1,10 @@
-"""Generates the Python stubs of protos/ into clients/python/bart_proto, the one committed copy.
+"""Generates the Python stubs of protos/ in clients/python/bart_proto, where they are committed.
 
-    python protos/generate.py           writes them
-    python protos/generate.py --check   exits with 1 if the committed ones differ
+    python protos/generate.py           writes the stubs
+    python protos/generate.py --check   exits with 1 if the committed stubs differ
 
-The version of the generator is fixed, because stubs run with grpcio of the generator's version or a newer one. The
-prefix on the include path makes `bart_proto.v1` the Python package; the wire package is `bart.v1`.
+The version of the generator is fixed, because stubs need a grpcio of at least the generator's version. The package is
+`bart.v1` on the wire and `bart_proto.v1` in Python; the latter comes from `-Ibart_proto=…` in the arguments of protoc.
 """
 
 import argparse

@@ -57,21 +57,21 @@ class SummarizationServiceServicer:
     """
 
     def Summarize(self, request, context):
-        """The summary of one text.
+        """Summarizes one text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamSummarize(self, request, context):
-        """The same summary in pieces, as soon as they are final. The pieces' texts, put together, are the summary's text.
+        """Streams the same summary in parts, each when it is final. The texts of all parts, joined, are the summary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchSummarize(self, request, context):
-        """Many texts with the same options. Each has a status of its own, so one that fails does not affect the others.
+        """Summarizes many texts with the same options. Each has its own status, so one that fails does not affect others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,21 +221,21 @@ class GenerationServiceServicer:
     """
 
     def Generate(self, request, context):
-        """The best sequences for one source.
+        """Generates the best sequences for one source.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamGenerate(self, request, context):
-        """The best sequence in pieces, as soon as they are final.
+        """Streams the best sequence in parts, each when it is final.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """The log-probability that the model gives to each token of a target that is already there.
+        """Returns the log-probability that the model gives to each token of a given target.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -375,7 +375,7 @@ class ClassificationServiceServicer:
     """
 
     def ClassifyZeroShot(self, request, context):
-        """How well each label describes the text, by entailment of the hypothesis made from the label.
+        """Scores how well each label describes the text: whether the text entails a hypothesis made from the label.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -430,7 +430,7 @@ class ClassificationService:
 
 
 class ModelServiceStub:
-    """What is served, and within which limits.
+    """The models that are served, and their limits.
     """
 
     def __init__(self, channel):
@@ -452,18 +452,18 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """What is served, and within which limits.
+    """The models that are served, and their limits.
     """
 
     def ListModels(self, request, context):
-        """Every model, in the order of the server's command line.
+        """Returns all models, in the order of the server's command line.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One model.
+        """Returns one model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -491,7 +491,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """What is served, and within which limits.
+    """The models that are served, and their limits.
     """
 
     @staticmethod
