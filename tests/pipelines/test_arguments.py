@@ -182,7 +182,7 @@ def test_the_tokenizer_answers_as_that_of_transformers(checkpoint: Folder, summa
         ("cnn", "summarization", {}, {"max_length": None}, {"max_length": 24}),
     ],
 )  # fmt: skip
-def test_an_option_comes_from_the_call_else_the_task_else_the_constructor_else_the_file(
+def test_options_come_from_call_task_constructor_and_file_in_order_of_precedence(
     checkpoint_name: str, task: str, init: dict, call: dict, expected: dict, checkpoint: Folder
 ) -> None:
     options = pipeline(task, checkpoint(checkpoint_name), **init).options(call)
