@@ -42,7 +42,7 @@ class Drawing:
     def arrow(self, *points: tuple[float, float], label: str = "", at: tuple[float, float] = (0, 0)) -> None:
         path = " ".join(f"{x},{y}" for x, y in points)
         self.parts.append(f'<polyline points="{path}" fill="none" stroke="{INK}" stroke-width="1.3"/>')
-        (x0, y0), (x1, y1) = points[-2:]  # the head is a polygon, because some renderers ignore SVG markers
+        (x0, y0), (x1, y1) = points[-2:]  # the arrowhead is a polygon, because some renderers ignore SVG markers
         dx, dy = (x1 > x0) - (x1 < x0), (y1 > y0) - (y1 < y0)
         wings = f"{x1 - 7 * dx - 4 * dy},{y1 - 7 * dy - 4 * dx} {x1 - 7 * dx + 4 * dy},{y1 - 7 * dy + 4 * dx}"
         self.parts.append(f'<polygon points="{x1},{y1} {wings}" fill="{INK}"/>')
@@ -72,7 +72,7 @@ def data_flow() -> str:
         d.arrow((x + 110, 156), (x + 110, 208), label=f"(B,{length},D)", at=(x + 118, 172))
 
     def residual(x: float, top: float, what: str, how: str, length: str) -> None:
-        """A part of a layer, the residual connection around it, and the norm."""
+        """Draws a part of a layer, the residual connection around it, and the norm."""
         d.box(x, top, 220, 44, GREEN, what, how)
         d.arrow((x + 110, top - 12), (x - 14, top - 12), (x - 14, top + 64), (x, top + 64))
         d.arrow((x + 110, top + 44), (x + 110, top + 52))
@@ -107,8 +107,8 @@ def data_flow() -> str:
 
 
 def parameters() -> str:
-    """Each leaf of the tree on a line: PyTorch's name and shape, ours and its shape."""
-    # Sizes are all different, so that each stands for one letter.
+    """Draws a line for each leaf of the parameter tree: PyTorch's name and shape, and ours."""
+    # All sizes are different, so that each belongs to one letter.
     letters = {2: "L", 3: "H", 5: "K", 15: "D", 7: "F", 11: "V", 15 + 4: "P+2"}
     config = Config(
         vocab_size=11, d_model=15, encoder_layers=2, decoder_layers=2, encoder_attention_heads=3,

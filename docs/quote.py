@@ -1,8 +1,8 @@
 """Updates the code that docs/*.md quote: `python docs/quote.py` rewrites it, `--check` only compares.
 
-A line `<!-- FILE NAME -->` before a Python block says that the block quotes a function, class or name of that file.
-`<!-- FILE NAME 3 from: TEXT -->` quotes three lines, beginning with the only line that contains TEXT. Blocks after
-`<!-- run -->` are run by docs/run.py, and blocks after `<!-- tests/FILE -->` by that test.
+A Python block after the line `<!-- FILE NAME -->` quotes the function, class or variable NAME of that file. A block
+after `<!-- FILE NAME 3 from: TEXT -->` quotes three lines of it, beginning with the only line that contains TEXT.
+docs/run.py runs blocks after `<!-- run -->`, and the named test runs blocks after `<!-- tests/FILE -->`.
 """
 
 import ast
@@ -29,7 +29,7 @@ def source_of(file: str, name: str) -> str:
 
 
 def quoted(match: re.Match[str]) -> str:
-    """The quote with the file's present code."""
+    """The block with the present code of the quoted file."""
     mark, file, name, count, text, _ = match.groups()
     code = source_of(file, name)
     if count:

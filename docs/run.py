@@ -18,13 +18,13 @@ BLOCK = re.compile(r"<!-- run -->\n```python\n(?P<code>.*?)\n```\n(?:\n```text\n
 
 
 def with_output(page: Path) -> str:
-    """The page's text with the present output of its blocks."""
+    """Runs the page's blocks and returns its text with what they print now."""
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, Any] = {"__name__": "__main__"}
 
     def run(block: re.Match[str]) -> str:
         line = text.count("\n", 0, block.start("code")) + 1
-        source = "\n" * (line - 1) + block["code"]  # so that errors name the line of the page
+        source = "\n" * (line - 1) + block["code"]  # the empty lines make tracebacks show the line of the page
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(source, str(page), "exec"), namespace)

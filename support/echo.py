@@ -1,14 +1,14 @@
-"""The echo engine: its answers repeat the source, so that tests can compute them by hand.
+"""The echo engine: an Engine of the server whose answers repeat the source, so that tests can compute them by hand.
 
-The answer to a source t1 … tn (without the special tokens 0, 1 and 2) is t1 … tn and then the end token 2, one token a
-step: after s steps a row has s tokens, after n + 1 steps it is finished. Its score is -n. With beams, hypothesis j
-(from 0) is the same without its last j tokens and scores j less, and while the row runs, the last beams - 1 tokens are
-not final. `max_new_tokens` cuts the answer, which then counts as not stopped by the model. The values of a
-classification are (0, n). The values of a score are minus its labels, and 0 where a label is -100.
+The answer to a source t1 … tn (without the special tokens 0, 1 and 2) is t1 … tn followed by the end token 2. Each step
+generates one token: after s steps a row has s tokens, and after n + 1 steps it is finished. The answer's score is -n.
+With beams, hypothesis j (from 0 on) lacks the last j of these tokens, and its score is lower by j. While such a row
+runs, its last beams - 1 tokens are not final. `max_new_tokens` cuts the answer, which then is not stopped by the model.
+The values of a classification are (0, n). The values of a score are minus its labels, and 0 where a label is -100.
 
-All shapes are open from the beginning, unless `priority` is given: then shapes are compiled in that order, and each
-opens when it is compiled. `on_call(verb, requests)` runs before compile, encode, insert, step and run; in it a test can
-block, move its clock or raise.
+All shapes are open from the beginning, unless `priority` is given: then shapes are compiled in the order of its values,
+and each opens when it is compiled. `on_call(verb, requests)` runs before each call of compile, encode, insert, step and
+run. In it a test can block, change its clock, or raise an error.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ SPECIAL = frozenset({0, 1, END})
 
 @dataclass
 class Row:
-    """One row: its request, and the steps made for it."""
+    """One row: its request, and the number of steps that it has made."""
 
     request: Request
     steps: int = 0
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(eq=False)
 class FakeEngine:
-    """The echo engine. calls: the name and the number of requests of every call of a method, in order."""
+    """The echo engine. `calls` has the name and the number of requests of every call of a method, in order."""
 
     sources: tuple[int, ...] = (8, 64)
     sizes: tuple[int, ...] = (1, 2, 4)
@@ -186,7 +186,7 @@ def answer(request: Request) -> tuple[int, ...]:
 
 
 def length(request: Request) -> int:
-    """Steps until the request is finished: one for each token, and one for an empty answer."""
+    """The number of steps until the request is finished: one for each token, but at least one."""
     return max(1, len(answer(request)))
 
 

@@ -1,8 +1,8 @@
-"""transformers' generate as the oracle: its answer to a case, how close its decisions were, and the comparison.
+"""Compares our `generate` with the oracle: transformers' `generate`, recorded with the margins of its decisions.
 
-A difference of tokens counts as an error unless, at the first decision that differs, transformers preferred its choice
-by less than NEAR: a sum in float32 depends on the order of its terms, so either choice is right. The cases that occur
-are exact ties: several forced end tokens have the same score, and torch.topk promises no order for these.
+A difference of tokens is an error unless, at the first decision that differs, transformers preferred its choice by less
+than NEAR: a sum in float32 depends on the order of its terms, so either choice is right. In practice these are exact
+ties: several forced end tokens have the same score, and torch.topk promises no order for equal scores.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from bart_inference.generation.search import decode
 from bart_inference.inputs import check_source
 
 TorchModel = Any  # transformers' BartForConditionalGeneration, in eval mode
-NEAR = 1e-4  # a smaller margin, a difference of log-probabilities, may be rounding
-TOLERANCE = 1e-5  # allowed difference of a log-probability x, times max(1, |x|)
-DEAD = -1e8  # a score below it is that of a dead beam, which has about -1e9 in transformers
+NEAR = 1e-4  # a margin (a difference of log-probabilities) below this may be due to rounding
+TOLERANCE = 1e-5  # a log-probability x may differ by this times max(1, |x|)
+DEAD = -1e8  # a score below this belongs to a dead beam, whose score is about -1e9 in transformers
 
-logging.getLogger("transformers").setLevel(logging.ERROR)  # transformers warns of every unusual combination of options
+logging.getLogger("transformers").setLevel(logging.ERROR)  # no warnings about unusual combinations of options
 
 
 class Case(NamedTuple):
@@ -54,7 +54,7 @@ class Step(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """The answer of transformers' generate to a case, with n sequences for each source."""
+    """The answer of transformers' `generate` to a case, with n sequences for each source."""
 
     sequences: np.ndarray  # (B·n,T) token ids
     lengths: np.ndarray  # (B·n,) tokens of each sequence: its prompt, what was generated, and the end token
@@ -65,7 +65,7 @@ class Reference(NamedTuple):
 
 
 def reference(case: Case, model: TorchModel) -> Reference:
-    """The answer of transformers' generate, with its scores and, for beam search, its steps."""
+    """Runs transformers' `generate` and records its answer, its scores and, for beam search, its steps."""
     arrays = {
         "attention_mask": case.attention_mask,
         "decoder_input_ids": case.decoder_input_ids,
@@ -85,7 +85,7 @@ def reference(case: Case, model: TorchModel) -> Reference:
     sequences = out.sequences.numpy()
     prompt = sequences.shape[1] - log_probs.shape[1]
     if beams:
-        generated = (out.beam_indices >= 0).sum(1).numpy()  # transformers writes -1 behind a sequence's end
+        generated = (out.beam_indices >= 0).sum(1).numpy()  # transformers writes -1 after the end of a sequence
         scores = out.sequences_scores.numpy()
     else:
         ends = np.atleast_1d(case.options.get("eos_token_id", model.generation_config.eos_token_id))
@@ -96,36 +96,38 @@ def reference(case: Case, model: TorchModel) -> Reference:
 
 
 def lengths_to_end(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The number of tokens (B,) of each row of (B,T) up to its first end token, which counts, or all of them."""
+    """(B,): the number of tokens of each row of (B,T) up to and including its first end token; T if it has none."""
     is_end = np.isin(tokens, ends)
     return np.where(is_end.any(1), is_end.argmax(1) + 1, tokens.shape[1])
 
 
 @contextmanager
 def recording(model: Any, steps: list[Step]) -> Iterator[None]:
-    """Records transformers' beam search into `steps`, by wrapping the methods that it calls in each step.
+    """Appends each step of transformers' beam search to `steps`, by wrapping methods that it calls in each step.
 
-    The wrappers return the results of the methods that they replace. The margin of a step is the least of three: the
-    gap between the best continuations, the gap between finished beams, and the distance at which the search would have
-    stopped.
+    The wrappers return the results of the methods that they replace. The margin of a step is the smallest of three
+    differences of scores: between neighbors among the best continuations, between neighbors among the finished beams,
+    and between the best running beam and the finished beam with which the search compares it to decide whether to stop.
     """
-    seen: dict[str, torch.Tensor] = {}
+    parts: dict[
+        str, torch.Tensor
+    ] = {}  # of the present step: "rank" and "order" (B,), "running" and "finished" (B,N,T)
     names = ("_get_top_k_continuations", "_get_running_beams_for_next_iteration", "_update_finished_beams")
     kinds = {name: getattr(type(model), name) for name in (*names, "_check_early_stop_heuristic")}
 
     def gaps(values: torch.Tensor) -> torch.Tensor:
-        """(B,n) in descending order -> the least distance between neighbors that are alive (B,)."""
+        """(B,n) in descending order -> (B,): the smallest difference between neighbors that are not dead."""
         distance = torch.where(values[:, 1:] > DEAD, values[:, :-1] - values[:, 1:], torch.inf)
         return distance.nan_to_num(torch.inf).amin(1)
 
     def continuations(**arguments: Any) -> Any:
         total = arguments["accumulated_log_probs"]
-        seen["rank"] = gaps(torch.topk(total, min(arguments["beams_to_keep"] + 1, total.shape[1])).values)
+        parts["rank"] = gaps(torch.topk(total, min(arguments["beams_to_keep"] + 1, total.shape[1])).values)
         return kinds[names[0]](model, **arguments)
 
     def running(**arguments: Any) -> Any:
         result = kinds[names[1]](model, **arguments)
-        seen["running"] = result[0]
+        parts["running"] = result[0]
         return result
 
     def finished(**arguments: Any) -> Any:
@@ -133,20 +135,20 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
         ended = arguments["next_token_hits_stopping_criteria"] & arguments["top_num_beam_mask"][None]
         new = torch.where(ended, arguments["topk_log_probs"] / length ** arguments["length_penalty"], -1e9)
         both = torch.cat([arguments["beam_scores"], new], 1)
-        seen["order"] = gaps(torch.topk(both, min(arguments["num_beams"] + 1, both.shape[1])).values)
+        parts["order"] = gaps(torch.topk(both, min(arguments["num_beams"] + 1, both.shape[1])).values)
         result = kinds[names[2]](model, **arguments)
-        seen["finished"] = result[0]
+        parts["finished"] = result[0]
         return result
 
     def stop(**arguments: Any) -> Any:
         patient = arguments["early_stopping"] == "never" and arguments["length_penalty"] > 0
         length = (arguments["max_length"] if patient else arguments["cur_len"]) - arguments["decoder_prompt_len"]
         best = arguments["running_beam_scores"][:, 0] / length ** arguments["length_penalty"]
-        hope = (best - arguments["beam_scores"].amin(1)).abs()
-        margin = torch.stack([seen["rank"], seen["order"], hope]).amin(0)
+        stopping = (best - arguments["beam_scores"].amin(1)).abs()
+        margin = torch.stack([parts["rank"], parts["order"], stopping]).amin(0)
         width = arguments["cur_len"]
         steps.append(
-            Step(seen["running"][:, :, :width].numpy(), seen["finished"][:, :, :width].numpy(), margin.numpy())
+            Step(parts["running"][:, :, :width].numpy(), parts["finished"][:, :, :width].numpy(), margin.numpy())
         )
         return kinds["_check_early_stop_heuristic"](**arguments)
 
@@ -161,13 +163,13 @@ def recording(model: Any, steps: list[Step]) -> Iterator[None]:
 
 
 def ours(case: Case, prepared: Prepared, **only_ours: Any) -> Generated:
-    """The answer of our generate to a case. only_ours: options that transformers does not get."""
+    """The answer of our `generate` to a case. `only_ours` are options that transformers does not get."""
     options = {**case.options, **only_ours}
     return generate(prepared, case.input_ids, case.attention_mask, case.decoder_input_ids, **options)
 
 
 class Outcome(NamedTuple):
-    """The comparison of one case. exempt: it differs, but at a decision with a margin under NEAR."""
+    """The comparison of one case. It is exempt if it differs first at a decision with a margin under NEAR."""
 
     case: Case
     problem: str  # what differs; empty if nothing does
@@ -181,7 +183,7 @@ class Outcome(NamedTuple):
 def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any) -> Outcome:
     """Compares the tokens, sequence scores and per-token log-probabilities of a case with those of transformers.
 
-    model and prepared have the same weights. only_ours: options that only our generate gets.
+    `model` and `prepared` have the same weights. `only_ours` are options that transformers does not get.
     """
     theirs, mine = reference(case, model), ours(case, prepared, **only_ours)
     if mine.sequences.shape != theirs.sequences.shape or not np.array_equal(mine.sequences, theirs.sequences):
@@ -192,7 +194,7 @@ def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any)
     prompt = theirs.sequences.shape[1] - theirs.log_probs.shape[1]
     real = np.arange(theirs.sequences.shape[1]) < mine.lengths[:, None]
     expected = np.where(real[:, prompt:], theirs.log_probs, 0.0)
-    scale = stretch(case) * np.maximum(1, np.abs(expected))
+    scale = error_factor(case) * np.maximum(1, np.abs(expected))
     if problem := differs("log_probs", mine.log_probs[:, prompt:], expected, scale):
         return Outcome(case, problem)
     if theirs.sequences_scores is not None:
@@ -203,18 +205,18 @@ def compare(case: Case, model: TorchModel, prepared: Prepared, **only_ours: Any)
     return Outcome(case, "")
 
 
-def stretch(case: Case) -> float:
-    """The factor by which repetition penalties multiply some tokens' scores, and with these their rounding errors.
+def error_factor(case: Case) -> float:
+    """The factor by which repetition penalties multiply the scores of some tokens, and so their rounding errors.
 
-    Without it, two log-probabilities in all of the generation tests are off by more than TOLERANCE, by 1.2e-5; both
-    have an encoder_repetition_penalty of 3.
+    Without this factor, two log-probabilities in all of the generation tests would fail with a difference of 1.2e-5;
+    both cases have an encoder_repetition_penalty of 3.
     """
     penalties = (case.options.get(name) or 1.0 for name in ("repetition_penalty", "encoder_repetition_penalty"))
     return math.prod(max(penalty, 1 / penalty) for penalty in penalties)
 
 
 def differs(what: str, mine: np.ndarray, theirs: np.ndarray, scale: np.ndarray) -> str:
-    """A message about the first entry that differs by more than TOLERANCE times `scale`; empty if none does."""
+    """A message about the first entry that differs by more than TOLERANCE times `scale`, or an empty string."""
     with np.errstate(invalid="ignore"):
         wrong = ~((mine == theirs) | (np.abs(mine - theirs) <= TOLERANCE * scale))
     if not wrong.any():
@@ -224,7 +226,7 @@ def differs(what: str, mine: np.ndarray, theirs: np.ndarray, scale: np.ndarray) 
 
 
 def greedy_margin(mine: Generated, theirs: Reference) -> float:
-    """By how much transformers preferred its token to ours at a row's first difference: the largest of all rows."""
+    """The largest margin of all rows: by how much transformers preferred its token at the row's first difference."""
     width = min(mine.sequences.shape[1], theirs.sequences.shape[1])
     prompt = theirs.sequences.shape[1] - len(theirs.scores)
     margins = []
@@ -237,9 +239,9 @@ def greedy_margin(mine: Generated, theirs: Reference) -> float:
 
 
 def beam_margin(case: Case, prepared: Prepared, theirs: Reference) -> float:
-    """The margin of the first step in which our search differs from the recorded one: the largest of all rows.
+    """The largest margin of all rows: that of the first step in which our search differs from the recorded one.
 
-    Our search runs again, one step at a time.
+    For this our search runs again, one step at a time.
     """
     ids, mask = check_source(case.input_ids, case.attention_mask, prepared.config)
     rows = resolve(prepared.generation, prepared.config, case.options, None, len(ids))
@@ -267,7 +269,7 @@ def beam_margin(case: Case, prepared: Prepared, theirs: Reference) -> float:
 
 
 def report(outcomes: list[Outcome]) -> str:
-    """Asserts that every difference is exempt; returns a sentence with the number of cases and of exempt ones."""
+    """Fails if a case differs and is not exempt; returns a sentence with the numbers of cases and of exempt cases."""
     exempt = [outcome for outcome in outcomes if outcome.exempt]
     wrong = [outcome for outcome in outcomes if outcome.problem and not outcome.exempt]
     shown = "\n".join(f"{o.case}\n  {o.problem}\n  margin {o.margin:.2e}" for o in wrong[:3])

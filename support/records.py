@@ -1,6 +1,6 @@
-"""Records of measurements: the figures of each part of a benchmark, saved when the part is finished.
+"""Saves the figures of each part of a benchmark in a record when the part is finished.
 
-If a command is interrupted and given again, it measures only the parts that its record does not have.
+A command that was interrupted can be run again, and measures only the parts that its record does not have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Record:
-    """results.json in a folder: the figures of each part by its name, in the order of `names`."""
+    """The file results.json in a folder: name of a part -> its figures, in the order of `names`."""
 
     def __init__(self, folder: pathlib.Path, names: Sequence[str]) -> None:
         self.path = folder / "results.json"
@@ -22,7 +22,7 @@ class Record:
         self.figures: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def add(self, name: str, figures: Mapping[str, Any]) -> None:
-        """Saves a part's figures. The file is replaced in one step, so a run that is killed leaves the old one."""
+        """Saves a part's figures. The file is replaced in one step, so it stays whole if the process is killed."""
         self.figures[name] = figures
         self.figures = self.of(self.names)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ class Record:
         os.replace(unfinished, self.path)
 
     def of(self, names: Sequence[str]) -> dict[str, Any]:
-        """The figures of these parts, as far as they have been measured."""
+        """The figures of those of these parts that have been measured."""
         return {name: self.figures[name] for name in names if name in self.figures}
 
 
@@ -59,7 +59,7 @@ class Command:
     """
 
     def __init__(self, description: str | None, names: Sequence[str], part: str) -> None:
-        """names: the names of all parts. part: what a part is called in the help, such as "cell"."""
+        """`names` are the names of all parts. `part` is the word for a part in the help, such as "cell"."""
         raw = argparse.RawDescriptionHelpFormatter
         self.parser = argparse.ArgumentParser(description=description, formatter_class=raw)
         only = f"measure only those whose names contain one of these strings; the names: {', '.join(names)}"
@@ -70,7 +70,7 @@ class Command:
         self.names = names
 
     def parse(self) -> argparse.Namespace:
-        """Reads the command line; ends the process with status 2 if it is wrong."""
+        """Reads the command line. An error ends the process with status 2."""
         self.arguments = self.parser.parse_args()
         try:
             self.chosen = chosen(self.names, self.arguments.parts)
@@ -80,7 +80,7 @@ class Command:
         return self.arguments
 
     def missing(self) -> list[str]:
-        """The chosen parts that are to be measured now."""
+        """The chosen parts that must be measured."""
         if self.arguments.report:
             return []
         if self.arguments.again:
@@ -88,5 +88,5 @@ class Command:
         return [name for name in self.chosen if name not in self.record.figures]
 
     def figures(self) -> dict[str, Any]:
-        """The figures of the chosen parts, as far as they have been measured."""
+        """The figures of those chosen parts that have been measured."""
         return self.record.of(self.chosen)

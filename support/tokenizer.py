@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token for each byte, with ids from 3; <s> and </s> around a text and between two texts, as in BART."""
+    """A tokenizer with one token for each byte, ids from 3 on, and BART's <s> and </s> around and between texts."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2} | {byte: 3 + index for index, byte in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -1,10 +1,10 @@
-"""Makes a model of twice the width with the same logits, so that a small trained model costs as much as a large one.
+"""Widens a model to twice its width with the same logits, so that a small trained model costs as much as a large one.
 
-Every feature exists twice, with the same value, so layer norm sees the same mean and variance. A matrix whose input is
-doubled has its weights halved, so its sums stay the same. Heads are twice as wide, which doubles the products of
-queries and keys; the queries' weights are divided by √2, and attention's scale by √2 too. The decoder's last layer norm
-is halved, because the output embedding reads doubled features. The vocabulary is filled up with tokens that are never
-chosen.
+Every feature exists twice, with the same value, so each layer norm has the same mean and variance. The weights of a
+matrix whose input is doubled are halved, so its sums stay the same. Heads are twice as wide, which doubles the products
+of queries and keys; attention's scale, 1/√K, becomes smaller by √2, and the queries' weights are divided by √2 too. The
+decoder's last layer norm is halved, because the output embedding multiplies doubled features. The vocabulary is filled
+up with tokens that are never chosen.
 """
 
 from __future__ import annotations
