@@ -25,25 +25,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
-        owner, name, *rest = path.removeprefix("api/models/").split("/")
+        owner, name, *subpath = path.removeprefix("api/models/").split("/")
         hub_id = f"{owner}/{name}"
         if hub_id not in self.repositories:
             self.fail(401, "RepoNotFound")
-        elif rest[1:2] not in ([], ["main"], [COMMIT]):
+        elif subpath[1:2] not in ([], ["main"], [COMMIT]):
             self.fail(404, "RevisionNotFound")
         elif path.startswith("api/models/"):
-            self.describe(hub_id, rest)
+            self.describe(hub_id, subpath)
         elif hub_id in self.gated:
             self.fail(403, "GatedRepo")
         else:
-            self.send_file(hub_id, "/".join(rest[2:]))
+            self.send_file(hub_id, "/".join(subpath[2:]))
 
     do_HEAD = do_GET
 
-    def describe(self, hub_id: str, rest: list[str]) -> None:
+    def describe(self, hub_id: str, subpath: list[str]) -> None:
         """Answer with the list of files if the path continues with tree/REVISION, else with the model's description."""
         files = self.repositories[hub_id]
-        if rest[:1] == ["tree"]:
+        if subpath[:1] == ["tree"]:
             entries = [
                 {"type": "file", "path": name, "size": len(files[name]), "oid": oid(files[name])} for name in files
             ]

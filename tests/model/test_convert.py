@@ -24,8 +24,8 @@ TIED_COPIES = {"model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.
 @st.composite
 def fields(draw: st.DrawFn) -> dict[str, int]:
     """Sizes of a small BART, drawn independently of each other."""
-    rest = ("max_position_embeddings", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
-    sizes = {"vocab_size": draw(st.integers(5, 9)), **{name: draw(st.integers(1, 9)) for name in rest}}
+    other_sizes = ("max_position_embeddings", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
+    sizes = {"vocab_size": draw(st.integers(5, 9)), **{name: draw(st.integers(1, 9)) for name in other_sizes}}
     heads = {f"{side}_attention_heads": draw(st.sampled_from([1, 2, 3, 6])) for side in ("encoder", "decoder")}
     return {**sizes, **heads, "d_model": 6 * draw(st.integers(1, 3))}
 
