@@ -18,7 +18,7 @@ SEED = 0
 
 
 class Cell(NamedTuple):
-    """A model and the work that it does: one row of the table."""
+    """A model and the work that it does; one row of the benchmark's table."""
 
     model: str  # a name in benchmarks.checkpoints
     batch: int

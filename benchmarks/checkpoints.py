@@ -105,7 +105,7 @@ def write_random(folder: pathlib.Path, fields: dict[str, Any]) -> None:
 
 
 def write_tokenizer(folder: pathlib.Path, size: int) -> None:
-    """Writes a tokenizer with one word for every id, because CTranslate2 takes words and not ids."""
+    """Writes a tokenizer with one word for every id, because CTranslate2's input is words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

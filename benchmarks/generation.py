@@ -33,7 +33,7 @@ from benchmarks.report import table
 from benchmarks.rivals import RIVALS, RivalFailed, Tokens, Work, Worker
 from support.records import Command
 
-PATIENCE = 180.0  # seconds for a rival's first run, compilation included
+PATIENCE = 180.0  # seconds within which a rival must answer, compilation included
 LEAST_ROUNDS = 3
 Answer = dict[str, Any]  # what a worker's process sends back
 
@@ -61,7 +61,7 @@ class Turns:
             self.later[name].append(answer)
 
     def _attempt(self, name: str, ask: Callable[[Worker], Answer]) -> Answer | None:
-        """The rival's answer. None if it fails; then it takes no further part in the cell."""
+        """The rival's answer, or None if it fails. Then the rival is left out for the rest of the cell."""
         try:
             return ask(self.workers[name])
         except RivalFailed as error:

@@ -26,7 +26,7 @@ from support.records import Command
 
 MODEL = "base"
 CENTER = {"batch": 1, "beams": 4, "source": 256, "new": 64}
-AXES = {  # sizes of buckets, and sizes between them, which our code pads to the next bucket
+AXES = {  # axis -> sizes; those that are no bucket's size are padded to the next bucket
     "batch": (1, 2, 3, 4, 6, 8),
     "beams": (1, 2, 3, 4, 6, 8),
     "source": (64, 128, 192, 256, 384, 512, 768, 1024),

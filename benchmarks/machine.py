@@ -49,7 +49,7 @@ def command_name() -> str:
 
 
 def processor() -> str:
-    """The processor's model on Linux, elsewhere its architecture."""
+    """The processor's model on Linux, its architecture on other systems."""
     path = pathlib.Path("/proc/cpuinfo")
     for line in path.read_text().splitlines() if path.exists() else []:
         if line.startswith("model name"):
@@ -66,7 +66,7 @@ def busy_seconds() -> float:
 
 
 def quickest(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds of the quickest of `repeats` calls, after one that is not counted."""
+    """The seconds of the fastest of `repeats` calls, after one call that is not counted."""
     call()
     times = []
     for _ in range(repeats):
@@ -89,7 +89,7 @@ def bandwidth(size: int, repeats: int = 5) -> float:
     array = torch.ones(max(1, size // (4 * 1024)), 1024)
     vector = torch.ones(1024)
     parts = np.array_split(array.view(-1).numpy(), THREADS)
-    with ThreadPoolExecutor(THREADS) as pool:  # numpy releases the interpreter's lock
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy releases the GIL, so these threads run at the same time
         ways: tuple[Callable[[], Any], ...] = (
             lambda: array.sum(),
             lambda: array @ vector,

@@ -75,7 +75,7 @@ class Worker:
         return line
 
     def run(self, case: str) -> tuple[float, float, str]:
-        """Elapsed seconds, CPU seconds, and a digest of the summaries."""
+        """Runs a case: elapsed seconds, CPU seconds, and a digest of the summaries."""
         assert self.process.stdin is not None
         print(case, file=self.process.stdin, flush=True)
         elapsed, cpu, digest = json.loads(self.line())

@@ -24,7 +24,7 @@ from support.records import Command
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768), (768, 50265))
 ROW_COUNTS = (1, 4, 32, 512)
-AT_ONCE = 400e6  # bytes of matrices in one call, more than any cache holds
+AT_ONCE = 400e6  # bytes of all matrices of one call, more than a processor's caches hold
 ROUNDS = 7
 
 
@@ -33,7 +33,7 @@ def chain(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     def run(x: jax.Array, matrices: list[jax.Array]) -> jax.Array:
         for matrix in matrices:
-            x += product(x, matrix).mean(-1, keepdims=True)  # needs the whole product, so XLA cannot skip a part
+            x += product(x, matrix).mean(-1, keepdims=True)  # the mean needs all columns, so XLA cannot skip any
         return x
 
     return jax.jit(run)

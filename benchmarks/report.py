@@ -8,7 +8,7 @@ from typing import Any
 
 Figures = Mapping[str, Any]
 SHARE = 0.85  # a cell whose limit is at least this share of its time meets the goals, whatever the rivals' times
-DISTURBED = 0.1  # cores used by other processes; the table marks a cell with more
+DISTURBED = 0.1  # the table marks a cell during which other processes used more cores than this
 COLUMNS = {  # rival -> heading; a ratio above 1 says that we are faster
     "pytorch": "PyTorch",
     "pytorch-compiled": "compiled",

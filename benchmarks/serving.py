@@ -36,7 +36,7 @@ from benchmarks.machine import circumstances
 
 SEED = 0
 ROUNDS = 3
-WARM_UP = 10  # calls before the measured ones
+WARM_UP = 10  # calls before those that are measured
 PACKAGES = ("jax", "jaxlib", "numpy", "grpcio", "protobuf")
 
 
@@ -96,7 +96,7 @@ class Server:
         began = time.perf_counter()
         self._logs = tempfile.TemporaryDirectory()
         self._log = pathlib.Path(self._logs.name) / "log"
-        with self._log.open("w") as log:  # a file, because reading a pipe would use the processor
+        with self._log.open("w") as log:  # a pipe would have to be read during the measurement
             self._process = subprocess.Popen([*command, *flags], stderr=log)
         self.flags = flags
         address = self._until("listening")["address"]
@@ -288,7 +288,7 @@ def embedded(scale: float) -> dict[str, Any]:
 
 
 def base(scale: float) -> dict[str, Any]:
-    """Measures the server with 32 callers beside batches in this process, and an overload."""
+    """Measures the server with 32 callers, an overload, and batches in this process for comparison."""
     work = mixed_work(round(64 * scale), 50000, 120, fixed_lengths((16, 24, 32)))
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -53,12 +53,12 @@ SERVERS = {f"server-{model}": model for model in MODELS}
 FLAGS = {"tiny": (), "base": ("--target", "64")}
 STARTS = ("empty cache", "warm cache")
 LONGEST_START = 300.0  # seconds within which a server has to be ready and to answer
-# Sources in a batch, beams, and source positions.
+# The sources in a batch, beams, and source positions of each bucket.
 BUCKETS = ((1, 1, 128), (1, 4, 128), (8, 1, 128), (8, 4, 128), (1, 4, 512), (1, 4, 1024), (8, 4, 1024))
 
 
 def work_of(model: str) -> dict[str, Any]:
-    """One source for a model and its options, as `prepare` of a rival takes them."""
+    """The Work of a model, for a rival's `prepare`: one source and the options of MODELS."""
     if model == "tiny":
         batch = real_rows(TINY / "examples.jsonl", 1)
     else:

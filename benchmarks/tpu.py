@@ -147,12 +147,12 @@ def copies(program: Any, size: int) -> list[str]:
 
 
 def elements(shapes: str) -> list[int]:
-    """The number of elements of each array that HLO text names, without scalars."""
+    """The number of elements of each array that HLO text names; scalars are left out."""
     return [product(axes) for axes in re.findall(r"\w\[([\d,]+)\]", shapes)]
 
 
 def product(axes: str) -> int:
-    """The number of elements of an array with the axes "8,16"; 1 without any."""
+    """The number of elements of an array whose axes are written like "8,16"; 1 for an empty string."""
     return math.prod(int(axis) for axis in axes.split(",") if axis)
 
 

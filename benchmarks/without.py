@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
-NEVER = 2**62  # a threshold that nothing reaches
+NEVER = 2**62  # a threshold that no size reaches
 
 
 def replace(target: str, value: Any) -> Callable[[], Any]:
-    """A function that sets the attribute `target`, a dotted name, until the process ends."""
+    """Returns a function that sets the attribute with the dotted name `target` until the process ends."""
     return lambda: mock.patch(target, value).start()
 
 
@@ -32,7 +32,7 @@ def fused_projections() -> None:
 
 
 def query_by_onednn() -> None:
-    """Computes the attention scores of a single query by oneDNN; normally XLA does it (attention.scores)."""
+    """Computes the attention scores of a single query by oneDNN, for which bart_inference otherwise uses XLA."""
     from bart_inference.model import onednn
 
     mock.patch("bart_inference.model.attention.scores", onednn.scores).start()

@@ -1,6 +1,6 @@
 """Draws docs/data-flow.svg and docs/parameters.svg: `python docs/figures.py`; `--check` only compares.
 
-The figure of parameters is drawn from the results of param_shapes and pytorch_name.
+docs/parameters.svg is drawn from what `param_shapes`, `pytorch_name` and `to_pytorch` of bart_oneliner.py return.
 """
 
 import sys
@@ -17,7 +17,7 @@ BLUE, GREEN, SAND, PAPER = "#ddf4ff", "#dafbe1", "#fff8c5", "#ffffff"
 
 
 class Drawing:
-    """A few shapes, collected as SVG text."""
+    """Collects boxes, texts and lines, and returns them as SVG."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self.size, self.title, self.parts = (width, height), title, []
@@ -98,7 +98,7 @@ def data_flow() -> str:
     d.arrow((560, 492), (560, 548), label="(B,T,D)", at=(568, 540))
     d.box(450, 548, 220, 44, BLUE, "lm_head", "· sharedᵀ + final_logits_bias")
     d.arrow((560, 592), (560, 618), label="logits (B,T,V)", at=(568, 612))
-    # The three uses of the shared matrix.
+    # Dashed lines connect the shared matrix with the three places where it is used.
     d.box(744, 290, 116, 76, SAND, "shared (V,D)", "one matrix,", "three places")
     d.dashed((802, 290), (802, 130), (672, 130))
     d.dashed((802, 366), (802, 570), (672, 570))

@@ -17,7 +17,7 @@ RUN = re.compile(r"<!-- (?:run|tests/\S+\.py) -->\n```python\n")
 
 
 def source_of(file: str, name: str) -> str:
-    """The lines of a top-level definition, decorators included."""
+    """The lines of a file's top-level definition `name`, decorators included."""
     text = (ROOT / file).read_text(encoding="utf-8")
     for node in ast.parse(text).body:
         names = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]

@@ -1,7 +1,7 @@
 """Runs the code of docs/*.md and updates its printed output: `python docs/run.py` rewrites it, `--check` only compares.
 
-Python blocks after a line `<!-- run -->` are run. All such blocks of a page run in order and share their variables. A
-`text` block that directly follows a Python block contains what that block prints.
+Python blocks after a line `<!-- run -->` are run. The blocks of a page run in order and share their variables. A `text`
+block that directly follows such a block contains what the block prints.
 """
 
 import contextlib

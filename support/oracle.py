@@ -31,7 +31,7 @@ logging.getLogger("transformers").setLevel(logging.ERROR)  # no warnings about u
 
 
 class Case(NamedTuple):
-    """A batch of sources for a checkpoint, with options of generate."""
+    """A batch of sources for a checkpoint, with options of `generate`."""
 
     checkpoint: str  # the checkpoint's name in messages
     input_ids: np.ndarray
@@ -46,21 +46,21 @@ class Case(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of transformers' beam search: tokens of running and finished beams, and the margin of its decisions."""
+    """A step of transformers' beam search with N beams."""
 
-    running: np.ndarray  # (B,N,length), for N beams
-    finished: np.ndarray  # (B,N,length)
-    margin: np.ndarray  # (B,)
+    running: np.ndarray  # (B,N,length) tokens of the running beams after the step
+    finished: np.ndarray  # (B,N,length) tokens of the finished beams after the step
+    margin: np.ndarray  # (B,) the smallest difference of scores on which a decision of the step depended
 
 
 class Reference(NamedTuple):
     """The answer of transformers' `generate` to a case, with n sequences for each source."""
 
     sequences: np.ndarray  # (B·n,T) token ids
-    lengths: np.ndarray  # (B·n,) tokens of each sequence: its prompt, what was generated, and the end token
+    lengths: np.ndarray  # (B·n,) number of tokens of each sequence, prompt and end token included
     sequences_scores: np.ndarray | None  # None for greedy search
-    log_probs: np.ndarray  # (B·n,generated tokens), without the prompt's
-    scores: list[np.ndarray]  # for each step, the scores of all tokens after the logits processors
+    log_probs: np.ndarray  # (B·n,T - prompt) of the generated tokens
+    scores: list[np.ndarray]  # for each step, the scores (rows,V) after the logits processors
     steps: list[Step]  # the steps of beam search; empty for greedy search
 
 
@@ -172,7 +172,7 @@ class Outcome(NamedTuple):
     """The comparison of one case. It is exempt if it differs first at a decision with a margin under NEAR."""
 
     case: Case
-    problem: str  # what differs; empty if nothing does
+    problem: str  # what differs, or an empty string
     margin: float = np.inf  # transformers' margin at the first decision that differs
 
     @property

@@ -1,4 +1,4 @@
-"""Runs Python programs in separate processes, to see what they import, print, or do on several devices."""
+"""Runs Python programs in separate processes, for tests of what they import, print, or do on several devices."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def run(program: str, timeout: float = 600, **environment: str) -> subprocess.Co
 
 
 def run_on_devices(program: str, devices: int) -> subprocess.CompletedProcess[str]:
-    """Runs a Python program on simulated CPU devices, whose number is fixed when a process starts."""
+    """Runs a Python program in a process whose CPU JAX divides into `devices` simulated devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return run(program, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")

@@ -18,7 +18,7 @@ from bart_inference.checkpoint import Model
 
 from bart_oneliner import Array, Params
 
-NEVER_CHOSEN = -1e4  # final_logits_bias of the tokens with which the vocabulary is filled up
+NEVER_CHOSEN = -1e4  # final_logits_bias of the tokens that are added to the vocabulary
 
 
 def widen(model: Model, vocab_size: int = 50265) -> Model:

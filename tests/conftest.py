@@ -1,8 +1,8 @@
-"""All tests run on the CPU in float32; tests in float64 use the fixture `x64`."""
+"""Makes all tests run on the CPU in float32, and provides fixtures for float64 and for dropping compiled programs."""
 
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # jax reads it when it is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise tokenizers warns when a test starts a process
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Tests whether two samples have the same distribution, with a known rate of false alarms: for dropout and init.
+"""Tests whether samples have the expected distribution, with a known rate of false alarms, for dropout and init.
 
 A correct program fails an assertion here with a probability of at most FALSE_ALARM. All seeds are fixed, so it fails
 always or never.

@@ -49,7 +49,7 @@ def distance(a: Gradient, b: Gradient) -> float:
 
 
 def assert_equal(ours: tuple[float, Gradient], theirs: tuple[float, Gradient]) -> None:
-    """In float64: the loss to 1e-12, every tensor's gradient to 1e-9 of the whole gradient's norm."""
+    """For float64: losses differ by at most 1e-12, each tensor's gradient by at most 1e-9 of the whole norm."""
     assert ours[0] == pytest.approx(theirs[0], rel=1e-12), "the losses differ"
     allowed = 1e-9 * norm(theirs[1])
     for name, gradient in theirs[1].items():

@@ -176,7 +176,7 @@ def first_failure(source: str, suspect: str) -> str:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as output:
             (Path(folder) / "bart_oneliner.py").write_text(source, encoding="utf-8")
             sys.path.insert(0, folder)
-            importlib.import_module("bart_oneliner")  # the tests that import it get this module
+            importlib.import_module("bart_oneliner")  # the changed file; when the tests import it, they get this module
             arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
             for files in (f"tests/model/test_{suspect}.py", "tests/model"):
                 status = failure.name or pytest.main([*arguments, files], plugins=[failure])

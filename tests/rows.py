@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        return self.difference <= self.tolerance  # false for NaN
+        return self.difference <= self.tolerance  # a difference of NaN does not hold
 
     def __str__(self) -> str:
         sign = "✅" if self.holds else "❌"

@@ -60,7 +60,7 @@ def python_files(folder: str) -> list[Path]:
 
 
 def imported_names(file: Path) -> Iterator[tuple[str, str]]:
-    """Each import of a file, inside functions too: the full name of what is imported, and its name in the file."""
+    """Yields each import of a file, those inside functions too: the full imported name, and its name in the file."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -132,7 +132,7 @@ def is_module(name: str) -> bool:
 
 
 def test_no_wheel_contains_the_relatives():
-    """They are files to read and to train; `pip install -e .` in a checkout makes them importable."""
+    """The relatives are for reading and training in a checkout, where `pip install -e .` makes them importable."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     packed = [*wheel["include"], *wheel["sources"], *wheel["force-include"]]
     assert not [path for path in packed if "relatives" in path] and "relatives" in wheel["dev-mode-dirs"]

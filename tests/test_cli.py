@@ -1,4 +1,4 @@
-"""The command line, run in separate processes with the embedded checkpoint."""
+"""Tests the command line in separate processes with the embedded checkpoint."""
 
 import json
 import os
@@ -30,7 +30,7 @@ CACHE: list[str] = []
 
 
 def run(*arguments: str, stdin: str = "", fails: bool = False, home: Path | None = None) -> subprocess.CompletedProcess:
-    """`python bart_oneliner.py` with arguments, offline."""
+    """Runs `python bart_oneliner.py` with arguments, offline; it must succeed, or fail if `fails`."""
     if "--compile-cache" not in arguments:
         arguments = ("--compile-cache", CACHE[-1], *arguments)
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "inference")))

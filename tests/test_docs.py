@@ -1,4 +1,4 @@
-"""The documentation agrees with the code."""
+"""Quotes, printed output, figures, links, named tests and versions in the documentation agree with the code."""
 
 import ast
 import importlib.metadata
@@ -42,7 +42,7 @@ def test_a_stale_quote_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("shown", "status"), [("3", 0), ("4", 1)])
 def test_a_wrong_output_is_noticed(tmp_path: Path, shown: str, status: int) -> None:
-    """Blocks share their variables, and what they print is compared with what the page shows."""
+    """docs/run.py runs the blocks of a page with common variables, and fails if the page shows another output."""
     blocks = ["number = 1 + 1", "print(number + 1)"]
     code = "\n".join(f"<!-- run -->\n```python\n{block}\n```\n" for block in blocks)
     (tmp_path / "page.md").write_text(f"{code}\n```text\n{shown}\n```\n")

@@ -1,4 +1,4 @@
-"""The wire contract is compatible with clients of the last release, and the check of this can fail."""
+"""The wire contract is compatible with clients of the last release, and buf's check detects incompatible changes."""
 
 import os
 import re
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not BUF and not os.environ.get("CI"), reason="bu
 
 
 def breaking(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs buf's check for breaking changes against the released contract, with the command of .ci/run."""
+    """Compares the contract in a folder with released.binpb by `buf breaking`, as .ci/run does."""
     assert BUF, "buf is not installed: it comes with the extra `test`"
     command = [BUF, "breaking", "--against", "released.binpb"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""`import bart_inference`, its modules for texts and options, and every command's --help start without jax."""
+"""jax is imported neither by bart_inference, nor by its modules for texts and options, nor by any command's --help."""
 
 import tomllib
 from pathlib import Path

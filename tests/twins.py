@@ -1,4 +1,4 @@
-"""Twins: random BARTs of PyTorch, each with the same weights in our format. Comparisons with PyTorch begin with one.
+"""Makes twins: random BART models of PyTorch, each with the same weights in our format, which tests then compare.
 
     a = twin(d_model=32, scale_embedding=True)      # BartConfig's fields, by default those of TINY
     x = batch(a.config, B=3, S=11, T=7)             # ids and masks, padded on the right, labels with -100
@@ -85,7 +85,7 @@ def of(model: PreTrainedModel) -> Twin:
 
 
 def flat(tree: Params) -> dict[str, np.ndarray]:
-    """A nested dict as a flat one, its names joined by dots."""
+    """Flattens a nested dict of arrays; the names of a path are joined by dots."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in pairs}
 

@@ -18,7 +18,7 @@ from support import oracle
 from support.oracle import Case, Outcome
 from tests.twins import TINY, Twin, of, randomize
 
-torch.set_num_threads(1)  # PyTorch's threads wait for each other, which costs more than these tiny models' arithmetic
+torch.set_num_threads(1)  # for these tiny models, waiting for other threads takes longer than computing
 
 SMALL: dict[str, Any] = {**TINY, "d_model": 48}  # encoder and decoder differ in depth, heads and width
 CHECKPOINTS: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ def checkpoint(name: str) -> tuple[Twin, Prepared]:
     return twin, prepare(twin.model)
 
 
-Draw = Callable[[np.random.Generator, int], Any]  # (random numbers, vocabulary size) -> a value
+Draw = Callable[[np.random.Generator, int], Any]  # (generator, vocabulary size) -> a random value of an option
 
 
 def pick(*values: Any) -> Draw:

@@ -11,7 +11,7 @@ from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer
 
 from tests.twins import TINY, randomize
 
-torch.set_num_threads(1)  # PyTorch's threads wait for each other, which costs more than these tiny models' arithmetic
+torch.set_num_threads(1)  # for these tiny models, waiting for other threads takes longer than computing
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 TEXTS = [

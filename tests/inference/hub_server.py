@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def describe(self, hub_id: str, subpath: list[str]) -> None:
-        """Answer with the list of files if the path continues with tree/REVISION, else with the model's description."""
+        """Answers with the list of files if the path ends with tree/REVISION, else with the model's description."""
         files = self.repositories[hub_id]
         if subpath[:1] == ["tree"]:
             entries = [

@@ -1,4 +1,4 @@
-"""`load` reads every form of checkpoint that transformers writes, or says what is damaged; `save` is its inverse."""
+"""`load` reads every form of checkpoint that transformers writes, or names what is damaged; `save` writes it again."""
 
 from __future__ import annotations
 
@@ -452,7 +452,7 @@ def both_tokenizers(folder: Path, keep: str) -> tuple[Any, Any]:
         (folder / "tokenizer.json").unlink()
         (folder / "tokenizer_config.json").unlink()
     # In BART's training and its published tokenizer.json, <mask> includes the space before it (lstrip). transformers 5
-    # does not set that if the folder has only vocab.json and merges.txt, so it is set here.
+    # does not set lstrip for a folder with vocab.json and merges.txt only, so this test sets it.
     return load_tokenizer(folder), BartTokenizer.from_pretrained(folder, mask_token=AddedToken("<mask>", lstrip=True))
 
 

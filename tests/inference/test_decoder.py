@@ -1,4 +1,4 @@
-"""decode_step gives the same logits for one position of every beam, several positions at once and a whole target."""
+"""decode_step gives the same logits for single positions, for several positions at once, and for a whole target."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_several_positions_at_once_are_those_one_by_one(N: int, start: int) -> N
     cache = empty_cache(prepared.config, B, N, T, jnp.float32)
     position = np.maximum(start - np.arange(B), 0).astype(np.int32)
     tokens = rng.integers(4, 99, (B, T + n, N)).astype(np.int32)
-    for t in range(start):  # a row with fewer than `start` positions writes its last one again
+    for t in range(start):  # a row with fewer than `start` positions writes its last position several times
         at = np.minimum(t, np.maximum(position - 1, 0)).astype(np.int32)
         _, cache = jit_step(prepared.weights, prepared.config, source, cache, tokens[np.arange(B), at], at)
         parents = jnp.asarray(rng.integers(0, N, (B, N)))

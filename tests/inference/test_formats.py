@@ -1,4 +1,4 @@
-"""Files that `load` does not read are refused with the cause and the remedy; docs/checkpoints.md lists them all."""
+"""For files that `load` does not read it raises an error with cause and remedy; docs/checkpoints.md lists them all."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_quantized_weights_are_refused_by_the_method(tmp_path: Path, case: str) 
 
 
 class Touch:
-    """An object whose pickle, if it is executed, creates the file `path`."""
+    """An object whose pickle creates the file `path` when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

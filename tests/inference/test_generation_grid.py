@@ -27,7 +27,7 @@ def test_combined_options_equal_transformers(name: str) -> None:
 EDGES: list[dict[str, Any]] = [
     {"exponential_decay_length_penalty": (-2, 1.1)},  # the exponent is two more than the number of generated tokens
     {"exponential_decay_length_penalty": (1, 2.0)},  # the first token after `start` is penalized by 2.0**1 - 1 = 1
-    {"encoder_repetition_penalty": 0.5},  # scores are penalized by its reciprocal, 2
+    {"encoder_repetition_penalty": 0.5},  # the processor uses its reciprocal, 2
     {"repetition_penalty": 2.0},
     {"no_repeat_ngram_size": 1},  # no token is repeated
     {"forced_bos_token_id": 7, "begin_suppress_tokens": list(range(10, 60))},
@@ -64,7 +64,7 @@ def test_the_grid_has_every_option_and_something_to_compare() -> None:
 
 
 def test_a_wrong_answer_is_not_exempt() -> None:
-    """The comparison fails if our length_penalty differs from transformers' or if one of our weights is changed."""
+    """The comparison with transformers fails if one of our weights is changed."""
     cases = [case for case in combined("uneven", 20, beams=(1, 3)) if case.decoder_input_ids is None][:6]
     twin, prepared = checkpoint("uneven")
     weights = {**prepared.weights, "final_logits_bias": prepared.weights["final_logits_bias"].at[7:40].add(1.0)}

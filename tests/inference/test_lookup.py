@@ -105,7 +105,7 @@ def test_drafts_of_any_quality_give_the_tokens_of_greedy_search(name: str) -> No
 
 @pytest.mark.parametrize("max_length", [16, 32])
 def test_drafts_at_the_last_positions_of_a_full_buffer_overwrite_nothing(max_length: int) -> None:
-    """The buffer has exactly max_length positions, and drafts reach beyond it."""
+    """The token buffer has exactly max_length positions, and drafts reach beyond its end."""
     prepared = checkpoint("uneven")[1]
     ids, mask = draw_batch(np.random.default_rng(1), 99, 1, 4, 16)
     for forced in (None, 2):
@@ -239,7 +239,7 @@ def test_a_stream_with_drafts_is_the_text_of_summarize(chunk: int) -> None:
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "seed": 3}], ids=str)
 def test_other_searches_have_no_drafts(options: dict[str, Any]) -> None:
-    """Beam search and sampling accept prompt_lookup_num_tokens, and it has no effect."""
+    """In beam search and sampling, prompt_lookup_num_tokens is allowed and has no effect."""
     prepared = checkpoint("uneven")[1]
     state, rows = state_of(prepared, Case("uneven", np.full((1, 12), 5), None, None, {"max_length": 16, **options}))
     assert draft_tokens(state, dataclasses.replace(rows[0], prompt_lookup_num_tokens=K)) == 0

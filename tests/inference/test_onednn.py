@@ -1,4 +1,4 @@
-"""oneDNN's products are right, models in its layout generate transformers' tokens, and its absence is noticed."""
+"""oneDNN's products are right, models in its layout generate transformers' tokens, and `available` detects the call."""
 
 from __future__ import annotations
 

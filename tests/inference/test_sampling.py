@@ -21,7 +21,7 @@ from tests.twins import TINY
 V = 300
 CONFIG = Config.from_json({"model_type": "bart", **TINY, "vocab_size": V})
 WARPERS: list[dict[str, Any]] = [
-    {},  # the default of transformers is top_k 50
+    {},  # transformers' default: top_k 50
     {"top_k": 0},
     {"top_k": 1},
     {"top_k": 200, "temperature": 0.3},

@@ -52,7 +52,7 @@ def test_an_old_folder_has_the_tokens_of_transformers_4(tmp_path: Path, name: st
         assert with_special_tokens == golden["text_with_special_tokens"][i], repr(text)
 
 
-UNREADABLE_BY_5 = ["4.30.2-fast", "4.30.2-slow"]  # transformers 5 raises TypeError: special tokens with flags
+UNREADABLE_BY_5 = ["4.30.2-fast", "4.30.2-slow"]  # their special tokens have flags; transformers 5 raises TypeError
 
 
 @pytest.mark.parametrize("name", [name for name in FOLDERS if name not in UNREADABLE_BY_5])
@@ -85,7 +85,7 @@ def test_a_saved_tokenizer_is_read_again_and_by_transformers_as_before(tmp_path:
 
 
 def with_fields(name: str, **fields: Any) -> Callable[[Path], None]:
-    """A change of a folder that sets fields of a JSON file, and creates the file if it is missing."""
+    """Returns a function that sets fields of a JSON file in a folder, and creates the file if it is missing."""
 
     def change(folder: Path) -> None:
         before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}

@@ -113,7 +113,7 @@ def test_decoder_attention_mask() -> None:
 
 
 def test_padding_invariance_of_generation() -> None:
-    """The second half of test_mnli_inference: the same source with more padding gives the same result."""
+    """test_mnli_inference, its second half: the same source with more padding gives the same result."""
     prepared = checkpoint("uneven")[1]
     ids = np.random.default_rng(0).integers(3, 99, (1, 9))
     wide = np.pad(ids, ((0, 0), (0, 20)), constant_values=1)

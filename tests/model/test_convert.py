@@ -1,4 +1,4 @@
-"""Conversion loses nothing, accepts the forms that checkpoints have, and refuses all others by name."""
+"""Conversion loses nothing, accepts all forms of BART checkpoints, and names the tensor or field that it refuses."""
 
 import dataclasses
 import math
@@ -193,7 +193,7 @@ REFUSED = {
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(case: str) -> None:
     break_it, message = REFUSED[case]
     config = twin().config
-    convert(state_dict(), config)  # is accepted without the change
+    convert(state_dict(), config)  # raises nothing without the change
     with pytest.raises(ValueError, match=message):
         convert(break_it(state_dict()), config)
 

@@ -105,7 +105,7 @@ def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
 
 
 def test_layerdrop_skips_each_layer_by_itself_and_for_the_whole_batch() -> None:
-    """Every subset of three layers has the expected frequency, here and in PyTorch, and no other outcome occurs."""
+    """Each subset of three layers runs with the expected frequency, in our code and in PyTorch's."""
     rate = 0.3
     a = twin(encoder_layers=3, encoder_layerdrop=rate, dropout=0.0)
     x = batch(a.config, B=2, S=5)

@@ -1,8 +1,8 @@
 """The loss and the gradient of every parameter equal PyTorch's.
 
-In float64 every tensor's gradient agrees with PyTorch's to 1e-9 of the whole gradient's norm (the worst seen is 3e-14).
-In float32 both frameworks round, and neither is exact: our gradient is at most twice as far from the float64 gradient
-as PyTorch's (seen: 0.1 to 1.1 times).
+In float64 each tensor's gradient differs from PyTorch's by at most 1e-9 of the whole gradient's norm (the largest known
+difference is 3e-14). In float32 both frameworks round, and neither is exact: our gradient is at most twice as far from
+the float64 gradient as PyTorch's (known ratios are 0.1 to 1.1).
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_loss_and_gradients_in_float64(x64: None, config: str, smoothing: float) -> None:
-    """The batch has padded sources, labels of −100, and a label that is the padding token, which counts."""
+    """The batch has padded sources, labels of -100, and the padding token as a label, which counts in the loss."""
     a = twin(dtype="float64", **CONFIGS[config])
     x = batch(a.config, B=4)
     x["labels"][0, 2] = a.config.pad_token_id
@@ -100,7 +100,7 @@ def test_a_key_bias_does_not_change_the_logits(x64: None) -> None:
 
 
 def test_lookups_give_the_padding_row_nothing(x64: None, exact: Any) -> None:
-    """Lookups of padding send no gradient back (torch's padding_idx); the tied head sends one to the same row."""
+    """Lookups give the padding token's row no gradient (torch's padding_idx), but the tied head gives it one."""
     a, x, gradient, _ = exact
     mask = np.ones_like(x["attention_mask"])
 

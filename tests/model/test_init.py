@@ -43,7 +43,7 @@ def test_zeros_and_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_distribution(name: str) -> None:
-    """Our sample and PyTorch's are both compared with the normal distribution that `init` documents."""
+    """Our tensors and PyTorch's have the normal distribution that the docstring of `init` states."""
     for who, sample in (("ours", OURS[name]), ("PyTorch's", THEIRS[name])):
         if name == "shared":
             assert not sample[CONFIG.pad_token_id].any(), f"{who} padding row is not zero"
@@ -69,7 +69,7 @@ def test_another_key_gives_other_parameters_and_the_same_key_the_same() -> None:
 
 
 def test_fresh_models_have_pytorchs_loss() -> None:
-    """Welch's t-test over twelve models each, all on one batch."""
+    """Compares the losses of twelve models of ours and of PyTorch's for one batch by Welch's t-test."""
     x = batch(CONFIG, B=4, S=20, T=16)
     arrays = x["input_ids"], x["attention_mask"], x["labels"]
     ours = [float(loss(init(CONFIG, jax.random.key(seed)), CONFIG, *arrays)) for seed in range(12)]

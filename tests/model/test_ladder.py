@@ -58,7 +58,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "activation_function": "tanh",
     },
 }
-# Every configuration with padding on the right, and every mask with the tiny one.
+# Every configuration with padding on the right, and every other mask with the configuration "tiny".
 GRID = [(config, "padded right") for config in CONFIGS] + [("tiny", mask) for mask in MASKS[1:]]
 
 

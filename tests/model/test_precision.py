@@ -44,7 +44,7 @@ def test_products_in_bfloat16_would_not_pass(monkeypatch: pytest.MonkeyPatch) ->
     def as_a_tpu(spec: str, *operands: jax.Array, preferred_element_type: Any = jnp.float32) -> jax.Array:
         return jnp.einsum(spec, *(x.astype(jnp.bfloat16) for x in operands), preferred_element_type=jnp.float32)
 
-    a = twin(seed=1, encoder_layers=1)  # shapes that no other test has compiled
+    a = twin(seed=1, encoder_layers=1)  # no other test uses these shapes, so the patched function is compiled
     x = batch(a.config)
     monkeypatch.setattr(bart_oneliner, "einsum", as_a_tpu)
     difference = np.abs(logits(a, x) - torch_logits(a, x)).max()

@@ -19,7 +19,7 @@ from tests import gradients, rows
 from tests.relatives.twins import ENCODER, FAMILIES, Twin, batch, float64, logits, of, ours, theirs, torch_logits, twin
 from tests.rows import Row, relative
 
-# The large models have six layers here: with all of them, float64 needs more memory than common machines have.
+# Large models are cut to six layers: with all layers, float64 needs more memory than common machines have.
 BERT_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 6}
 PUBLISHED_T5 = {"vocab_size": 32128, "d_kv": 64, "relative_attention_num_buckets": 32}
 PUBLISHED_T5 |= {"relative_attention_max_distance": 128}
@@ -113,7 +113,7 @@ def losses_and_gradients(pair: Twin, x: dict[str, np.ndarray], in_float64: bool)
         pair.torch.double()
         truth, true_logits = theirs(pair, x), torch_logits(pair, x)
         yield rows.float32_gradient(mine[1], reference[1], truth[1])
-        del mine, reference  # so that the float32 gradients and ours in float64 are not in memory at the same time
+        del mine, reference  # frees the float32 gradients before our float64 gradient needs memory
         [name] = [n for n, family in FAMILIES.items() if family is pair.family]
         wide = of(name, pair.torch)
         pair.torch.float()

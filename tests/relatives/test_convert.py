@@ -99,7 +99,7 @@ def test_checkpoints_come_in_several_forms(case: str) -> None:
 
 @pytest.mark.parametrize("cls", [BertForPreTraining, BertModel])
 def test_pooler_and_next_sentence_are_converted_and_come_back(cls: Any) -> None:
-    """BertForPreTraining has the parameters of bert-base-uncased's file, BertModel those of a sentence encoder's."""
+    """bert-base-uncased's file has the parameters of BertForPreTraining, a sentence encoder's those of BertModel."""
     torch_model = cls(BertConfig(**TINY_BERT))
     randomize(torch_model)
     state = state_dict(torch_model)
@@ -174,7 +174,7 @@ def test_robertas_padding_id_is_1_if_the_file_does_not_have_it() -> None:
     ids=["T5 of 2019", "v1.1", "v1.1 as transformers 5 writes it"],
 )
 def test_the_scale_before_t5s_head_is_that_of_transformers(fields: dict[str, Any]) -> None:
-    """transformers infers it from tie_word_embeddings; version 5 also writes it to config.json."""
+    """transformers infers from tie_word_embeddings if there is a scale; version 5 also writes it to config.json."""
     ours = t5_oneliner.Config.from_json({"model_type": "t5", **fields})
     assert ours.scale_decoder_outputs == T5Config(**fields).scale_decoder_outputs
     assert ours.tie_word_embeddings == fields.get("tie_word_embeddings", True)

@@ -37,7 +37,7 @@ def test_rms_norm_has_no_mean_and_no_bias() -> None:
 
 
 def test_rms_norm_with_rsqrt_is_the_same_to_rounding() -> None:
-    """transformers multiplies by rsqrt. Division by the root differs by at most a unit in the last place."""
+    """transformers multiplies by rsqrt, we divide by the root: results differ by at most a unit in the last place."""
     x = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
 
     def mean_square(x: jax.Array) -> jax.Array:

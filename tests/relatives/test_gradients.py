@@ -30,7 +30,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_loss_and_gradients_in_float64(config: str) -> None:
-    """The batch has padding and labels of −100, and the padding token's id as an attended input and as a label."""
+    """The batch has padding and labels of -100; the padding token also occurs as an unmasked input and as a label."""
     name, fields = CONFIGS[config]
     with float64():
         a = twin(name, dtype="float64", **fields)

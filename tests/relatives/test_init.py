@@ -82,7 +82,7 @@ def test_every_tensor_is_drawn_as_pytorchs(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "t5"])
 def test_fresh_models_have_pytorchs_loss(name: str) -> None:
-    """Welch's t-test over twelve models each, all on one batch."""
+    """Compares the losses of twelve models of ours and of PyTorch's for one batch by Welch's t-test."""
     _, config = theirs(name)
     page = FAMILIES[name].page
     fresh = of(name, model(name, **SIZES[name]))

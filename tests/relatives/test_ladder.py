@@ -52,7 +52,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "t5, gated and tied": ("t5", {"feed_forward_proj": "gated-gelu"}),
 }
-# Every configuration with padding on the right, and every mask with three of them.
+# Every configuration with padding on the right, and every other mask with three configurations.
 GRID = [(config, "padded right") for config in CONFIGS]
 GRID += [(config, mask) for config in ("bert", "roberta", "t5") for mask in MASKS[1:]]
 

@@ -43,7 +43,7 @@ class Family(NamedTuple):
     config: type[PreTrainedConfig]
     model: type[PreTrainedModel]
     tiny: dict[str, Any]  # fields of its config for small models, in which no two sizes are equal
-    inputs: tuple[str, ...]  # arguments of forward
+    inputs: tuple[str, ...]  # names of the arguments of `forward` that are arrays of token ids, types or masks
 
 
 ENCODER = ("input_ids", "attention_mask", "token_type_ids")
@@ -129,7 +129,7 @@ def twin(name: str, seed: int = 0, gain: float = 1.0, dtype: str = "float32", **
 
 
 def batch(a: Twin, B: int = 3, S: int = 11, T: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random ids, padded on the right, the first row full. BERT's labels are -100 except at a third of the tokens."""
+    """Random ids, padded on the right; the first row is full. About 30 % of BERT's tokens have a label, others -100."""
     if a.family.inputs == BOTH_SIDES:
         return twins.batch(a.config, B, S, T, seed)
     rng = np.random.default_rng(seed)

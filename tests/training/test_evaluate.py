@@ -1,4 +1,4 @@
-"""Scores and baselines for cases that a reader can compute by hand."""
+"""Scores and baselines are right for cases that a reader can compute by hand."""
 
 import pytest
 from bart_training import baselines

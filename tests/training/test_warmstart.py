@@ -54,7 +54,7 @@ def test_token_rows_are_means_of_word_pieces_and_capitals_differ(tokenizer):
 
 
 def test_copying_heads_continue_a_quotation_untrained(bert, config):
-    """The next tokens of a quotation become more likely."""
+    """Without training, copying heads make the next tokens of a text that is copied from the source more likely."""
     folder, model = bert
     table = model.embeddings.word_embeddings.weight.detach().numpy()
     params = bart_oneliner.convert(bert_state_dict(folder, config, table, [1, 2]), config)

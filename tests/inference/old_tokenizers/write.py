@@ -118,7 +118,9 @@ def saved(version: str) -> None:
 
 def json_or_lines(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else text.splitlines()[1:]  # merges.txt begins with a version
+    return (
+        json.loads(text) if path.suffix == ".json" else text.splitlines()[1:]
+    )  # without the line of merges.txt that names its version
 
 
 def golden(folder: Path) -> dict[str, Any]:
