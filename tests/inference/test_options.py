@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bart_inference import OptionError, Options, generate
 from bart_inference.checkpoint import generation_defaults
 from bart_inference.generation.options import MAX_BIAS_LENGTH, MAX_BIASES, MAX_EOS, MAX_SUPPRESSED, NONE_MEANS, resolve
@@ -203,6 +204,29 @@ def test_an_option_out_of_its_limits_is_refused_by_name_limit_and_value(options:
     with pytest.raises(OptionError, match=message) as refusal:
         resolved(options)
     assert refusal.value.option in {*options, "sequence_bias"}
+
+
+FORCED_AND_SUPPRESSED = [
+    ({"forced_eos_token_id": 2, "suppress_tokens": [5, 2]}, r"forced_eos_token_id = \[2\], got \[5, 2\]"),
+    ({"forced_eos_token_id": [2, 6], "suppress_tokens": [2, 5, 6]}, r"forced_eos_token_id = \[2, 6\], got \[2, 5, 6\]"),
+    ({"forced_bos_token_id": 0, "suppress_tokens": [0]}, r"forced_bos_token_id = \[0\], got \[0\]"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), FORCED_AND_SUPPRESSED)
+def test_to_suppress_every_forced_token_is_refused_as_in_transformers(options: dict[str, Any], message: str) -> None:
+    model = BartForConditionalGeneration(BartConfig(**TINY))
+    with pytest.raises(ValueError, match="is also in `suppress_tokens`"):
+        model.generate(torch.tensor([[0, 5, 2]]), max_length=6, **options)
+    with pytest.raises(OptionError, match=f"suppress_tokens must leave out at least one token of {message}"):
+        resolved(options)
+
+
+def test_one_of_several_forced_tokens_may_be_suppressed_as_in_transformers() -> None:
+    options = {"forced_eos_token_id": [2, 6], "suppress_tokens": [2], "max_length": 6}
+    model = BartForConditionalGeneration(BartConfig(**TINY))
+    assert model.generate(torch.tensor([[0, 5, 2]]), num_beams=1, **options).shape[0] == 1
+    assert resolved(options).suppress_tokens == [2]
 
 
 JUNK = st.one_of(

@@ -269,6 +269,7 @@ def check(o: Options, config: Config) -> None:
     is_seed = is_integer(o.seed) and 0 <= o.seed < 2**32
     require(o, "seed", is_seed, "an integer between 0 and 2**32 - 1")
     check_token_ids(o, V)
+    check_forced_tokens(o)
     check_decay(o)
     check_biases(o, V)
     require(o, "num_beams", o.num_beams * (1 + MAX_EOS) < V, f"at most {(V - 1) // (1 + MAX_EOS)} for {V} token ids")
@@ -311,6 +312,16 @@ def check_token_ids(o: Options, V: int) -> None:
     for name in TOKEN_IDS:
         value = getattr(o, name)
         require(o, name, value is None or is_token_id(value, V), f"a token id between 0 and {V - 1}")
+
+
+def check_forced_tokens(o: Options) -> None:
+    """OptionError if every token that is forced at a position is suppressed, which leaves none (as transformers 5)."""
+    suppressed = set(as_ids(o.suppress_tokens))
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = as_ids(getattr(o, name))
+        if forced and suppressed.issuperset(forced):
+            rule = f"must leave out at least one token of {name} = {quoted(list(forced))}"
+            raise OptionError("suppress_tokens", f"{rule}, got {quoted(o.suppress_tokens)}")
 
 
 def check_decay(o: Options) -> None:
