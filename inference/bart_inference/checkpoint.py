@@ -61,7 +61,11 @@ class Model:
         """
         if self.dtype is None:
             return self.tensors
-        params: Params = jax.tree.map(self._read, self.tensors, is_leaf=lambda node: isinstance(node, list))
+
+        def is_list(node: Any) -> bool:
+            return isinstance(node, list)
+
+        params: Params = jax.tree.map(self._read, self.tensors, is_leaf=is_list)
         return params
 
     def _read(self, leaf: np.ndarray | list[np.ndarray]) -> jax.Array:
@@ -169,8 +173,10 @@ def class_labels(config_fields: Mapping[str, Any], params: Params, strict: bool 
     if "classification_head" not in params:
         return ()
     count = params["classification_head"]["out_proj"]["bias"].shape[0]
-    from_label2id = {int(i): str(label) for label, i in (config_fields.get("label2id") or {}).items()}
-    from_id2label = {int(i): str(label) for i, label in (config_fields.get("id2label") or {}).items()}
+    label2id = config_fields.get("label2id") or {}
+    id2label = config_fields.get("id2label") or {}
+    from_label2id = {int(i): str(label) for label, i in label2id.items()}
+    from_id2label = {int(i): str(label) for i, label in id2label.items()}
     for names in (from_label2id, from_id2label):
         if set(names) == set(range(count)):
             return tuple(names[i] for i in range(count))

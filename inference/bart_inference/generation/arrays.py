@@ -97,6 +97,7 @@ def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_inde
     """
     min_length, max_length = o.lengths(prompt_length, config)
     bias_tokens, bias = pack_biases(o)
+    length_norm = [float(n) ** o.length_penalty for n in range(1, T + 1)]
     has_forced_bos = o.forced_bos_token_id is not None
     return {
         "prompt_length": prompt_length,
@@ -104,7 +105,7 @@ def pack_row(o: Options, config: Config, T: int, prompt_length: int, sample_inde
         "max_length": max_length,
         "eos": pad_ids(o.eos_ids, MAX_EOS),
         "pad": o.pad_id,
-        "length_norm": [1.0, *(float(n) ** o.length_penalty for n in range(1, T + 1))],
+        "length_norm": [1.0, *length_norm],
         "early_stopping_never": o.early_stopping == "never" and o.length_penalty > 0,
         "early_stopping_true": o.early_stopping is True,
         "no_repeat_ngram": min(o.no_repeat_ngram_size, T + 1),
@@ -140,7 +141,8 @@ def pad_ids(ids: Sequence[int], width: int) -> list[int]:
 def decay_by_count(o: Options, T: int) -> np.ndarray:
     """For n = 0 … T generated tokens: factor ** (n - start) - 1 of exponential_decay_length_penalty, 0 up to start."""
     start, factor = o.exponential_decay_length_penalty or (0, 1.0)
-    beyond_start = np.maximum(np.arange(T + 1) - max(-T, min(start, T)), 0)
+    start = max(-T, min(start, T))  # within the range of the counts, because a caller's number may be huge
+    beyond_start = np.maximum(np.arange(T + 1) - start, 0)
     with np.errstate(over="ignore"):
         decay: np.ndarray = np.minimum(float(factor) ** beyond_start - 1, MAX_DECAY)
     return decay

@@ -68,10 +68,10 @@ def generate(
     outputs = []
     for first in range(0, len(row_index), batch_size):
         batch = row_index[first : first + batch_size]
+        batch_samples = sample_index[first : first + batch_size].tolist()
         batch_rows = [rows[i] for i in batch]
         batch_prompts = [prompts[i] for i in batch]
-        samples_of_batch = sample_index[first : first + batch_size].tolist()
-        state = start_decoding(prepared, ids[batch], mask[batch], batch_prompts, batch_rows, samples_of_batch)
+        state = start_decoding(prepared, ids[batch], mask[batch], batch_prompts, batch_rows, batch_samples)
         state = continue_decoding(prepared, state, state.tokens.shape[-1], rows[0])
         outputs.append(read_outputs(state, batch_rows))
     return concat_outputs(outputs)
@@ -110,8 +110,11 @@ def start_decoding(
     count, S = ids.shape
     filler = batch_bucket(count, device_count(mesh)) - count
     positions = source_bucket(S, limit)
-    max_lengths = [row.lengths(len(prompt), config)[1] for row, prompt in zip(rows, prompts, strict=True)]
-    T = target_bucket(max(max_lengths), limit)
+    longest = 0
+    for row, prompt in zip(rows, prompts, strict=True):
+        _, max_length = row.lengths(len(prompt), config)
+        longest = max(longest, max_length)
+    T = target_bucket(longest, limit)
 
     padding = ((0, filler), (0, positions - S))
     ids = np.pad(ids, padding, constant_values=-1)
@@ -125,7 +128,8 @@ def start_decoding(
     for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         tokens[i] = row.pad_id
         tokens[i, : len(prompt)] = prompt
-    options = pack_options(rows, config, T, [len(prompt) for prompt in prompts], sample_indices)
+    prompt_lengths = [len(prompt) for prompt in prompts]
+    options = pack_options(rows, config, T, prompt_lengths, sample_indices)
     source = jit_on_rows(mesh, jit_prefill)(prepared.weights, config, ids, mask)
     init = jit_on_rows(mesh, jit_init_state, shared=(), static=(0, 4, 6), donated=(1,))
     dtype = prepared.weights["shared"].dtype

@@ -56,15 +56,16 @@ def find_draft(state: State, K: int) -> Draft:
     B, S = source.shape
     latest = token_at(state, length - 1)
     before_latest = token_at(state, length - 2)
-    padded = jnp.concatenate([source, jnp.full((B, K), -1, source.dtype)], 1)
-    has_next = padded[:, 1 : S + 1] >= 0
-    follows = jnp.concatenate([jnp.full((B, 1), -1, source.dtype), source[:, :-1]], 1)  # the token before each position
+    padded = jnp.pad(source, ((0, 0), (1, K)), constant_values=-1)
+    previous = padded[:, :S]  # the token before each position
+    has_next = padded[:, 2 : S + 2] >= 0
     matches_one = (source == latest[:, None]) & has_next
-    matches_two = matches_one & (follows == before_latest[:, None]) & (length >= 2)[:, None]
+    matches_two = matches_one & (previous == before_latest[:, None]) & (length >= 2)[:, None]
     has_two = matches_two.any(1)
     has_one = matches_one.any(1) & (state.drafts.failures < MAX_FAILURES_OF_ONE_TOKEN)
-    first = jnp.where(has_two, matches_two.argmax(1), matches_one.argmax(1)) + 1
-    tokens = jnp.take_along_axis(padded, first[:, None] + jnp.arange(K), 1)
+    match = jnp.where(has_two, matches_two.argmax(1), matches_one.argmax(1))
+    index = match[:, None] + 2 + jnp.arange(K)  # in `padded`: of the tokens behind the match
+    tokens = jnp.take_along_axis(padded, index, 1)
 
     is_generating = ~state.done & (length >= state.options.prompt_length)
     has_draft = (has_two | has_one) & is_generating & (length >= state.drafts.retry_length)

@@ -188,7 +188,7 @@ def resolve(
     if rows is not None and len(rows) != B:
         raise OptionError("options", f"must have one entry per row: {B} rows, {len(rows)} entries")
     resolved = []
-    for row in rows if rows is not None else [{}]:
+    for row in [{}] if rows is None else rows:
         if not isinstance(row, Mapping):
             raise OptionError("options", f"must be one mapping per row, got {row!r}")
         options = Options(**base | known_options(call) | known_options(row))
@@ -341,7 +341,7 @@ def check_biases(o: Options, V: int) -> None:
     if o.bad_words_ids is not None:
         require(o, "bad_words_ids", is_list(o.bad_words_ids), "a list of lists of token ids")
     # The number of sequences is checked first: a caller may send a million of them, and to check each takes time.
-    count = sum(len(sequences) for sequences in (o.sequence_bias, o.bad_words_ids) if sequences is not None)
+    count = len(o.sequence_bias or ()) + len(o.bad_words_ids or ())
     if count > MAX_BIASES:
         raise OptionError("sequence_bias", f"and bad_words_ids must be at most {MAX_BIASES} together, got {count}")
     if o.sequence_bias is not None:

@@ -31,31 +31,19 @@ def process(scores: Array, history: History, o: OptionArrays, do_sample: bool) -
     """All processors on scores (B,N,V) float32 -> the same shape."""
     length = history.length
     is_real = jnp.arange(history.tokens.shape[-1]) < length[:, None, None]
-    generated = jnp.where(is_real, history.tokens, -1)
+    generated = jnp.where(is_real, history.tokens, -1)  # with the start token, as in transformers
     source = history.source[:, None]
 
-    def bias(scores: Array) -> Array:
-        return add_sequence_bias(scores, history, o)
-
-    def penalize_source(scores: Array) -> Array:
-        return penalize_repetition(scores, source, o.encoder_repetition_penalty)
-
-    def penalize_generated(scores: Array) -> Array:
-        return penalize_repetition(scores, generated, o.repetition_penalty)
-
-    def ban_generated_ngrams(scores: Array) -> Array:
-        """NoRepeatNGramLogitsProcessor, for which the start token counts."""
-        return ban(scores, ngram_completions(generated, history, o.no_repeat_ngram))
-
-    def ban_source_ngrams(scores: Array) -> Array:
-        """EncoderNoRepeatNGramLogitsProcessor, for which the caller's padding counts, as it does in transformers."""
-        return ban(scores, ngram_completions(source, history, o.encoder_no_repeat_ngram))
-
-    scores = apply_if((o.bias_tokens[:, :, -1] >= 0).any(), bias, scores)
-    scores = apply_if((o.encoder_repetition_penalty != 1).any(), penalize_source, scores)
-    scores = apply_if((o.repetition_penalty != 1).any(), penalize_generated, scores)
-    scores = apply_if((o.no_repeat_ngram > 0).any(), ban_generated_ngrams, scores)
-    scores = apply_if((o.encoder_no_repeat_ngram > 0).any(), ban_source_ngrams, scores)
+    has_bias = o.bias_tokens[:, :, -1] >= 0
+    scores = apply_if(has_bias.any(), add_sequence_bias, scores, history, o)
+    penalty = o.encoder_repetition_penalty
+    scores = apply_if((penalty != 1).any(), penalize_repetition, scores, source, penalty)
+    penalty = o.repetition_penalty
+    scores = apply_if((penalty != 1).any(), penalize_repetition, scores, generated, penalty)
+    n = o.no_repeat_ngram
+    scores = apply_if((n > 0).any(), ban_ngrams, scores, generated, history, n)
+    n = o.encoder_no_repeat_ngram
+    scores = apply_if((n > 0).any(), ban_ngrams, scores, source, history, n)
 
     too_short = (length < o.min_length)[:, None]
     scores = ban(scores, jnp.where(too_short, o.eos, -1))
@@ -65,36 +53,27 @@ def process(scores: Array, history: History, o: OptionArrays, do_sample: bool) -
 
     generated_count = jnp.maximum(length - o.prompt_length, 0)
     decay = jnp.take_along_axis(o.exponential_decay, generated_count[:, None], 1)[:, 0]
-
-    def encourage_eos(scores: Array) -> Array:
-        return raise_eos_scores(scores, decay, o)
-
-    scores = apply_if((decay != 0).any(), encourage_eos, scores)
+    scores = apply_if((decay != 0).any(), raise_eos_scores, scores, decay, o)
 
     is_first = (length == o.begin_index)[:, None]
-    suppressed = jnp.concatenate([o.suppressed, jnp.where(is_first, o.begin_suppressed, -1)], 1)
-
-    def suppress(scores: Array) -> Array:
-        return ban(scores, suppressed)
-
-    scores = apply_if((suppressed >= 0).any(), suppress, scores)
+    begin_suppressed = jnp.where(is_first, o.begin_suppressed, -1)
+    suppressed = jnp.concatenate([o.suppressed, begin_suppressed], 1)
+    scores = apply_if((suppressed >= 0).any(), ban, scores, suppressed)
     if do_sample:
         scores = apply_sampling_filters(scores, o)
-    renormalized_rows = o.renormalize[:, None, None]
-
-    def renormalize(scores: Array) -> Array:
-        return jnp.where(renormalized_rows, jax.nn.log_softmax(scores), scores)
-
-    return apply_if(o.renormalize.any(), renormalize, scores)
+    return apply_if(o.renormalize.any(), renormalize, scores, o.renormalize)
 
 
-def unchanged(scores: Array) -> Array:
-    return scores
+def apply_if(condition: Array, function: Callable[..., Array], scores: Array, *arguments: Any) -> Array:
+    """function(scores, *arguments) if the condition, a bool scalar, is true at run time, else the scores."""
 
+    def apply(scores: Array) -> Array:
+        return function(scores, *arguments)
 
-def apply_if(condition: Array, function: Callable[[Array], Array], scores: Array) -> Array:
-    """function(scores) if the condition, a bool scalar, is true at run time, else the scores."""
-    processed: Array = jax.lax.cond(condition, function, unchanged, scores)
+    def skip(scores: Array) -> Array:
+        return scores
+
+    processed: Array = jax.lax.cond(condition, apply, skip, scores)
     return processed
 
 
@@ -163,6 +142,14 @@ def penalize_repetition(scores: Array, ids: Array, penalty: Array) -> Array:
     return with_penalties
 
 
+def ban_ngrams(scores: Array, text: Array, history: History, n: Array) -> Array:
+    """NoRepeatNGramLogitsProcessor, or EncoderNoRepeatNGramLogitsProcessor if `text` is the source.
+
+    The caller's padding of a source counts as tokens, as it does in transformers. For the shapes see ngram_completions.
+    """
+    return ban(scores, ngram_completions(text, history, n))
+
+
 def ngram_completions(text: Array, history: History, n: Array) -> Array:
     """The next tokens that would repeat an n-gram of `text`: text (B,N,M), or (B,1,M) for all beams -> (B,N,M).
 
@@ -185,6 +172,11 @@ def ngram_completions(text: Array, history: History, n: Array) -> Array:
     end = jnp.minimum(n.max(), history.length.max() + 2)  # an n-gram longer than the history matches nowhere
     matches = jax.lax.fori_loop(1, end, compare, every_position)
     return jnp.where(matches, text, -1)
+
+
+def renormalize(scores: Array, rows: Array) -> Array:
+    """LogitNormalization of the rows (B,) that are true."""
+    return jnp.where(rows[:, None, None], jax.nn.log_softmax(scores), scores)
 
 
 def raise_eos_scores(scores: Array, decay: Array, o: OptionArrays) -> Array:

@@ -48,9 +48,10 @@ def score_floor(best: Array, o: OptionArrays) -> Array:
     the tokens that top_k has excluded. Each filter keeps at least `min_tokens_to_keep` scores.
     """
     B, N, M = best.shape
-    min_tokens_to_keep, top_k, top_p, min_p = (
-        x[:, None, None] for x in (o.min_tokens_to_keep, o.top_k, o.top_p, o.min_p)
-    )
+    min_tokens_to_keep = o.min_tokens_to_keep[:, None, None]
+    top_k = o.top_k[:, None, None]
+    top_p = o.top_p[:, None, None]
+    min_p = o.min_p[:, None, None]
 
     def score_at(rank: Array) -> Array:
         """The score of a rank (B,1,1), counted from 1."""

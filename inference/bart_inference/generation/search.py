@@ -69,7 +69,9 @@ def step(weights: Params, config: Config, state: State, do_sample: bool) -> Stat
         trailing = [1] * (old.ndim - 1)
         return jnp.where(is_kept.reshape(B, *trailing), old, new)
 
-    changed = {name: jax.tree.map(keep_rows, getattr(state, name), getattr(chosen, name)) for name in CHOSEN_FIELDS}
+    changed = {}
+    for name in CHOSEN_FIELDS:
+        changed[name] = jax.tree.map(keep_rows, getattr(state, name), getattr(chosen, name))
     parents = jnp.where(is_kept[:, None], jnp.arange(N), parents)
     cache = cache._replace(cache_indirection=gather_beams(cache.cache_indirection, parents))
     return state._replace(cache=cache, length=state.length + ~state.done, **changed)

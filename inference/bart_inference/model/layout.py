@@ -202,4 +202,8 @@ class Derivation(NamedTuple):
 
     def as_is(self, p: Any) -> Any:
         """The arrays of p, read and finished without another change: they have the same form in every layout."""
-        return jax.tree.map(lambda leaf: self.finish(self.read(leaf)), p)
+
+        def read_and_finish(leaf: Any) -> Any:
+            return self.finish(self.read(leaf))
+
+        return jax.tree.map(read_and_finish, p)
