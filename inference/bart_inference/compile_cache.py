@@ -7,6 +7,7 @@ code, which runs when JAX finds it, so only trusted users may write to the folde
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -42,10 +43,15 @@ def prune(folder: Path, pattern: str, max_bytes: int, max_days: float) -> None:
     A file's age counts from its modification time. Raises OSError.
     """
     files = [(path.stat(), path) for path in folder.glob(pattern)]
-    files.sort(key=lambda file: file[0].st_mtime)
     size = sum(status.st_size for status, _ in files)
-    for status, path in files:
-        if size > max_bytes or time.time() - status.st_mtime > max_days * DAY:
+
+    def modified(file: tuple[os.stat_result, Path]) -> float:
+        status, _ = file
+        return status.st_mtime
+
+    for status, path in sorted(files, key=modified):
+        age = time.time() - status.st_mtime
+        if size > max_bytes or age > max_days * DAY:
             with contextlib.suppress(FileNotFoundError):  # another process has deleted it
                 path.unlink()
             size -= status.st_size

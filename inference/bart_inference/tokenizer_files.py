@@ -69,8 +69,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, model_max_length: int) ->
     has_roberta_template = template.get("type") == "RobertaProcessing"
     is_standard = is_byte_level and has_roberta_template and tokenizer.normalizer is None
     special = {str(token) for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    # transformers adds the special tokens of its class to a tokenizer that lacks them, unless the file says null.
-    fields: dict[str, Any] = {name: token if token in special else None for name, token in DEFAULTS.items()}
+    fields: dict[str, Any] = {}
+    for name, token in DEFAULTS.items():
+        # transformers adds the special tokens of its class to a tokenizer that lacks them, unless the file says null.
+        fields[name] = token if token in special else None
     fields["tokenizer_class"] = "BartTokenizer" if is_standard else "PreTrainedTokenizerFast"
     if has_roberta_template:
         start, end = template["cls"][0], template["sep"][0]
@@ -141,7 +143,8 @@ def byte_level_bpe(folder: Path) -> Tokenizer:
         text = (folder / "merges.txt").read_text(encoding="utf-8")
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         header, *lines = text.split("\n")
-        tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(line.split()) for line in lines[:-1]]))  # type: ignore[misc]
+        merges: list[Any] = [tuple(line.split()) for line in lines[:-1]]
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     except Exception as error:  # the library raises Exception itself
         raise ValueError(f"the tokenizer's files are damaged: vocab.json and merges.txt: {error}") from error
     if not header.startswith("#version") or lines[-1:] != [""]:

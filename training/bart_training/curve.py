@@ -13,14 +13,20 @@ import matplotlib.pyplot as plt
 
 def read_log(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps and losses. If a run was killed and repeated steps, the later entry counts."""
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    losses = {entry["step"]: entry["loss"] for entry in entries}
-    return np.array(sorted(losses)), np.array([losses[step] for step in sorted(losses)])
+    losses = {}
+    for line in (run / "log.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        losses[entry["step"]] = entry["loss"]
+    steps = sorted(losses)
+    return np.array(steps), np.array([losses[step] for step in steps])
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """Mean over the last `window` values, fewer at the start."""
-    return np.array([values[max(0, i + 1 - window) : i + 1].mean() for i in range(len(values))])
+    means = []
+    for end in range(1, len(values) + 1):
+        means.append(values[max(0, end - window) : end].mean())
+    return np.array(means)
 
 
 def draw(runs: list[Path], out: Path, window: int = 10) -> None:

@@ -31,7 +31,10 @@ def read_records(path: Path) -> list[dict[str, str]]:
 
 def round_up(length: int, buckets: list[int]) -> int:
     """The smallest bucket that holds `length`, else the largest. Few lengths make few shapes to compile for."""
-    return next((bucket for bucket in buckets if length <= bucket), buckets[-1])
+    for bucket in buckets:
+        if length <= bucket:
+            return bucket
+    return buckets[-1]
 
 
 def collate(pairs: list[Pair], source_buckets: list[int], target_buckets: list[int], pad: int) -> Batch:
@@ -66,8 +69,8 @@ class Batches:
         self.limits = list(limits)
         self.shares = np.array(list(limits.values())) / sum(limits.values())
         self.source_buckets, self.target_buckets = sorted(limits), target_buckets
-        rounded = [(round_up(source, self.source_buckets), target) for source, target in lengths]
-        self.sort_keys = np.array(rounded, "i4,i4")
+        sort_keys = [(round_up(source, self.source_buckets), target) for source, target in lengths]
+        self.sort_keys = np.array(sort_keys, "i4,i4")
         self.epoch = -1
         self.order: list[np.ndarray] = []  # the batches of that epoch
 

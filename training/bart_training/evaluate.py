@@ -25,11 +25,11 @@ KINDS = ["rouge1", "rouge2", "rougeL"]
 def rouge(references: list[str], summaries: list[str]) -> dict[str, float]:
     """The mean F1 of each of KINDS, in percent."""
     scorer = RougeScorer(KINDS, use_stemmer=True)
-    scores = [scorer.score(*pair) for pair in zip(references, summaries, strict=True)]
-    means = {}
-    for kind in KINDS:
-        means[kind] = round(100 * float(np.mean([score[kind].fmeasure for score in scores])), 2)
-    return means
+    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for reference, summary in zip(references, summaries, strict=True):
+        for kind, score in scorer.score(reference, summary).items():
+            scores[kind].append(score.fmeasure)
+    return {kind: round(100 * float(np.mean(values)), 2) for kind, values in scores.items()}
 
 
 def degenerate(summary: str) -> bool:
@@ -37,8 +37,10 @@ def degenerate(summary: str) -> bool:
     words = summary.lower().split()
     if not words:
         return True
-    stutters = any(word == following for word, following in itertools.pairwise(words))
-    return stutters or max(Counter(words).values()) > 2
+    for word, following in itertools.pairwise(words):
+        if word == following:
+            return True
+    return max(Counter(words).values()) > 2
 
 
 def summaries_of(model: bart_inference.Model, documents: list[str], batch_size: int, **options: object) -> list[str]:
@@ -75,9 +77,9 @@ def main() -> None:
     summaries = summaries_of(bart_inference.load(args.model), documents, args.batch_size, **args.options)
     scores["model"] = rouge(references, summaries)
     print(f"{args.split}, {len(records)} records, {time.monotonic() - begun:.0f} s, options {json.dumps(args.options)}")
-    print(f"{'':8}" + "".join(f"{kind:>8}" for kind in KINDS))
+    print(f"{'':8}{'rouge1':>8}{'rouge2':>8}{'rougeL':>8}")
     for name, row in scores.items():
-        print(f"{name:8}" + "".join(f"{row[kind]:8.2f}" for kind in KINDS))
+        print(f"{name:8}{row['rouge1']:8.2f}{row['rouge2']:8.2f}{row['rougeL']:8.2f}")
     degenerate_count = sum(degenerate(summary) for summary in summaries)
     words = np.mean([len(summary.split()) for summary in summaries])
     print(f"degenerate (empty or repeating words): {degenerate_count}; words per summary: {words:.1f}")

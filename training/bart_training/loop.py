@@ -29,7 +29,9 @@ from bart_training.options import Options
 
 def schedule(options: Options) -> optax.Schedule:
     """The learning rate as a function of the number of updates; one update takes `accumulate` batches."""
-    steps, warmup, decay = (n / options.accumulate for n in (options.steps, options.warmup, options.decay))
+    steps = options.steps / options.accumulate
+    warmup = options.warmup / options.accumulate
+    decay = options.decay / options.accumulate
 
     def rate(update: jax.Array) -> jax.Array:
         up = jnp.minimum(1.0, (update + 1) / max(warmup, 1))
@@ -61,13 +63,16 @@ def make_step(config: Config, options: Options) -> Callable[..., Any]:
     """A jitted function (params, state, batch, step) -> (params, state, loss). state: the optimizer's."""
     tx = optimizer(options)
 
+    def to_bfloat16(array: jax.Array) -> jax.Array:
+        return array.astype(jnp.bfloat16)
+
     def step(params: Params, state: Any, batch: Batch, step: jax.Array) -> tuple[Params, Any, jax.Array]:
         # rbg, because on a CPU the default generator (threefry) takes longer than the dropout that uses its numbers.
         key = jax.random.fold_in(jax.random.key(options.seed, impl="rbg"), step)
 
         def objective(params: Params) -> jax.Array:
             if options.bfloat16:
-                params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+                params = jax.tree.map(to_bfloat16, params)
             return bart_oneliner.loss(params, config, *batch, options.label_smoothing, key)
 
         loss, grads = jax.value_and_grad(objective)(params)

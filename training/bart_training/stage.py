@@ -44,7 +44,9 @@ def run(
     params, config = start(args, tokenizer, [record["document"] for record in records])
     documents = tokenizer.encode_batch([record["document"] for record in records])
     summaries = tokenizer.encode_batch([record["summary"] for record in records])
-    lengths = [(len(document.ids), len(summary.ids)) for document, summary in zip(documents, summaries, strict=True)]
+    lengths = []
+    for document, summary in zip(documents, summaries, strict=True):
+        lengths.append((len(document.ids), len(summary.ids)))
     make = mixture(args.mix, records, tokenizer)
     batches = Batches(lengths, make, args.batch_size, limits, target_buckets, config.pad_token_id, args.seed)
     train(params, config, batches, Options.of(args), args.run)

@@ -156,10 +156,12 @@ def copying_heads(
     query_w, query_b = least_squares(queries[real], white[tokens])
     value_w, value_b = least_squares(memory[real], (centered @ basis)[tokens])
 
-    fitted_keys = (memory[:, 1:][follows] @ key_w + key_b).reshape(-1, heads, K)
-    fitted_queries = (queries[:, :-1][follows] @ query_w + query_b).reshape(-1, heads, K)
-    scale = scale_for_margin(fitted_keys, fitted_queries, sharpness, rng)
-    out_scale = gain * np.linalg.norm(queries[real], axis=-1).mean() / np.linalg.norm(centered, axis=1).mean()
+    fitted_keys = memory[:, 1:][follows] @ key_w + key_b
+    fitted_queries = queries[:, :-1][follows] @ query_w + query_b
+    scale = scale_for_margin(fitted_keys.reshape(-1, heads, K), fitted_queries.reshape(-1, heads, K), sharpness, rng)
+    state_norm = np.linalg.norm(queries[real], axis=-1).mean()
+    embedding_norm = np.linalg.norm(centered, axis=1).mean()
+    out_scale = gain * state_norm / embedding_norm
     projections = {
         "q_proj": (query_w * scale, query_b * scale),
         "k_proj": (key_w * scale, key_b * scale),
@@ -210,8 +212,9 @@ def principal_components(embeddings: np.ndarray, n: int, rng: np.random.Generato
 def last_cross_attention_input(params: Params, config: Config, ids: jax.Array, memory: jax.Array, mask: jax.Array):
     """The input of the last decoder layer's cross-attention, from which its queries are made: ids (B,T) -> (B,T,D)."""
     layers = params["decoder"]["layers"]
-    below = params | {"decoder": params["decoder"] | {"layers": jax.tree.map(lambda a: a[:-1], layers)}}
-    x = bart_oneliner.decode(below, config, ids, memory, mask)
+    lower_layers = jax.tree.map(lambda a: a[:-1], layers)
+    lower_decoder = params["decoder"] | {"layers": lower_layers}
+    x = bart_oneliner.decode(params | {"decoder": lower_decoder}, config, ids, memory, mask)
     top = jax.tree.map(lambda a: a[-1], layers)
     p = top["self_attn"]
     q = bart_oneliner.split_heads(x, **p["q_proj"])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bart_inference.generation.indexing import gather_beams, top_indices
 from bart_inference.generation.options import MAX_EOS
-from bart_inference.generation.state import DEAD_SCORE, Finished, State, is_end, length_norm, prng_keys
+from bart_inference.generation.state import DEAD_SCORE, Finished, State, is_end, length_norm, prng_keys, write_next
 from bart_oneliner import Array
 
 
@@ -81,10 +81,10 @@ def best_continuations(state: State, scores: Array, do_sample: bool) -> Continua
     score = jnp.where(is_considered, score, -jnp.inf)
     parent, token = index // V, (index % V).astype(jnp.int32)
     log_prob = jnp.take_along_axis(scores.reshape(B, N * V), index, 1)
-    is_next = jnp.arange(state.tokens.shape[-1]) == state.length[:, None, None]
-    tokens = jnp.where(is_next, token[..., None], gather_beams(state.tokens, parent))
-    log_probs = jnp.where(is_next, log_prob[..., None], gather_beams(state.log_probs, parent))
-    return Continuations(tokens, log_probs, score, parent, is_end(token, state.length, state.options), is_considered)
+    tokens = write_next(gather_beams(state.tokens, parent), state.length, token)
+    log_probs = write_next(gather_beams(state.log_probs, parent), state.length, log_prob)
+    ends = is_end(token, state.length, state.options)
+    return Continuations(tokens, log_probs, score, parent, ends, is_considered)
 
 
 def add_finished(state: State, best: Continuations) -> Finished:

@@ -30,6 +30,11 @@ def top_indices(x: Array, n: int) -> Array:
     return jnp.take_along_axis(index, best, 1)
 
 
+def entry_at(x: Array, index: Array) -> Array:
+    """The entry of each row of x (B,M) at its index (B,) -> (B,)."""
+    return jnp.take_along_axis(x, index[:, None], 1)[:, 0]
+
+
 def gather_beams(x: Array, index: Array) -> Array:
     """x (B,M,…) at indices (B,n) of its second axis -> (B,n,…)."""
     trailing = [1] * (x.ndim - 2)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bart_inference.generation.indexing import top_indices
+from bart_inference.generation.indexing import entry_at, top_indices
 from bart_inference.generation.processors import History, process
 from bart_inference.generation.state import DraftHistory, State, is_end
 from bart_inference.model.cache import KVCache
@@ -53,7 +53,7 @@ def find_draft(state: State, K: int) -> Draft:
     A row has no draft if it is done, still reads its prompt, or pauses after rejected drafts.
     """
     source, length = state.source.input_ids, state.length
-    B, S = source.shape
+    S = source.shape[1]
     latest = token_at(state, length - 1)
     before_latest = token_at(state, length - 2)
     padded = jnp.pad(source, ((0, 0), (1, K)), constant_values=-1)
@@ -75,8 +75,7 @@ def find_draft(state: State, K: int) -> Draft:
 
 def token_at(state: State, position: Array) -> Array:
     """The token (B,) at a position (B,) of each row; the first token for positions before it."""
-    index = jnp.maximum(position, 0)[:, None, None]
-    return jnp.take_along_axis(state.tokens, index, 2)[:, 0, 0]
+    return entry_at(state.tokens[:, 0], jnp.maximum(position, 0))
 
 
 def verify_draft(weights: Params, config: Config, state: State, draft: Draft) -> State:
@@ -90,7 +89,7 @@ def verify_draft(weights: Params, config: Config, state: State, draft: Draft) ->
     is_accepted = (tokens[:, :K] == draft.tokens) & ~ends[:, :K]
     accepted = jnp.cumprod(is_accepted, axis=1).sum(1, dtype=jnp.int32)
     appended = append_tokens(state, tokens, log_probs, accepted)
-    done = jnp.take_along_axis(ends, accepted[:, None], 1)[:, 0]
+    done = entry_at(ends, accepted)
 
     # A finished row stays as it is. A row that is still reading its prompt only becomes longer by one token.
     is_kept = state.done | (state.length < state.options.prompt_length)

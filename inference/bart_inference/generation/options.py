@@ -308,7 +308,7 @@ def check_token_ids(o: Options, V: int) -> None:
         require(o, name, value is None or is_list(value), "a token id or a list of them")
         ids = value if value is not None else []
         require(o, name, len(ids) <= capacity, f"at most {capacity} token ids")
-        require(o, name, all(is_token_id(i, V) for i in ids), f"token ids between 0 and {V - 1}")
+        require(o, name, are_token_ids(ids, V), f"token ids between 0 and {V - 1}")
     for name in TOKEN_IDS:
         value = getattr(o, name)
         require(o, name, value is None or is_token_id(value, V), f"a token id between 0 and {V - 1}")
@@ -361,7 +361,7 @@ def check_sequences(o: Options, name: str, sequences: Iterable[Any], V: int) -> 
     for sequence in sequences:
         require(o, name, is_list(sequence) and len(sequence) > 0, "made of lists of token ids")
         require(o, name, len(sequence) <= MAX_BIAS_LENGTH, f"made of sequences of at most {MAX_BIAS_LENGTH} tokens")
-        require(o, name, all(is_token_id(i, V) for i in sequence), f"made of token ids between 0 and {V - 1}")
+        require(o, name, are_token_ids(sequence, V), f"made of token ids between 0 and {V - 1}")
 
 
 def quoted(value: Any) -> str:
@@ -383,6 +383,10 @@ def is_number(value: Any) -> bool:
 
 def is_token_id(value: Any, V: int) -> bool:
     return is_integer(value) and bool(0 <= value < V)
+
+
+def are_token_ids(values: Iterable[Any], V: int) -> bool:
+    return all(is_token_id(value, V) for value in values)
 
 
 def is_list(value: Any) -> bool:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bart_inference.generation.arrays import OptionArrays
+from bart_inference.generation.indexing import entry_at
 from bart_inference.generation.sampling import apply_sampling_filters
 from bart_oneliner import Array
 
@@ -52,7 +53,7 @@ def process(scores: Array, history: History, o: OptionArrays, do_sample: bool) -
     scores = force(scores, jnp.where(is_last, o.forced_eos, -1))
 
     generated_count = jnp.maximum(length - o.prompt_length, 0)
-    decay = jnp.take_along_axis(o.exponential_decay, generated_count[:, None], 1)[:, 0]
+    decay = entry_at(o.exponential_decay, generated_count)
     scores = apply_if((decay != 0).any(), raise_eos_scores, scores, decay, o)
 
     is_first = (length == o.begin_index)[:, None]
@@ -104,7 +105,8 @@ def force(scores: Array, ids: Array) -> Array:
     Where a row has an id that is not negative, its ids score 0 and all other tokens -inf.
     """
     is_forced_row = (ids >= 0).any(-1)[:, None, None]
-    is_forced_token = (jnp.arange(scores.shape[-1]) == ids[..., None]).any(-2)[:, None]  # (B,1,V)
+    equals = jnp.arange(scores.shape[-1]) == ids[..., None]  # (B,n,V)
+    is_forced_token = equals.any(1)[:, None]  # (B,1,V)
     return jnp.where(is_forced_row, jnp.where(is_forced_token, 0.0, -jnp.inf), scores)
 
 

@@ -15,7 +15,7 @@ from bart_inference.generation.beam_search import choose_beams
 from bart_inference.generation.indexing import gather_beams, top_indices
 from bart_inference.generation.lookup import lookup_step
 from bart_inference.generation.processors import History, process
-from bart_inference.generation.state import State, is_end, prng_keys
+from bart_inference.generation.state import State, is_end, prng_keys, write_next
 from bart_inference.model.transformer import decode_step
 from bart_oneliner import Array, Config, Params
 
@@ -88,10 +88,9 @@ def choose_token(state: State, scores: Array, do_sample: bool) -> tuple[State, A
         token = top_indices(scores[:, 0], 1)[:, 0]
     token = token[:, None].astype(jnp.int32)
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(scores), token[..., None], -1)[..., 0]
-    is_next = jnp.arange(state.tokens.shape[-1]) == state.length[:, None, None]
     chosen = state._replace(
-        tokens=jnp.where(is_next, token[..., None], state.tokens),
-        log_probs=jnp.where(is_next, log_prob[..., None], state.log_probs),
+        tokens=write_next(state.tokens, state.length, token),
+        log_probs=write_next(state.log_probs, state.length, log_prob),
         score=state.score + log_prob,
         done=is_end(token, state.length, state.options)[:, 0],
     )

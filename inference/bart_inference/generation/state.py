@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bart_inference.generation.arrays import OptionArrays
+from bart_inference.generation.indexing import entry_at
 from bart_inference.model.cache import KVCache, empty_cache
 from bart_inference.model.transformer import Source
 from bart_oneliner import Array, Config
@@ -96,6 +97,12 @@ def prng_keys(state: State) -> Array:
     return jax.vmap(key)(state.options.seed, state.options.sample_index, state.length)
 
 
+def write_next(buffer: Array, length: Array, values: Array) -> Array:
+    """Tokens or their log-probabilities (B,n,T), with values (B,n) written at each row's position `length` (B,)."""
+    is_next = jnp.arange(buffer.shape[-1]) == length[:, None, None]
+    return jnp.where(is_next, values[..., None], buffer)
+
+
 def is_end(tokens: Array, length: Array, o: OptionArrays) -> Array:
     """Whether a next token ends its sequence, because it is an end-of-sequence token or max_length is reached.
 
@@ -108,7 +115,7 @@ def is_end(tokens: Array, length: Array, o: OptionArrays) -> Array:
 
 def length_norm(o: OptionArrays, count: Array) -> Array:
     """count ** length_penalty for (B,) numbers of generated tokens."""
-    return jnp.take_along_axis(o.length_norm, jnp.maximum(count, 0)[:, None], 1)[:, 0]
+    return entry_at(o.length_norm, jnp.maximum(count, 0))
 
 
 def hypotheses(state: State) -> Finished:

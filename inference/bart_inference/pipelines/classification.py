@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from bart_inference.pipelines.base import Pipeline, in_batches, logger, only_text
-from bart_inference.pipelines.tokenizer import Encoded
+from bart_inference.pipelines.tokenizer import Encoded, pad_rows
 from bart_inference.tasks.classify import classify
 from bart_inference.tasks.common import softmax
-from bart_inference.tokenization import pad
 
 FUNCTIONS = {"SIGMOID": "sigmoid", "SOFTMAX": "softmax", "NONE": "none"}
 DEFAULT_TEMPLATE = "This example is {}."  # transformers' default of hypothesis_template
@@ -25,8 +24,7 @@ class Classifier(Pipeline):
         prepared = self.model.prepared
 
         def run(batch: list[int]) -> list[np.ndarray]:
-            ids, _ = pad([rows[i].ids for i in batch], prepared.config.pad_token_id)
-            mask, _ = pad([rows[i].mask for i in batch], 0)
+            ids, mask = pad_rows([rows[i] for i in batch], prepared.config.pad_token_id)
             return list(classify(prepared, ids, mask))
 
         return in_batches([len(row.ids) for row in rows], batch_size, run)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from bart_inference.pipelines.base import Pipeline, in_batches, stated
-from bart_inference.pipelines.tokenizer import Encoded, PipelineTokenizer
+from bart_inference.pipelines.tokenizer import Encoded, PipelineTokenizer, pad_rows
 from bart_inference.tasks.features import features
-from bart_inference.tokenization import pad
 
 
 class FeatureExtractionPipeline(Pipeline):
@@ -53,10 +52,10 @@ class FeatureExtractionPipeline(Pipeline):
         prepared = self.model.prepared
 
         def run(batch: list[int]) -> list[np.ndarray]:
-            ids, _ = pad([rows[i].ids for i in batch], prepared.config.pad_token_id)
-            mask, _ = pad([rows[i].mask for i in batch], 0)
+            batch_rows = [rows[i] for i in batch]
+            ids, mask = pad_rows(batch_rows, prepared.config.pad_token_id)
             hidden = features(prepared, ids, mask).last_hidden_state
-            return [hidden[row, : len(rows[i].ids)] for row, i in enumerate(batch)]
+            return [states[: len(row.ids)] for row, states in zip(batch_rows, hidden, strict=True)]
 
         return in_batches([len(row.ids) for row in rows], batch_size, run)
 
@@ -82,7 +81,9 @@ def pad_batches(
     padded: list[list[Encoded]] = []
     for first in range(0, len(items), batch_size):
         batch = items[first : first + batch_size]
-        length = max(len(row.ids) for item in batch for row in item)
-        for item in batch:
-            padded.append([row.padded(length, tokenizer.pad_token_id) for row in item])
+        length = 0
+        for rows in batch:
+            length = max(length, max(len(row.ids) for row in rows))
+        for rows in batch:
+            padded.append([row.padded(length, tokenizer.pad_token_id) for row in rows])
     return padded

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bart_inference.pipelines.base import Pipeline, PipelineException, in_batches, logger, stated
-from bart_inference.pipelines.tokenizer import Encoded
+from bart_inference.pipelines.tokenizer import Encoded, pad_rows
 from bart_inference.tasks.common import in_buckets, softmax
 from bart_inference.tasks.fill_mask import mask_positions, run_at_positions
 from bart_inference.tokenization import pad
@@ -66,10 +66,9 @@ class FillMaskPipeline(Pipeline):
         results = []
         for row, row_positions, row_probabilities in zip(rows, positions, probabilities, strict=True):
             is_only_mask = len(row_positions) == 1
-            candidates = [
-                self.fill(row.ids, position, scores, is_only_mask, settings)
-                for position, scores in zip(row_positions, row_probabilities, strict=True)
-            ]
+            candidates = []
+            for position, scores in zip(row_positions, row_probabilities, strict=True):
+                candidates.append(self.fill(row.ids, position, scores, is_only_mask, settings))
             results.append(candidates[0] if is_only_mask else candidates)
         return results
 
@@ -80,11 +79,11 @@ class FillMaskPipeline(Pipeline):
         prepared = self.model.prepared
 
         def run(batch: list[int]) -> list[np.ndarray]:
-            ids, _ = pad([rows[i].ids for i in batch], prepared.config.pad_token_id)
-            mask, _ = pad([rows[i].mask for i in batch], 0)
-            at, _ = pad([positions[i] for i in batch], 0)
-            [logits] = in_buckets(run_at_positions, prepared, ids, mask.astype(bool), at)
-            return [softmax(logits[row, : len(positions[i])]) for row, i in enumerate(batch)]
+            ids, mask = pad_rows([rows[i] for i in batch], prepared.config.pad_token_id)
+            batch_positions = [positions[i] for i in batch]
+            padded_positions, _ = pad(batch_positions, 0)
+            [logits] = in_buckets(run_at_positions, prepared, ids, mask.astype(bool), padded_positions)
+            return [softmax(x[: len(masks)]) for x, masks in zip(logits, batch_positions, strict=True)]
 
         return in_batches([len(row.ids) for row in rows], batch_size, run)
 
@@ -110,8 +109,8 @@ class FillMaskPipeline(Pipeline):
         order = np.argsort(-probabilities[candidates], kind="stable")
         results = []
         for token in candidates[order[:top_k]].tolist():
-            sequence = [*ids[:position], token, *ids[position + 1 :]]
-            sequence = [id_ for id_ in sequence if id_ != self.tokenizer.pad_token_id]
+            with_token = [*ids[:position], token, *ids[position + 1 :]]
+            sequence = [i for i in with_token if i != self.tokenizer.pad_token_id]
             results.append(
                 {
                     "score": float(probabilities[token]),

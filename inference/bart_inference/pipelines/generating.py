@@ -28,7 +28,10 @@ class Text2TextGenerationPipeline(Pipeline):
     def __init__(self, *args: Any, **defaults: Any):
         if "generation_config" in defaults:
             raise TypeError("generation_config is an argument of the call, not of the constructor")
-        constructor = {name: defaults.pop(name) for name in list(defaults) if merging.is_option(name)}
+        constructor = {}
+        for name in list(defaults):
+            if merging.is_option(name):
+                constructor[name] = defaults.pop(name)
         super().__init__(*args, **defaults)
         prepared, config = self.model.prepared, self.model.config
         self._checkpoint = merging.of_checkpoint(prepared.generation, prepared.config_json)
@@ -87,7 +90,10 @@ class Text2TextGenerationPipeline(Pipeline):
         if settings.get("return_tensors"):
             return self.as_arrays(answers, settings["batch_size"] or 1)
         clean_up = settings.get("clean_up", False)
-        return [[self.record(ids, clean_up) for ids in row] for row in answers]
+        results = []
+        for row_answers in answers:
+            results.append([self.record(ids, clean_up) for ids in row_answers])
+        return results
 
     def generate(
         self, rows: Sequence[list[int]], options: Mapping[str, Any], batch_size: int | None
@@ -162,10 +168,15 @@ class Text2TextGenerationPipeline(Pipeline):
         results: list[list[dict[str, Any]]] = []
         for first in range(0, len(answers), batch_size):
             batch = answers[first : first + batch_size]
-            length = max(len(ids) for row in batch for ids in row)
-            for row in batch:
-                padded = [np.pad(ids, (0, length - len(ids)), constant_values=pad_id) for ids in row]
-                results.append([{f"{self.return_name}_token_ids": ids.astype(np.int64)} for ids in padded])
+            length = 0
+            for row_answers in batch:
+                length = max(length, max(len(ids) for ids in row_answers))
+            for row_answers in batch:
+                records = []
+                for ids in row_answers:
+                    padded = np.pad(ids, (0, length - len(ids)), constant_values=pad_id)
+                    records.append({f"{self.return_name}_token_ids": padded.astype(np.int64)})
+                results.append(records)
         return results
 
     @property

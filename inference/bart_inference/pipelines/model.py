@@ -63,5 +63,6 @@ class PipelineModel:
 
     def num_parameters(self) -> int:
         """The number of the checkpoint's parameters. The weight `head` is left out: it is a copy of the embedding."""
-        weights = {name: leaf for name, leaf in self.prepared.weights.items() if name != "head"}
+        weights = dict(self.prepared.weights)
+        weights.pop("head", None)
         return sum(leaf.size for leaf in jax.tree.leaves(weights))

@@ -158,7 +158,12 @@ def of_call(base: Mapping[str, Any], length_is_default: bool, call: Mapping[str,
     As in transformers, an unknown name is a ValueError, and a TypeError if its value is None. OptionTypeError
     for a number of a wrong type.
     """
-    call = {name: value for name, value in call.items() if name not in GENERATE_ARGUMENTS or value not in (None, False)}
+    options_of_call = {}
+    for name, value in call.items():
+        is_unset_argument = name in GENERATE_ARGUMENTS and value in (None, False)
+        if not is_unset_argument:
+            options_of_call[name] = value
+    call = options_of_call
     unknown = [name for name in call if not is_option(name)]
     if any(call[name] is None for name in unknown):
         raise TypeError(f"{unknown[0]} is not an option")

@@ -112,7 +112,10 @@ class QuestionAnsweringPipeline(Pipeline):
         scored: list[list[ScoredWindow]] = [[] for _ in examples]
         for window, (start, end) in zip(windows, self.logits(windows, settings["batch_size"]), strict=True):
             scored[window.example].append(ScoredWindow(window, start, end))
-        return [best_answers(example.context, its, settings) for example, its in zip(examples, scored, strict=True)]
+        answers = []
+        for example, example_windows in zip(examples, scored, strict=True):
+            answers.append(best_answers(example.context, example_windows, settings))
+        return answers
 
     def logits(self, windows: Sequence[Window], batch_size: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each window the logits (S,) of its tokens to begin, and to end, the answer."""
@@ -122,7 +125,10 @@ class QuestionAnsweringPipeline(Pipeline):
             rows = [windows[i].encoding.ids for i in batch]
             input_ids, attention_mask = pad(rows, prepared.config.pad_token_id)
             spans = question_answering(prepared, input_ids, attention_mask)
-            return [(spans.start_logits[i, : len(row)], spans.end_logits[i, : len(row)]) for i, row in enumerate(rows)]
+            logits = []
+            for row, start, end in zip(rows, spans.start_logits, spans.end_logits, strict=True):
+                logits.append((start[: len(row)], end[: len(row)]))
+            return logits
 
         return in_batches([len(window.encoding.ids) for window in windows], batch_size, run)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from bart_inference.tokenization import encode
+from bart_inference.tokenization import encode, pad
 from bart_inference.tokenizer_files import load_tokenizer, read_fields
 
 UNLIMITED = int(1e30)  # transformers' model_max_length if the tokenizer's files have none
@@ -45,6 +45,13 @@ class Encoded(NamedTuple):
         """The row with padding behind it, `length` tokens in all."""
         padding = length - len(self.ids)
         return Encoded(self.ids + [pad_id] * padding, self.mask + [0] * padding)
+
+
+def pad_rows(rows: Sequence[Encoded], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """input_ids and attention_mask of a batch, int32 (B,S), padded on the right to the longest row."""
+    ids, _ = pad([row.ids for row in rows], pad_id)
+    mask, _ = pad([row.mask for row in rows], 0)
+    return ids, mask
 
 
 class PipelineTokenizer:

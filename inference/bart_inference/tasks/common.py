@@ -50,9 +50,13 @@ def in_buckets(program: Callable[..., Any], prepared: Prepared, *arrays: np.ndar
     for first in range(0, len(arrays[0]), rows_at_once):
         batch = [array[first : first + rows_at_once] for array in arrays]
         rows = len(batch[0])
-        padded = [pad_to(array, batch_bucket(rows, devices), source_bucket(array.shape[1], limit)) for array in batch]
-        outputs = run(prepared.weights, prepared.config, *padded)
-        outputs_by_batch.append([np.asarray(x, np.promote_types(x.dtype, np.float32))[:rows] for x in outputs])
+        padded = []
+        for array in batch:
+            padded.append(pad_to(array, batch_bucket(rows, devices), source_bucket(array.shape[1], limit)))
+        outputs = []
+        for output in run(prepared.weights, prepared.config, *padded):
+            outputs.append(np.asarray(output, np.promote_types(output.dtype, np.float32))[:rows])
+        outputs_by_batch.append(outputs)
     return [np.concatenate(output) for output in zip(*outputs_by_batch, strict=True)]
 
 

@@ -57,8 +57,11 @@ def fill_mask(
     [logits] = in_buckets(run_at_positions, prepared, input_ids, attention_mask, padded_positions)
     answers = []
     for row, row_positions, row_logits in zip(rows, positions, logits, strict=True):
-        candidates = softmax(row_logits[: len(row_positions)])
-        answers.append([fill(tokenizer, row, i, p, top_k) for i, p in zip(row_positions, candidates, strict=True)])
+        probabilities = softmax(row_logits[: len(row_positions)])
+        fillings = []
+        for position, candidates in zip(row_positions, probabilities, strict=True):
+            fillings.append(fill(tokenizer, row, position, candidates, top_k))
+        answers.append(fillings)
     return answers[0] if isinstance(text, str) else answers
 
 
@@ -84,4 +87,5 @@ def fill(tokenizer: Tokenizer, ids: list[int], position: int, probabilities: np.
 @functools.partial(jax.jit, static_argnames="config")
 def run_at_positions(weights: Params, config: Config, ids: Array, mask: Array, positions: Array) -> tuple[Array]:
     """Logits (B,n,V) at the positions (B,n)."""
-    return (transformer.lm_head(weights, at_positions(reread(weights, config, ids, mask), positions)),)
+    hidden = reread(weights, config, ids, mask)
+    return (transformer.lm_head(weights, at_positions(hidden, positions)),)

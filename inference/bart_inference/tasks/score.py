@@ -68,6 +68,7 @@ def run_score(weights: Params, config: Config, ids: Array, mask: Array, labels: 
         return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], 1)[:, 0]
 
     n = math.gcd(labels.size, POSITIONS)  # positions in a block; the blocks have to be equal
-    blocks = (hidden.reshape(-1, n, hidden.shape[-1]), jnp.maximum(labels, 0).reshape(-1, n))
-    log_probs = jax.lax.map(log_prob, blocks).reshape(labels.shape)
+    state_blocks = hidden.reshape(-1, n, hidden.shape[-1])
+    token_blocks = jnp.maximum(labels, 0).reshape(-1, n)
+    log_probs = jax.lax.map(log_prob, (state_blocks, token_blocks)).reshape(labels.shape)
     return (jnp.where(labels == IGNORED, 0.0, log_probs),)
