@@ -87,7 +87,7 @@ class Config:
         if (model_type := fields.get("model_type")) != "bart":
             raise ValueError(f"model_type {model_type!r} is not supported: only 'bart' is")
         for name in ("normalize_before", "add_final_layer_norm", "static_position_embeddings"):
-            if fields.get(name):  # mBART and Marian files of 2020, saved under BART's name
+            if fields.get(name):  # mBART and Marian models of 2020 were saved with model_type "bart"
                 raise ValueError(f"{name}=true is not BART's architecture and is not supported")
         return cls(**{f.name: fields[f.name] for f in dataclasses.fields(cls) if fields.get(f.name) is not None})
 
@@ -436,7 +436,7 @@ def greedy(
 
 
 # ── The one line ──────────────────────────────────────────────────────────────────────────────────────────────────────
-# The logits of `forward` without dropout, in one expression. Four rules rewrite the functions above:
+# The logits of `forward` (gelu, unscaled embeddings, no dropout) in one expression, by four rules of rewriting:
 #   let x = e in body  ->  (lambda x: body)(e)        loop over layers  ->  jax.lax.scan, which is an expression
 #   statements in turn ->  nested calls               two cases         ->  one lambda, with "if" inside the expression
 # The idea is from ayaka14732's bart-base in one line (2022, 5,242 characters).

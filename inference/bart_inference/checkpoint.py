@@ -48,8 +48,8 @@ class Model:
     tensors: Params  # bart_oneliner's parameter tree; if dtype is set, its leaves are views into the checkpoint's files
     config: Config
     generation: Mapping[str, Any]  # the checkpoint's generation defaults under Hugging Face's option names
-    tokenizer: Tokenizer | None  # None if the checkpoint has no tokenizer's files
-    labels: tuple[str, ...] = ()  # a classifier's classes, by id
+    tokenizer: Tokenizer | None  # None if the checkpoint has no tokenizer files
+    labels: tuple[str, ...] = ()  # the names of a classifier's classes, by id
     config_json: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # config.json with all of its fields
     dtype: Any = None  # the numpy dtype to which views are converted when they are read; None if `tensors` are arrays
 

@@ -35,6 +35,7 @@ class Document(NamedTuple):
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command's arguments. Wrong ones end the process with status 2 and a message."""
     parser = argparse.ArgumentParser(
         prog="bart-oneliner",
         description="Summarize texts with BART. Without a text: a few bundled documents.",
@@ -178,7 +179,7 @@ def show(document: Document, summary: str, args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status: 0, or 1 after an error, with one line on standard error."""
     args = parse(argv)
-    printed: set[str] = set()  # warnings, and of those about the compile cache the beginnings
+    printed: set[str] = set()  # the messages that were printed; of those in TROUBLE only the beginnings
 
     def notice(message: Warning | str, *_: Any, **__: Any) -> None:
         """Prints a warning once. JAX warns about its compile cache for each program: only the first time is printed."""

@@ -60,6 +60,7 @@ def mesh_of(weights: Params) -> Mesh | None:
 
 
 def device_count(mesh: Mesh | None) -> int:
+    """The number of devices of a mesh; 1 without a mesh."""
     return mesh.size if mesh else 1
 
 

@@ -16,10 +16,12 @@ COMPRESSED = (".lz4", ".gz", ".xz")
 
 
 class Package(NamedTuple):
+    """A binary package of Debian."""
+
     name: str
-    source: str
+    source: str  # the name of its source package
     section: str
-    synopsis: str
+    synopsis: str  # the description's first line
     body: str  # the long description, as indented lines
 
 

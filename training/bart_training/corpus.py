@@ -30,6 +30,8 @@ JACCARD, CONTAINMENT = 0.2, 0.35
 
 
 class Record(NamedTuple):
+    """A record of the corpus, and what it is compared and sorted by."""
+
     package: str
     source: str
     document: str

@@ -30,6 +30,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def draw(runs: list[Path], out: Path, window: int = 10) -> None:
+    """Draws a panel for each run: the logged losses, and their mean over the last `window` entries."""
     figure, axes = plt.subplots(1, len(runs), figsize=(5 * len(runs), 3.5), squeeze=False, layout="constrained")
     for run, ax in zip(runs, axes[0], strict=True):
         steps, losses = read_log(run)

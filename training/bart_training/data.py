@@ -18,6 +18,8 @@ Make = Callable[[np.ndarray, int, np.random.Generator], list[Pair]]  # (indices,
 
 
 class Batch(NamedTuple):
+    """The arrays of a training step, int32."""
+
     input_ids: np.ndarray  # (B,S)
     attention_mask: np.ndarray  # (B,S)
     labels: np.ndarray  # (B,T)
@@ -93,6 +95,7 @@ class Batches:
         return [full[j] for j in rng.permutation(len(full))]
 
     def __call__(self, step: int) -> Batch:
+        """The batch of a step."""
         rng = np.random.default_rng((self.seed, step, 1))
         limit = int(rng.choice(self.limits, p=self.shares))
         pairs = self.make(self.indices(step), limit, rng)

@@ -92,6 +92,7 @@ def save_state(path: Path, params: Params, state: Any, step: int) -> None:
 
 
 def load_state(path: Path, params: Params, state: Any) -> tuple[Params, Any, int]:
+    """Parameters, optimizer state and step of a file of save_state. params, state: trees of the same structure."""
     with np.load(path) as saved:
         leaves = [saved[f"arr_{i}"] for i in range(len(saved.files) - 1)]
         params, state = jax.tree.unflatten(jax.tree.structure((params, state)), leaves)

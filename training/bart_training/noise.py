@@ -35,5 +35,6 @@ def text_infilling(
 
 
 def permute_sentences(text: str, rng: np.random.Generator) -> str:
+    """The text with its sentences in random order."""
     sentences = SENTENCE.split(text)
     return " ".join(sentences[i] for i in rng.permutation(len(sentences)))

@@ -11,7 +11,7 @@ class Options:
 
     steps: int  # batches
     learning_rate: float = 5e-4
-    warmup: int = 100
+    warmup: int = 100  # number of first steps over which the learning rate rises
     decay: int = 0  # number of last steps over which the learning rate falls to zero
     weight_decay: float = 0.01
     clip: float = 1.0  # the largest global norm of the gradients

@@ -16,6 +16,7 @@ SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer with vocab_size tokens, special tokens included."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

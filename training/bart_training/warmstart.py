@@ -150,7 +150,7 @@ def copying_heads(
     states = bart_oneliner.encode(params, config, ids, mask)
     queries = np.asarray(last_cross_attention_input(params, config, ids, states, mask), np.float64)
     memory, real = np.asarray(states, np.float64), np.asarray(mask)
-    follows = real[:, 1:]  # whether a position from 1 on is real; then the one before it is real too
+    follows = real[:, 1:]  # (B,S-1): whether position i + 1 is a token, as then position i is too
     previous_tokens, tokens = input_ids[:, :-1][follows], input_ids[real]
     key_w, key_b = least_squares(memory[:, 1:][follows], white[previous_tokens])
     query_w, query_b = least_squares(queries[real], white[tokens])

@@ -157,6 +157,7 @@ class Derivation(NamedTuple):
         return {"weight": self.matrix(p["weight"].reshape(-1, columns)), "bias": self.finish(p["bias"])}
 
     def norm(self, p: Params) -> Params:
+        """A layer norm's weight and bias."""
         return {name: self.finish(p[name]) for name in ("weight", "bias")}
 
     def layer(self, p: Params) -> Params:

@@ -174,9 +174,11 @@ class Pipeline:
         return PipelineIterator(inputs, answer, batch_size or 1)
 
     def transform(self, X: Any) -> Any:
+        """A call, by the name of scikit-learn's transformers."""
         return self(X)
 
     def predict(self, X: Any) -> Any:
+        """A call, by the name of scikit-learn's predictors."""
         return self(X)
 
     def check_length(self, ids: Sequence[int], name: str, advice: str) -> None:

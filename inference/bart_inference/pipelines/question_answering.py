@@ -18,6 +18,8 @@ EXCLUDED = -10_000.0  # replaces the logits of tokens that cannot be in an answe
 
 
 class Example(NamedTuple):
+    """A question, and the context in which its answer is searched."""
+
     question: str
     context: str
 
