@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "SentencePiece": (
         "2021-json",
         lambda folder: (folder / "tokenizer.json").rename(folder / "spiece.model") and None,
-        "only spiece.model is there",
+        "the folder has only spiece.model",
     ),
     "another class": (
         "2021-json",
@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "code": (
         "2021-json",
         with_fields("tokenizer_config.json", auto_map={"AutoTokenizer": ["code.Mine", None]}),
-        "Python code of its own .auto_map., which is not executed",
+        "Python code .auto_map., which is not executed",
     ),
     "a file for each version": (
         "2021-json",
