@@ -36,6 +36,8 @@ for options in ({"num_beams": 1}, {"num_beams": 3}, {"num_beams": 1, "do_sample"
     compiled += program.lower(spread.weights, spread.config, padded, padded == 0).compile().as_text()
     for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert f" {name}" not in compiled, (options, name)
+    summed = jax.jit(lambda tokens: tokens.sum()).lower(state.tokens).compile().as_text()
+    assert " all-reduce" in summed, "a sum over all devices does not show as an all-reduce"
 print("held")
 """
 

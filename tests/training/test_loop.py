@@ -62,10 +62,9 @@ def test_it_learns(params, config, batches, tmp_path):
 def test_accumulated_halves_make_the_update_of_the_whole(params, config, batches, tmp_path):
     config = type(config)(**{**vars(config), "dropout": 0.0})
     whole = batches(0)
+    # Every row has four labels, so that both halves have equal weight in the mean.
     counted = np.broadcast_to(np.arange(whole.labels.shape[1]) < 4, whole.labels.shape)
-    whole = whole._replace(
-        labels=np.where(counted, np.abs(whole.labels), -100)
-    )  # 4 in each row, so halves have equal weight
+    whole = whole._replace(labels=np.where(counted, np.abs(whole.labels), -100))
 
     def halves(step):
         return Batch(*(a[4 * step : 4 * step + 4] for a in whole))

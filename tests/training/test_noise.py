@@ -20,9 +20,8 @@ def test_thirty_percent_of_the_tokens_disappear_and_the_rest_keep_their_order(le
 def test_span_lengths_are_poisson_with_mean_three_and_zero_inserts_a_mask():
     rng = np.random.default_rng(0)
     masks = [text_infilling(list(range(1000)), MASK, rng).count(MASK) for _ in range(100)]
-    assert np.mean(masks) == pytest.approx(300 / 3, rel=0.05)  # each span, even one of length 0, is one mask
-    only_empty = text_infilling([5], MASK, np.random.default_rng(3), ratio=0.0)
-    assert only_empty == [5]
+    # Each span, even one of length 0, becomes one mask. Without those of length 0 there would be 95.
+    assert np.mean(masks) == pytest.approx(300 / 3, rel=0.02)
 
 
 def test_spans_are_equally_likely_everywhere_but_at_the_ends():
