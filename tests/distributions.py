@@ -16,8 +16,8 @@ def assert_same_distribution(ours: Any, theirs: Any) -> None:
     """Compares N random outputs (N,T,D): mean and distribution of each entry, correlation of each pair of entries."""
     a, b = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (ours, theirs))
     constant = b.std(0) == 0
-    assert (constant == (a.std(0) == 0)).all(), "an entry is random on one side only"
-    assert not constant.all(), "nothing is dropped"
+    assert (constant == (a.std(0) == 0)).all(), "an entry is random in one sample and constant in the other"
+    assert not constant.all(), "all entries are constant: nothing was dropped"
     np.testing.assert_allclose(a[:, constant].mean(0), b[:, constant].mean(0), atol=1e-6)
     # Attention dropout has few possible outputs, whose last bits differ between the frameworks. Added noise hides that.
     rng = np.random.default_rng(0)

@@ -141,7 +141,7 @@ def test_no_wheel_contains_the_relatives():
 @pytest.mark.parametrize("module", ["bart_oneliner", "bart_inference.generation.generate", "bart_inference.cli"])
 def test_running_the_model_imports_neither_torch_nor_transformers(module):
     probe = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'bart_server') if m in sys.modules])"
-    assert process.run(probe).stdout.strip() == "[]", f"{module} imports one of them"
+    assert process.run(probe).stdout.strip() == "[]", f"{module} imports torch, transformers or bart_server"
 
 
 def test_the_page_imports_nothing_of_ours_until_its_demo_runs():
@@ -169,7 +169,7 @@ def test_every_file_and_folder_that_readme_lists_exists():
     paths = re.findall(r"^\| `([^`]+)` \|", readme, flags=re.M)
     assert len(paths) > 5
     for path in paths:
-        assert (ROOT / path).exists(), f"README lists {path}"
+        assert (ROOT / path).exists(), f"README lists {path}, which does not exist"
 
 
 def test_the_page_has_at_most_450_lines():

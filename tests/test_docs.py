@@ -55,10 +55,14 @@ def test_a_wrong_output_is_noticed(tmp_path: Path, shown: str, status: int) -> N
 def test_links_and_named_tests_exist(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("http") or (page.parent / target).exists(), f"{page.name} links to {target}"
+        assert target.startswith("http") or (page.parent / target).exists(), (
+            f"{page.name} links to {target}, which does not exist"
+        )
     for file, test in re.findall(r"`(test_\w+)(?:\.py)?::(test_\w+)", text):
         sources = [source.read_text() for source in (ROOT / "tests").rglob(f"{file}.py")]
-        assert any(f"def {test}(" in source for source in sources), f"{page.name} names {file}::{test}"
+        assert any(f"def {test}(" in source for source in sources), (
+            f"{page.name} names {file}::{test}, which does not exist"
+        )
 
 
 def upstream_rows() -> list[tuple[list[str], Path]]:
@@ -77,7 +81,7 @@ def test_private_interfaces_are_used_where_the_page_says() -> None:
     for names, folder in rows:
         code = "\n".join(file.read_text() for file in folder.rglob("*.py"))
         missing = [name for name in names if name not in code]
-        assert not missing, f"docs/upstream.md says that {folder.relative_to(ROOT)} uses {missing}"
+        assert not missing, f"docs/upstream.md says that {folder.relative_to(ROOT)} uses {missing}, which it does not"
 
 
 def test_every_private_name_of_another_project_is_on_the_page() -> None:

@@ -168,7 +168,7 @@ def assert_close(ours: Any, theirs: Any, tolerance: float = 1e-5, what: str = ""
     Only entries where `where` is true are compared.
     """
     a, b = np.asarray(ours), np.asarray(theirs)
-    assert a.shape == b.shape, f"{what}: shape {a.shape}, PyTorch's {b.shape}"
+    assert a.shape == b.shape, f"{what}: our shape is {a.shape}, PyTorch's {b.shape}"
     difference = np.abs(a - b)
     if where is not None:
         difference = np.where(np.broadcast_to(where, a.shape), difference, 0)

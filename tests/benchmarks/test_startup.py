@@ -47,7 +47,7 @@ def test_the_command_measures_saves_and_reports(monkeypatch, tmp_path, capsys):
     assert "| ours-xla, warm cache | 3.00 | 7 | 1.0 | yes |" in shown
     assert "| ctranslate2-int8 | 3.00 | 7 | 1.0 | no |" in shown
     assert started == ["tiny"] * 6 + ["base"] * 6
-    assert "| empty cache | 0.50 | 3.00 | 2.00 | 7.00 |" in shown, "the median of the first, third and fifth start"
+    assert "| empty cache | 0.50 | 3.00 | 2.00 | 7.00 |" in shown, "not the medians of the first, third and fifth start"
     assert "| warm cache | 0.50 | 4.00 | 2.00 | 7.00 |" in shown
     assert "| warm cache | 1.50 |" in shown
     assert "| batch 8, 4 beams, source 1024 | 8.00 |" in shown

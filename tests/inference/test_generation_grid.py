@@ -55,7 +55,7 @@ def test_the_whole_grid_equals_transformers(name: str, sizes: tuple[int, int]) -
 def test_the_grid_has_every_option_and_something_to_compare() -> None:
     cases = [*alone("uneven"), *combined("uneven", 20, beams=(1, 3))]
     for option in (*OPTIONS, *BEAM_OPTIONS):
-        assert sum(option in case.options for case in cases) >= 2, f"{option} hardly occurs"
+        assert sum(option in case.options for case in cases) >= 2, f"{option} occurs in fewer than two cases"
     assert {case.decoder_input_ids is None for case in cases} == {True, False}
     assert {case.attention_mask is None for case in cases} == {True, False}
     model = checkpoint("uneven")[0].torch

@@ -102,10 +102,10 @@ def test_rows_with_different_options_get_together_what_they_get_alone(beams: int
         for i, row in enumerate(rows):
             alone = generate(prepared, ids[[i] * 4], mask[[i] * 4], num_beams=beams, **row)
             n = int(alone.lengths[0])
-            assert together.lengths[i] == n, f"{row}: length"
-            assert np.array_equal(together.sequences[i, :n], alone.sequences[0, :n]), f"{row}: tokens"
-            assert np.array_equal(together.log_probs[i, :n], alone.log_probs[0, :n]), f"{row}: log_probs"
-            assert together.sequences_scores[i] == alone.sequences_scores[0], f"{row}: score"
+            assert together.lengths[i] == n, f"{row}: the lengths differ"
+            assert np.array_equal(together.sequences[i, :n], alone.sequences[0, :n]), f"{row}: the tokens differ"
+            assert np.array_equal(together.log_probs[i, :n], alone.log_probs[0, :n]), f"{row}: the log_probs differ"
+            assert together.sequences_scores[i] == alone.sequences_scores[0], f"{row}: the scores differ"
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)

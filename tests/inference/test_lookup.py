@@ -79,7 +79,7 @@ def with_random_drafts(prepared: Prepared, case: Case, expected: Generated, seed
 
 def assert_greedy(lookup: Generated, expected: Generated, what: object) -> None:
     W = expected.sequences.shape[1]
-    assert np.array_equal(lookup.lengths, expected.lengths), f"{what}: lengths {lookup.lengths}, {expected.lengths}"
+    assert np.array_equal(lookup.lengths, expected.lengths), f"{what}: lengths {lookup.lengths}, not {expected.lengths}"
     assert np.array_equal(lookup.sequences[:, :W], expected.sequences), f"{what}: tokens differ"
     scale = TOLERANCE * np.maximum(1, np.abs(expected.log_probs))
     assert (np.abs(lookup.log_probs[:, :W] - expected.log_probs) <= scale).all(), f"{what}: log_probs differ"
@@ -212,7 +212,7 @@ def test_real_text_has_the_tokens_of_transformers_in_fewer_steps() -> None:
             state = continue_decoding(prepared, state, 1, options)
             steps += 1
         tokens += int(state.length[0]) - 1
-    assert tokens > 1.3 * steps, f"{tokens} tokens in {steps} steps"
+    assert tokens > 1.3 * steps, f"{tokens} tokens in {steps} steps: too few drafts were accepted"
 
 
 @pytest.mark.parametrize("count", [2, 1000])

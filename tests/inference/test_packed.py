@@ -63,4 +63,4 @@ def test_neither_its_place_nor_its_neighbors_change_a_bit(layout: str, L: int) -
         packed = encoded(prepared, [*sources, ids, *after], len(sources), L)
         for layer, (a, b) in enumerate(zip(first.cross_kv, packed.cross_kv, strict=True)):
             for name, one, other in zip(("keys", "values"), a, b, strict=True):
-                assert np.array_equal(one, other), f"layer {layer}, {name} {before} positions later"
+                assert np.array_equal(one, other), f"layer {layer}: {name} differ {before} positions later"

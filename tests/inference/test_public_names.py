@@ -47,7 +47,9 @@ def test_names_are_listed_once_each_and_imported_for_type_checkers_from_where_th
     for name, module in bart_inference.MODULES.items():
         value = getattr(importlib.import_module(f"bart_inference.{module}"), name)
         assert value is getattr(bart_inference, name)
-        assert inspect.getmodule(value).__name__ == f"bart_inference.{module}", f"{name} is defined elsewhere"
+        assert inspect.getmodule(value).__name__ == f"bart_inference.{module}", (
+            f"{name} is not defined in bart_inference.{module}"
+        )
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -58,7 +58,9 @@ def test_the_filtered_distribution_is_that_of_transformers(beams: int, spread: f
     filtered = ours(logits, WARPERS, beams)
     for i, options in enumerate(WARPERS):
         expected = theirs(logits[i], options, beams)
-        assert np.array_equal(np.isfinite(filtered[i]), np.isfinite(expected)), f"{options}: other tokens are left"
+        assert np.array_equal(np.isfinite(filtered[i]), np.isfinite(expected)), (
+            f"{options}: not the same tokens are kept"
+        )
         np.testing.assert_allclose(filtered[i], expected, rtol=1e-6, err_msg=str(options))
 
 

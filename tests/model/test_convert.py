@@ -52,7 +52,7 @@ def assert_same(a: Any, b: Any) -> None:
     assert a.keys() == b.keys(), a.keys() ^ b.keys()
     for name in a:
         x, y = np.asarray(a[name]), np.asarray(b[name])
-        assert x.dtype == y.dtype and x.shape == y.shape, f"{name}: {x.dtype}{x.shape} and {y.dtype}{y.shape}"
+        assert x.dtype == y.dtype and x.shape == y.shape, f"{name} is {x.dtype}{x.shape} and {y.dtype}{y.shape}"
         assert x.tobytes() == y.tobytes(), f"{name} differs"
 
 
@@ -142,7 +142,9 @@ def test_a_tensor_is_read_once_and_when_its_leaf_is_taken() -> None:
         before = checkpoint.reads.copy()
         assert take_leaf(state, pytorch_name, path, leaf).shape == leaf.shape
         read = checkpoint.reads - before
-        assert read.total() == (leaf.shape[0] if "layers" in str(path) else 1), f"{path}: {read} were read"
+        assert read.total() == (leaf.shape[0] if "layers" in str(path) else 1), (
+            f"{path}: these tensors were read, not one for each layer: {read}"
+        )
     assert set(checkpoint.reads.values()) == {1} and checkpoint.reads.keys() == checkpoint.tensors.keys()
     assert not state, "a tensor stays in the state after its leaf was taken"
 

@@ -101,7 +101,9 @@ def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
     for axis in (None, 0, 1):
         count = kept.sum(axis)
         p = stats.binom.cdf(count, kept.size // np.size(count), 1 - rate)
-        assert np.minimum(p, 1 - p).min() > FALSE_ALARM / 1000, f"along axis {axis}"
+        assert np.minimum(p, 1 - p).min() > FALSE_ALARM / 1000, (
+            f"the number of kept entries along axis {axis} is too unlikely"
+        )
 
 
 def test_layerdrop_skips_each_layer_by_itself_and_for_the_whole_batch() -> None:

@@ -42,8 +42,8 @@ def test_no_output_depends_on_a_later_input(a: Twin) -> None:
     """The gradient by later inputs is exactly zero, and that by the input itself and all earlier ones is not."""
     s = sensitivity(a)
     later = np.triu(np.ones_like(s, bool), 1)
-    assert not s[later].any(), f"output, input: {np.argwhere(s * later)}"
-    assert (s[~later] > 1e-6).all(), f"output, input: {np.argwhere((s <= 1e-6) & ~later)}"
+    assert not s[later].any(), f"outputs that depend on later inputs (output, input): {np.argwhere(s * later)}"
+    assert (s[~later] > 1e-6).all(), f"outputs without gradient (output, input): {np.argwhere((s <= 1e-6) & ~later)}"
 
 
 def test_layer_norm_over_the_positions_would_leak_the_future(monkeypatch: pytest.MonkeyPatch) -> None:

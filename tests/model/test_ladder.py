@@ -161,7 +161,7 @@ def test_without_a_decoder_mask_every_position_is_attended_to() -> None:
     x["decoder_input_ids"] = np.where(x["decoder_attention_mask"], x["decoder_input_ids"], a.config.pad_token_id)
     del x["decoder_attention_mask"]
     assert_close(logits(a, x), torch_logits(a, x), WHOLE, "logits")
-    assert np.abs(logits(a, x) - masked).max() > 1e-2, "the batch shows no difference"
+    assert np.abs(logits(a, x) - masked).max() > 1e-2, "the mask makes no difference for this batch"
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

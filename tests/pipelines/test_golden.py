@@ -29,7 +29,9 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
-    assert value is None or type(value) in (str, int, float, bool, np.str_), f"a {type(value)} in the result"
+    assert value is None or type(value) in (str, int, float, bool, np.str_), (
+        f"the result contains an object of {type(value)}"
+    )
     return value
 
 

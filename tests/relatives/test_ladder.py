@@ -245,4 +245,4 @@ def test_without_a_decoder_mask_every_position_is_attended_to() -> None:
     del x["decoder_attention_mask"]
     assert set(x) & set(BOTH_SIDES) == set(BOTH_SIDES[:3])
     assert_close(logits(a, x), torch_logits(a, x), WHOLE, "logits")
-    assert np.abs(logits(a, x) - masked).max() > 1e-2, "the batch shows no difference"
+    assert np.abs(logits(a, x) - masked).max() > 1e-2, "the mask makes no difference for this batch"

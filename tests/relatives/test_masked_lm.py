@@ -47,7 +47,7 @@ def test_padding_on_the_left_changes_a_text_in_bert_and_not_in_roberta() -> None
         wide = {n: np.pad(array, ((0, 0), (4, 0))) for n, array in x.items()}
         wide["input_ids"][:, :4] = a.config.pad_token_id
         difference = np.abs(logits(a, wide)[:, 4:] - logits(a, x)).max()
-        assert (difference > 1e-2) == shifts, f"{name}: {difference:.1e}"
+        assert (difference > 1e-2) == shifts, f"{name}: the logits change by {difference:.1e}"
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
@@ -99,7 +99,9 @@ def test_neither_neighbors_nor_what_the_mask_hides_change_a_row() -> None:
 def test_the_one_line_is_one_expression_whose_free_names_are_jax_and_jnp() -> None:
     (statement,) = ast.parse(LINE).body
     assert isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Lambda)
-    assert ast.dump(ast.parse(SOURCE).body[-1]) == ast.dump(statement), "it is not the page's last statement"
+    assert ast.dump(ast.parse(SOURCE).body[-1]) == ast.dump(statement), (
+        "it is not the last statement of bert_oneliner.py"
+    )
 
     def tables(table: symtable.SymbolTable) -> list[symtable.SymbolTable]:
         return [table, *(inner for child in table.get_children() for inner in tables(child))]

@@ -128,6 +128,8 @@ def test_gradients_are_pytorchs(a: Mini) -> None:
     a.torch.float()
     for name, gradient in truth.items():
         difference = np.linalg.norm(mine[name] - gradient)
-        assert difference <= 1e-9 * norm(truth), f"{name}: {difference:.1e} of {norm(truth):.1e}"
+        assert difference <= 1e-9 * norm(truth), (
+            f"{name}: gradients differ by {difference:.1e}, the whole norm is {norm(truth):.1e}"
+        )
     ratio = distance(single, truth) / distance(reference, truth)
     assert ratio <= 2, f"our gradient is {ratio:.2f} times as far from the float64 one as PyTorch's"

@@ -32,4 +32,6 @@ def test_the_table_of_others_is_what_transformers_has(name: str) -> None:
     assert waves == positions.startswith("sines"), positions
     with torch.no_grad():  # the output of a layer that ends with a norm has mean 0 in every row
         mean = encoder.layers[0](torch.randn(1, 4, 8) + 3.0, None)[0].mean(-1).abs().max()
-    assert (mean < 1e-4) == (norm == "after"), f"{norm}: {mean:.1e}"
+    assert (mean < 1e-4) == (norm == "after"), (
+        f"norm {norm!r} in the table, but the mean of a layer's output is {mean:.1e}"
+    )

@@ -50,7 +50,7 @@ def cache_bytes(N: int) -> int:
 @programs
 def test_it_fits_in_memory(chips: str, program: str, N: int) -> None:
     peak = compiled(program, chips, N).memory_analysis().peak_memory_in_bytes
-    assert peak < 0.05 * CHIPS[chips[:3]].memory, f"{peak / 1e6:.0f} MB"
+    assert peak < 0.05 * CHIPS[chips[:3]].memory, f"the program needs {peak / 1e6:.0f} MB, more than 5 % of the memory"
 
 
 @programs
