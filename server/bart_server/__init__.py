@@ -1,21 +1,21 @@
 """BART as a service: `python -m bart_server` over gRPC, or `Runtime(Settings())` within another program.
 
-The path of one parameter, `options.num_beams` of `Summarize`, from the wire to the device, and back. Each file comes
-once; "Back" says what it does with the answer.
+The path of one parameter, `options.num_beams` of `Summarize`, from the network to the device, and back. Each file is
+listed once; "Back" says what it does with the answer.
 
     transport/grpc_server.py    bytes become a SummarizeRequest, the deadline and the token's owner a Call.
                                 Back: the response becomes bytes; an error becomes a status with trailers.
     runtime.py                  `call` hands both to the services; `observe` counts, logs and traces the call.
-    services/methods.py         the method's name leads to its function, here SummarizationService.summarize.
+    services/methods.py         looks up the method's function by its name, here SummarizationService.summarize.
     services/summarization.py   model, fields and sizes are checked, places are taken, answers are awaited.
     services/conversion.py      `options` makes {"num_beams": 4} of the message.
-                                Back: `summary` makes the response of what the engine has found.
-    services/backend.py         `plan` tokenizes the text, and asks the engine for requests.
+                                Back: `summary` makes the response of the hypotheses that the engine returned.
+    services/backend.py         `plan` tokenizes the text and asks the engine for requests, rows of work.
     engine/engine.py            `requests` checks the ids and asks the task.
-    engine/tasks/generate.py    `requests` refuses a width that is not compiled, and names the buckets that can hold it.
+    engine/tasks/generate.py    `requests` refuses a width that is not compiled, and lists the buckets that can hold it.
                                 Later its programs run: encode, insert, step with 4 beams a row, results.
     scheduling/session.py       `submit` takes the request across to the scheduler's threads.
-                                Back: the events of the worker's thread wake the function on the event loop.
+                                Back: events from the worker's thread wake the service's function on the event loop.
     scheduling/scheduler.py     the request waits in its bucket's queue, gets a row, is decoded a chunk at a time.
                                 Back: `_answer_finished` delivers the hypotheses of rows that are finished.
 """
@@ -34,7 +34,7 @@ MODULES = {"Call": "services.call", "RequestError": "scheduling.errors", "Runtim
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name when it is asked for, so that `--help` loads nothing."""
+    """Imports the module of a public name at its first use, so that `--help` imports neither jax nor grpc."""
     if name not in MODULES:
         raise AttributeError(f"module 'bart_server' has no attribute {name!r}")
     return getattr(importlib.import_module(f"bart_server.{MODULES[name]}"), name)

@@ -1,16 +1,19 @@
-"""`python -m bart_server`: the embedded checkpoint on localhost:50051. `--help` lists the settings."""
+"""The command `python -m bart_server`. Without flags it serves the embedded checkpoint on localhost:50051."""
 
 import sys
 from typing import Any
 
 from bart_server.settings import SettingsError, parse
 
-# Packages of the extra `server`, which the model alone does not need.
+# Top-level packages that `pip install bart-oneliner[server]` adds.
 EXTRA = ("bart_proto", "google", "grpc", "grpc_health", "grpc_reflection", "prometheus_client")
 
 
 def main(load: Any = None) -> None:
-    """load: reads the models, see Runtime; tests pass another one."""
+    """Parses the flags and serves until a signal.
+
+    load: reads a model, as for Runtime; tests pass an engine of their own.
+    """
     try:
         settings = parse(sys.argv[1:])
     except SettingsError as error:

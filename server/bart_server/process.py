@@ -1,12 +1,13 @@
-"""A server's process: the runtime behind a port, signals, and exit statuses. It goes through four stages:
+"""Runs a server as a process: its port, its signals and its exit status. A server goes through four stages:
 
     listen      the port is open, health says NOT_SERVING, calls get UNAVAILABLE
-    load        the platform is claimed, checkpoints are read, programs are compiled
+    load        jax's platform is started, checkpoints are read, programs are compiled
     serve       health says SERVING; the scheduler's workers drive the devices
-    drain       after SIGTERM: health says NOT_SERVING, new calls get UNAVAILABLE, calls in flight have `grace` seconds
+    drain       after SIGTERM: health says NOT_SERVING; calls are still served for `drain_pause` seconds, then new calls
+                get UNAVAILABLE, and calls in flight have `grace` seconds to end
 
-A second SIGTERM, the end of the grace period, an unreadable checkpoint or an error of the scheduler's own end the
-process at once, with a status other than 0.
+A second SIGTERM or the end of the grace period ends the process at once, with status 1 if calls were in flight. A
+checkpoint that cannot be loaded, or an error of the scheduler, ends it with the status in `Exit`.
 """
 
 import asyncio
@@ -30,24 +31,24 @@ from bart_server.telemetry.tracing import Tracer
 from bart_server.transport.grpc_server import GrpcServer
 
 log = logging.getLogger(__name__)
-SEND_TIMEOUT = 1.0  # seconds for answers that gRPC has not sent yet when nothing is in flight any more
+SEND_TIMEOUT = 1.0  # seconds in which gRPC may still send answers after the last request has ended
 
 
 class Exit(enum.IntEnum):
     """The process's exit status."""
 
-    DRAINED = 0
+    DRAINED = 0  # every request in flight was answered
     CUT_OFF = 1  # requests were still in flight
-    USAGE = 2
-    NOT_LOADED = 3
+    USAGE = 2  # a setting cannot be used
+    NOT_LOADED = 3  # a model cannot be loaded
     BROKEN = 4  # the scheduler ended by an error
 
 
 class Process:
-    """One server.
+    """One server, from its open port to its exit status. It belongs to one event loop.
 
-    load: reads the model of a path; if None, `bart_server.engine.load`, for which the process first sets jax's
-    platform. terminal: where progress is drawn until the server serves; if None, it is written to the log.
+    load: reads the model of a path. If None, the process chooses jax's platform and models are read by
+    `bart_server.engine.load`. terminal: where the progress of the start is drawn; if None, it is written to the log.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class Process:
         self.metrics_port = 0
         self._terminal = terminal
         self._claims_platform = load is None
-        self._serve_first: Callable[[], None] = lambda: None
-        self._end: asyncio.Future[Exit | None] | None = None  # its result is None if the server is to drain first
-        self._reloading: asyncio.Task[None] | None = None
-        self._again = asyncio.Event()  # set by a second signal
+        self._serve_first: Callable[[], None] = lambda: None  # called when serving begins; slows compilation down
+        self._end: asyncio.Future[Exit | None] | None = None  # done when the server is to end; None: drain first
+        self._reloading: asyncio.Task[None] | None = None  # a reference, because asyncio holds none
+        self._end_now = asyncio.Event()  # set when the server is told to end while it drains
 
     async def run(self, started: Callable[[], None] = lambda: None) -> Exit:
         """Serves until `stop` is called or something breaks. started: called when the port is open."""
@@ -103,7 +104,7 @@ class Process:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     def reload(self) -> None:
-        """Serves new revisions of all models, from where they came from. Called on the event loop."""
+        """Loads every model again from its path and serves the new revisions. Called on the event loop."""
         self._reloading = asyncio.create_task(self._reload())
 
     async def _reload(self) -> None:
@@ -114,8 +115,9 @@ class Process:
             log.error("not reloaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
 
     async def _load(self, address: str) -> None:
+        """Loads the models and begins to serve, or ends the process with the status that says why it cannot."""
         try:
-            async with startup.told(self.runtime.startup, self._terminal):
+            async with startup.show_progress(self.runtime.startup, self._terminal):
                 if self._claims_platform:
                     await self.runtime.in_thread(self._set_platform, "platform")
                 await self.runtime.start()
@@ -129,23 +131,25 @@ class Process:
             return
         if self._claims_platform:
             gc.collect()
-            gc.freeze()  # these objects stay; every later collection would stop all threads to traverse them
+            gc.freeze()  # what is loaded stays; otherwise every later collection would stop all threads to traverse it
         self._serve_first()
         self.health.set(True)
         models, layouts = self.runtime.revisions(), self.runtime.layouts()
         log.info("ready", extra={"address": address, "models": models, "layouts": layouts})
 
     def _set_platform(self) -> None:
+        """Starts jax's platform. Raises RuntimeError if it is not there."""
         from bart_server.engine import platform  # imported here, so that --help does not import jax
 
         self._serve_first = platform.set_up(self.settings, self.metrics.compiled)
 
     async def _drain(self) -> Exit:
+        """Waits for the calls in flight, for at most the grace period. Returns the exit status."""
         log.info("draining", extra={"grace": self.settings.grace})
         self.health.set(False)
         with contextlib.suppress(TimeoutError):  # load balancers see NOT_SERVING and send new calls elsewhere
-            await asyncio.wait_for(self._again.wait(), self.settings.drain_pause)
-        drained = await self.runtime.drain(self.settings.grace, until=self._again.is_set)
+            await asyncio.wait_for(self._end_now.wait(), self.settings.drain_pause)
+        drained = await self.runtime.drain(self.settings.grace, until=self._end_now.is_set)
         return Exit.DRAINED if drained else Exit.CUT_OFF
 
     def _died(self, error: BaseException) -> None:
@@ -154,18 +158,20 @@ class Process:
             self._loop.call_soon_threadsafe(self._finish, Exit.BROKEN)
 
     def _finish(self, status: Exit | None) -> None:
+        """Makes `run` return this status, or drain first if it is None. A second call ends draining."""
         assert self._end is not None
         if status is not None:
             self.health.set(False)
         if status is Exit.BROKEN:
             self.health.alive = False
         if self._end.done():
-            self._again.set()
+            self._end_now.set()
         else:
             self._end.set_result(status)
 
     @contextlib.contextmanager
     def _metrics_server(self) -> Iterator[None]:
+        """Serves the metrics over HTTP, on a thread, while the block runs; does nothing if they are switched off."""
         if self.settings.metrics == "off":
             yield
             return
@@ -181,7 +187,10 @@ class Process:
 
 
 async def serve(settings: Settings, load: Load | None, terminal: logs.LineWriter | None) -> tuple[Exit, bool]:
-    """Serves until the end. Returns the exit status, and whether a thread is still in a call that cannot end."""
+    """Serves until the end.
+
+    Returns the exit status, and whether a thread is still in a call that nothing can interrupt.
+    """
     process = Process(settings, load, exporting_tracer() if settings.trace else None, terminal)
     return await process.run(process.handle_signals), process.runtime.busy()
 
@@ -195,12 +204,12 @@ def exporting_tracer() -> Tracer:
 
 
 def run(settings: Settings, load: Load | None = None) -> None:
-    """Serves, and ends the process."""
+    """Serves, and ends the process with the server's exit status."""
     terminal = logs.set_up(settings.log_level)
     log.info("settings", extra={"settings": dataclasses.asdict(settings)})
     try:
         status, busy = asyncio.run(serve(settings, load, terminal))
-    except (SettingsError, RuntimeError, OSError) as error:  # RuntimeError: grpc cannot bind the port
+    except (SettingsError, RuntimeError, OSError) as error:  # RuntimeError: grpc cannot start
         log.error("%s", error)
         logging.shutdown()
         sys.exit(Exit.USAGE)

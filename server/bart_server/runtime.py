@@ -1,10 +1,10 @@
-"""The models that this process serves, whatever the transport: gRPC, HTTP, or the program that made the runtime.
+"""Serves models without a port, for a transport such as gRPC or for the program that made the runtime.
 
     async with Runtime(Settings()) as runtime:
         answer = await runtime.summarize(pb.SummarizeRequest(text="A long text."))
 
-A runtime loads models, replaces their revisions, and drives the scheduler's workers, each a thread. Ports, signal
-handlers and exit statuses are in `process`. All methods but `close` belong to one event loop.
+A runtime loads models, replaces their revisions, and runs the scheduler's workers, each on a thread. Signal handlers
+and exit statuses are in `process`. All methods but `close` must be called on one event loop.
 """
 
 import asyncio
@@ -38,9 +38,10 @@ from bart_server.telemetry.startup import Startup
 from bart_server.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
-JOIN_TIMEOUT = 1.0  # seconds in which each thread may end by itself
-POLL = 0.01  # seconds between checks of what is in flight
-INLINE_BYTES = 16_384  # the largest message that is parsed on the event loop: it takes much less than a millisecond
+JOIN_TIMEOUT = 1.0  # seconds that `close` waits for each thread
+POLL = 0.01  # seconds between checks whether anything is in flight
+INLINE_BYTES = 16_384  # the largest message that is parsed on the event loop, which takes much less than a millisecond
+# Reads the model of a path. Returns its engine, and its tokenizer or None.
 Load = Callable[[Settings, str], tuple[Engine, Tokenizer | None]]
 Result = TypeVar("Result")
 
@@ -48,9 +49,9 @@ Result = TypeVar("Result")
 class Runtime:
     """Loads the models of the settings and serves calls, without a port.
 
-    load: reads the model of a path, on a thread; if None, `bart_server.engine.load`, which imports jax. metrics and
-    tracer: new ones if None. on_death: called on a worker's thread when the workers have ended by an error; every later
-    call raises Unavailable.
+    load: reads the model of a path, on a thread; if None, `bart_server.engine.load`, which imports jax. metrics,
+    tracer: if None, new ones are made. on_death: called on a worker's thread when the workers have ended by an error;
+    every later call raises Unavailable.
     """
 
     def __init__(
@@ -113,11 +114,11 @@ class Runtime:
         self._spawn(partial(self._compile_background, [model.engine for model in served]), "compiler")
 
     async def replace(self, name: str, path: str | None = None) -> None:
-        """Serves a new revision of a model, from another path or from the one that it came from.
+        """Loads a model again and serves it as a new revision. path: if None, the path of the present revision.
 
-        It is loaded and compiled at a low priority while calls are served. Then new calls go to it, and those in flight
-        end on the old one; `replace` returns when the last of them has ended and the old revision is forgotten. Raises
-        UnknownModel, and what loading raises, after which the old revision is still served.
+        The new revision is loaded and compiled at a low priority while calls are served. Then new calls go to it, and
+        calls in flight end on the old revision; `replace` returns when the last of them has ended. Raises UnknownModel,
+        and what loading raises; in both cases the old revision is still served.
         """
         async with self._replacing:
             old = self.models.find(name)
@@ -133,9 +134,9 @@ class Runtime:
                 await asyncio.sleep(POLL)
 
     async def drain(self, grace: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Refuses new calls and waits for those in flight, at most `grace` seconds, and not after `until` is true.
+        """Refuses new calls, and waits for those in flight until `grace` seconds have passed or `until()` is true.
 
-        Returns whether nothing is in flight any more.
+        Returns whether all of them have ended.
         """
         self._stopping.set()
         self.metrics.ready(False)
@@ -147,7 +148,7 @@ class Runtime:
         return self.scheduler.idle()
 
     def close(self) -> None:
-        """Ends at once; calls in flight fail with Unavailable."""
+        """Stops the threads; calls in flight fail with Unavailable. May be called on any thread."""
         self._stopping.set()
         self.metrics.ready(False)
         self.scheduler.stop()
@@ -170,7 +171,10 @@ class Runtime:
     # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def call(self, method: str, message: Message, call: Call) -> Response:
-        """The answer to one message, for a transport; see `Services.call`."""
+        """The answer to one message, for a transport: awaited, or iterated over if the method streams.
+
+        See `Services.call`.
+        """
         return self._services.call(method, message, call)
 
     def admit(self, identity: str) -> Reservation:
@@ -179,16 +183,19 @@ class Runtime:
         return self.scheduler.hold(identity)
 
     async def parse(self, method: Method, data: bytes) -> Message:
-        """The message of a transport that has bytes. Raises InvalidArgument for a field beyond its size."""
+        """Parses a message's bytes, on a thread if there are many.
+
+        Raises InvalidArgument for a field that is too large.
+        """
         if len(data) <= INLINE_BYTES:
             return method.parse(data, self._limits)
         return await asyncio.to_thread(method.parse, data, self._limits)
 
     @contextlib.contextmanager
     def observe(self, method: str, call: Call, headers: Mapping[str, Any]) -> Iterator[None]:
-        """Counts, logs and traces one call. A transport does everything for the call in this context.
+        """Counts, logs and traces one call, for which a transport does everything inside this context.
 
-        headers: may hold the caller's `traceparent`.
+        headers: of the call; a `traceparent` among them makes its span a child of the caller's.
         """
         began, code = time.perf_counter(), "CANCELLED"
         self.metrics.call_began(method)
@@ -210,9 +217,9 @@ class Runtime:
             log.info("call", extra={**call.facts, "code": code, "seconds": round(seconds, 6)})
 
     async def summarize(self, request: pb.SummarizeRequest, call: Call | None = None) -> pb.SummarizeResponse:
-        """This and the next methods are those of bart.proto, which explains the messages.
+        """This and the following methods are those of the protocol; protos/bart/v1/bart.proto explains their messages.
 
-        call: has the deadline, and can be cancelled; if None, the call has neither. Raises a RequestError.
+        call: sets a deadline, and can be cancelled; None: no deadline. Raises a RequestError.
         """
         return await self._unary("/bart.v1.SummarizationService/Summarize", request, call, pb.SummarizeResponse)
 
@@ -262,6 +269,7 @@ class Runtime:
             return answer
 
     async def _stream(self, method: str, request: Message, call: Call | None) -> AsyncGenerator[Any, None]:
+        """Serves a call whose answer is a stream of messages."""
         call = call or Call()
         with self.observe(method, call, {}):
             messages: Any = self.call(method, request, call)
@@ -272,12 +280,15 @@ class Runtime:
     # ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _loaded(self, name: str, path: str, background: bool = False) -> Served:
-        """A model, read and compiled on a thread. background: compiles every program, at a low priority."""
+        """Reads and compiles a model on a thread.
+
+        background: compiles every program, at a low priority; otherwise only those that the start waits for.
+        """
 
         def load() -> Served:
-            read = self._load or engine_load()
+            load_checkpoint = self._load or engine_load()
             self.startup.reading(name)
-            engine, tokenizer = read(self.settings, path)
+            engine, tokenizer = load_checkpoint(self.settings, path)
             self.metrics.watch(name, engine.progress)
             self.startup.compiling(name, partial(engine.progress, True))
             engine.compile(self._stopping.is_set, background)
@@ -338,12 +349,13 @@ class Runtime:
         return future
 
     def _spawn(self, target: Callable[[], None], name: str) -> None:
+        """Starts a thread that does not keep the process from ending."""
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
         self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
     def _died(self, on_death: Callable[[BaseException], None], error: BaseException) -> None:
-        """Reports that the scheduler has ended by an error. Called on a worker's thread."""
+        """Logs that the scheduler has ended by an error, and calls `on_death`. Called on a worker's thread."""
         log.critical("the scheduler died", exc_info=error)
         self.metrics.ready(False)
         on_death(error)

@@ -1,6 +1,7 @@
-"""The server's settings. Every field is a flag, an environment variable BART_SERVER_…, and in the log's first line.
+"""The server's settings, read from flags and from environment variables BART_SERVER_….
 
-A flag wins over the environment, the environment over the default. All values are checked before a model is loaded.
+A flag wins over the environment, the environment over the default. All values are checked before a model is loaded, and
+the server's first log line has them all.
 """
 
 import argparse
@@ -14,13 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-EMBEDDED = "embedded"  # the path that means the checkpoint that comes with the package
-PREFIX = "BART_SERVER_"
+EMBEDDED = "embedded"  # stands for the path of the checkpoint that the package contains
+PREFIX = "BART_SERVER_"  # of the environment variables
+# Variables that Kubernetes sets in every container if there is a Service with the name bart-server.
 KUBERNETES = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-# Whole numbers that must be positive, besides all that are named max_….
+# Settings that must be positive whole numbers, besides all whose names begin with max_.
 COUNTS = ("chunk", "workers", "tokenizer_threads", "compile_cache_mb")
-MAX_COUNT = 2**31 - 1  # the limit of a number that LIMITS does not name
-LIMITS = {  # a larger value is a mistake, or more than gRPC can hold
+MAX_COUNT = 2**31 - 1  # the largest value of a setting that LIMITS does not name
+MAX_SECONDS = 1e6  # the largest value of a setting that is not a whole number
+LIMITS = {  # the largest value of a setting: more would be a mistake, or more than gRPC can hold
     "chunk": 10_000,
     "workers": 64,
     "tokenizer_threads": 256,
@@ -37,6 +40,7 @@ class SettingsError(ValueError):
 
 
 def setting(default: Any, help: str) -> Any:
+    """A field of Settings. help: the help text of its flag."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
@@ -61,32 +65,34 @@ class Settings:
         (1,), "beam widths to compile for sampling, for the longest source only; empty: none"
     )
     sources: tuple[int, ...] = setting(
-        (), "source lengths to compile, in tokens; empty: a quarter and all of the model's position table"
+        (), "source lengths to compile, in tokens; empty: the model's longest and a quarter of it"
     )
     target: int = setting(
-        0, "longest answer, start token included; 0: the checkpoint's default and half of it, rounded up"
+        0, "most tokens of an answer, start token included; 0: 1.5 times the checkpoint's default, rounded up"
     )
     rows: tuple[int, ...] = setting(
         (1, 8), "row counts to compile, for each device; the last is how many requests a worker runs at once"
     )
     workers: int = setting(
-        2, "threads with a batch each: the device computes one batch while the host prepares another"
+        2, "threads, each with a batch: the device computes one batch while the host prepares another"
     )
     chunk: int = setting(8, "decode steps between checks of the queue")
     compile_cache: str = setting(
         "~/.cache/bart_server",
-        "folder of compiled programs, which makes restarts quick and is trusted like code; or off",
+        "folder of compiled programs, for quick restarts; whoever can write there can run code; or off",
     )
-    compile_cache_mb: int = setting(1024, "megabytes that the folder may hold; what was used longest ago is deleted")
+    compile_cache_mb: int = setting(1024, "megabytes of programs in that folder; the least recently used are deleted")
     compile_cache_days: float = setting(30.0, "days after which a program that was not used is deleted")
 
     max_requests: int = setting(256, "requests in flight, waiting ones included")
     max_cost: int = setting(1_000_000, "estimated padded tokens x beams of the requests in flight")
     max_message_bytes: int = setting(4 << 20, "bytes of one request message")
     max_text_bytes: int = setting(200_000, "bytes of one text in UTF-8")
-    max_options_bytes: int = setting(1 << 16, "size of a request's options, and of its token ids, as sent")
-    max_readers: int = setting(8, "request messages that are received at once; half of them from one client")
-    max_windows: int = setting(32, "windows that one long text is split into")
+    max_options_bytes: int = setting(
+        1 << 16, "bytes of a request's options, and of its token ids, in protobuf's format"
+    )
+    max_readers: int = setting(8, "request messages that are received at once; at most half of them from one client")
+    max_windows: int = setting(32, "windows that one long text may be split into")
     max_batch_items: int = setting(64, "texts of one BatchSummarize")
     max_labels: int = setting(64, "labels of one ClassifyZeroShot")
     max_label_bytes: int = setting(400, "bytes of one label within its template")
@@ -182,7 +188,7 @@ def check_numbers(settings: Settings) -> None:
         if field.name in COUNTS or (field.name.startswith("max_") and field.type is int):
             need(0 < value <= limit, field.name, value, f"positive, at most {limit:,}")
         if field.type is float or field.name == "target":
-            need(0 <= value < 1e6, field.name, value, "at least 0")
+            need(0 <= value <= MAX_SECONDS, field.name, value, f"between 0 and {MAX_SECONDS:,.0f}")
     for name in ("message_timeout", "device_timeout"):
         need(getattr(settings, name) > 0, name, getattr(settings, name), "more than 0")
     age = settings.max_connection_age
@@ -192,7 +198,7 @@ def check_numbers(settings: Settings) -> None:
 def check_security(settings: Settings) -> None:
     if settings.metrics != "off":
         host, _ = address_of(settings.metrics)
-        limit = "a loopback address, for there is no TLS for metrics; --insecure lifts this"
+        limit = "a loopback address, because metrics have no TLS; --insecure allows others"
         need(settings.insecure or loopback(host), "metrics", settings.metrics, limit)
     certificate = bool(settings.tls_cert)
     need(certificate == bool(settings.tls_key), "tls_cert", settings.tls_cert, "given together with --tls-key")
@@ -202,11 +208,11 @@ def check_security(settings: Settings) -> None:
         path = getattr(settings, name)
         need(not path or pathlib.Path(path).is_file(), name, path, "a file")
     protected = settings.insecure or certificate or loopback(settings.host)
-    need(protected, "host", settings.host, "a loopback address without --tls-cert; --insecure lifts this")
+    need(protected, "host", settings.host, "a loopback address without --tls-cert; --insecure allows others")
 
 
 def need(holds: bool, name: str, value: Any, limit: str) -> None:
-    """Raises SettingsError for the setting `name` unless `holds`. limit: what its value has to be."""
+    """Raises SettingsError for the setting `name` if `holds` is false. limit: what its value has to be."""
     if not holds:
         raise SettingsError(f"--{name.replace('_', '-')} is {value!r}, it has to be {limit}")
 
@@ -222,7 +228,7 @@ def loopback(host: str) -> bool:
 
 
 def address_of(text: str) -> tuple[str, int]:
-    """The host and port of HOST:PORT. Raises SettingsError."""
+    """The host and port of HOST:PORT. Raises SettingsError, which names the setting `metrics`."""
     host, _, port = text.rpartition(":")
     need(bool(host) and port.isdigit() and int(port) <= 65535, "metrics", text, "HOST:PORT or off")
     return host, int(port)
@@ -248,12 +254,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
 
 
 def from_kubernetes(name: str, value: str) -> bool:
-    """Whether Kubernetes has set a variable, in every container, for a Service with the name bart-server."""
+    """Whether Kubernetes has set this environment variable for a Service with the name bart-server."""
     return bool(KUBERNETES.fullmatch(name)) or (name == f"{PREFIX}PORT" and bool(re.match("(tcp|udp|sctp)://", value)))
 
 
 def make_parser(kinds: Mapping[str, Any]) -> argparse.ArgumentParser:
-    """kinds: the type of each field. An absent flag is parsed as None."""
+    """The parser of the command line. kinds: the type of each field. The value of an absent flag is None."""
     parser = argparse.ArgumentParser(prog="python -m bart_server", description="Serves BART over gRPC.")
     for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
@@ -268,6 +274,13 @@ def make_parser(kinds: Mapping[str, Any]) -> argparse.ArgumentParser:
     return parser
 
 
+# How an error describes a type of settings.
+KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple[int, ...]: "whole numbers, separated by commas",
+}
 TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -286,5 +299,4 @@ def read(name: str, kind: Any, value: Any) -> Any:
             return tuple(part for part in value.split(",") if part)
         return kind(value)
     except (ValueError, KeyError):
-        wanted = getattr(kind, "__name__", str(kind)) if kind in (bool, int, float, str) else "a comma-separated list"
-        raise SettingsError(f"--{name.replace('_', '-')} is {value!r}, it has to be {wanted}") from None
+        raise SettingsError(f"--{name.replace('_', '-')} is {value!r}, it has to be {KINDS[kind]}") from None

@@ -1,4 +1,4 @@
-"""bart-client, run as a process: the forms of its input, the order of its output, errors and exit status."""
+"""The command bart-client, run as a process: its input, the order of its output, errors and exit status."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The Python client against a real server whose fake engine answers with the request's own tokens."""
+"""The Python client with a real server, whose fake engine answers with the source's tokens."""
 
 import asyncio
 import subprocess
@@ -13,7 +13,7 @@ from bart_client import AsyncClient, BartError, Client, Security, Summary
 from bart_client.requests import options as to_message
 from bart_inference.generation.options import NONE_MEANS
 from bart_proto.v1 import bart_pb2 as pb
-from bart_server.services import conversion as wire
+from bart_server.services import conversion
 
 from support.echo import FakeEngine
 from tests.server.harness import PATIENCE, Gate, wait_until
@@ -61,7 +61,7 @@ def test_an_error_names_the_field_and_the_call(client):
     assert len(error.value.request_id) == 32
 
 
-def test_options_arrive_as_they_were_given():
+def test_the_server_reads_the_options_that_the_client_was_called_with():
     values = {
         "max_length": 20,
         "early_stopping": True,
@@ -74,7 +74,7 @@ def test_options_arrive_as_they_were_given():
         "exponential_decay_length_penalty": (4, 1.2),
         "do_sample": False,
     }
-    assert wire.options(to_message(values)) == values | {"forced_eos_token_id": [2]}
+    assert conversion.options(to_message(values)) == values | {"forced_eos_token_id": [2]}
 
 
 def test_none_switches_every_option_off():
@@ -83,7 +83,7 @@ def test_none_switches_every_option_off():
     # A message has no None for these two options, so the client sends values that have no effect.
     off = NONE_MEANS | {"min_new_tokens": 0, "exponential_decay_length_penalty": (0, 1.0)}
     for name in set(names) - without:
-        assert wire.options(to_message({name: None})) == {name: off[name]}
+        assert conversion.options(to_message({name: None})) == {name: off[name]}
 
 
 @pytest.mark.parametrize(

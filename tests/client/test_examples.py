@@ -1,4 +1,4 @@
-"""The examples in clients/grpcurl and clients/node run with grpcurl and Node themselves."""
+"""The examples in clients/grpcurl and clients/node work with the real grpcurl and Node."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.server.harness import PATIENCE, Running
 CLIENTS = pathlib.Path(__file__).parents[2] / "clients"
 GRPCURL = shutil.which("grpcurl", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
 NODE = shutil.which("node") if (CLIENTS / "node" / "node_modules").is_dir() else None
-IN_CI = bool(os.environ.get("CI"))  # in CI a missing tool fails the tests, elsewhere it skips them
+IN_CI = bool(os.environ.get("CI"))  # in CI a missing tool fails these tests; elsewhere they are skipped
 
 needs_grpcurl = pytest.mark.skipif(not GRPCURL and not IN_CI, reason="grpcurl is not installed")
 needs_node = pytest.mark.skipif(not NODE and not IN_CI, reason="node or clients/node/node_modules is missing")
@@ -64,7 +64,7 @@ def test_grpcurl_shows_which_field_is_wrong(server):
 
 @needs_node
 @pytest.mark.parametrize("flags", [[], ["--stream"]])
-def test_the_node_example_summarises_standard_input(server, flags):
+def test_the_node_example_summarizes_standard_input(server, flags):
     command = [NODE, str(CLIENTS / "node" / "summarize.mjs"), server.address, *flags]
     ended = subprocess.run(command, input="héllo 🙂", capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.stdout, ended.returncode) == ("héllo 🙂\n", 0), ended.stderr

@@ -1,7 +1,8 @@
 """Runs the server's real `main` with a fake engine: `python -m tests.server.echo_server [flags]`.
 
-The variable ECHO_HOLDS names a method of the engine (compile, encode or step) that never returns. ECHO_SAYS is written
-to standard error as C++ code does it, past Python's logging. ECHO_REVISION is a file with the revision's name.
+The environment variable ECHO_HOLDS names a method of the engine (compile, encode or step) that then never returns.
+ECHO_SAYS is a text that is written to standard error as C++ code does it, without Python's logging. ECHO_REVISION names
+a file that holds the name of the engine's revision.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A real grpc.aio server on a loopback port over the fake engine, and a scheduler with a clock that only tests move."""
+"""What the server's tests share: a gRPC server over the fake engine, a clock that only tests move, gates, mailboxes."""
 
 import asyncio
 import contextlib
@@ -107,8 +107,8 @@ class Gate:
 class Running:
     """A server on a thread of the test's process, with an event loop on that thread.
 
-    engines: the engines that it serves, under the names echo, echo1 and so on. load: how models are loaded instead, as
-    in Runtime.
+    engines: the engines that it serves, under the names echo, echo1 and so on. load: reads models, as for Runtime, in
+    place of serving these engines.
     """
 
     def __init__(self, *engines: FakeEngine, load: Load | None = None, **settings: Any) -> None:
@@ -187,7 +187,7 @@ def wait_until(holds: Callable[[], Any]) -> None:
         if holds():
             return
         deadline.wait(0.005)
-    raise AssertionError("it did not happen in time")
+    raise AssertionError(f"the condition did not become true within {PATIENCE:g} s")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A client that says what no gRPC library would: calls without their message, parts of one, odd header bytes."""
+"""An HTTP/2 client that sends what no gRPC library would: calls without a message, a part of one, invalid headers."""
 
 import socket
 import struct
@@ -10,23 +10,26 @@ INITIAL_WINDOW = 4
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """A header that is not indexed (RFC 7541, 6.2.2), of short name and value."""
+    """A header field without indexing (RFC 7541, 6.2.2). Its name and value must be shorter than 127 bytes."""
     assert len(name) < 127 and len(value) < 127
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
 def envelope(message: bytes, size: int | None = None) -> bytes:
-    """gRPC's frame of a message, which may promise another size."""
+    """A message with gRPC's prefix. size: the number of bytes that the prefix announces; by default the true one."""
     return b"\0" + struct.pack(">I", len(message) if size is None else size) + message
 
 
 class RawConnection:
-    """One connection. Frames that arrive are kept; windows of the server are kept to."""
+    """One connection. It sends no more than the server's flow-control windows allow.
+
+    frames: those that have arrived, as (kind, flags, stream, payload).
+    """
 
     def __init__(self, port: int, window: int = 1 << 20) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.settimeout(20)
-        self.frames: list[tuple[int, int, int, bytes]] = []  # kind, flags, stream, payload
+        self.frames: list[tuple[int, int, int, bytes]] = []
         self._buffer = b""
         self._initial = 65535
         self._windows: dict[int, int] = {0: 65535}
@@ -34,7 +37,7 @@ class RawConnection:
         self._frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, window))
 
     def call(self, stream: int, path: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        """Begins a call; `stream` is odd and ascending."""
+        """Begins a call. stream: an odd number, larger than those of earlier calls."""
         block = literal(b":method", b"POST") + literal(b":scheme", b"http") + literal(b":path", path.encode())
         block += literal(b":authority", b"localhost") + literal(b"te", b"trailers")
         block += literal(b"content-type", b"application/grpc")
@@ -44,7 +47,7 @@ class RawConnection:
         self._frame(HEADERS, END_HEADERS, stream, block)
 
     def send(self, stream: int, data: bytes, end: bool = False) -> int:
-        """Sends data until the server grants no window for 0.2 s. Returns how many bytes were sent."""
+        """Sends data until the server has not extended its window for 0.2 s. Returns how many bytes were sent."""
         sent = 0
         while sent < len(data):
             room = min(self._windows[0], self._windows[stream], 16384, len(data) - sent)
@@ -62,15 +65,18 @@ class RawConnection:
         return sent
 
     def receive(self, timeout: float) -> bool:
-        """Takes in one piece of what has arrived; False if nothing arrives in time, or ever again."""
+        """Reads from the socket once.
+
+        Returns False if nothing arrives within `timeout` seconds or the connection ended.
+        """
         self.socket.settimeout(timeout)
         try:
-            piece = self.socket.recv(1 << 16)
+            data = self.socket.recv(1 << 16)
         except (TimeoutError, ConnectionError):
             return False
         finally:
             self.socket.settimeout(20)
-        self._buffer += piece
+        self._buffer += data
         while len(self._buffer) >= 9:
             size = int.from_bytes(self._buffer[:3], "big")
             if len(self._buffer) < 9 + size:
@@ -78,10 +84,10 @@ class RawConnection:
             kind, flags, stream = self._buffer[3], self._buffer[4], int.from_bytes(self._buffer[5:9], "big")
             self._take(kind, flags, stream, self._buffer[9 : 9 + size])
             self._buffer = self._buffer[9 + size :]
-        return bool(piece)
+        return bool(data)
 
     def trailers(self, stream: int) -> bytes:
-        """The header block that ends a stream; gRPC's server sends short values as they are, without Huffman codes."""
+        """The header block that ends a stream, in which gRPC's server writes short values without Huffman codes."""
         while True:
             for kind, flags, of, payload in self.frames:
                 if kind == HEADERS and of == stream and flags & END_STREAM:

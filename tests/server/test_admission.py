@@ -6,7 +6,7 @@ from bart_server.scheduling.errors import Overloaded
 
 
 def work(throughput, begin, end, cost):
-    """Makes one iteration in which requests of this cost are finished."""
+    """Records one iteration, from `begin` to `end` in seconds, that finishes requests of this cost."""
     throughput.began(begin)
     throughput.retired(cost)
     throughput.ended(end, worked=True)
@@ -85,7 +85,7 @@ def test_without_a_place_the_refusal_names_the_numbers_and_when_the_excess_is_do
 def test_without_room_the_refusal_names_the_numbers_and_when_the_excess_is_done():
     admission = measured(Budget(requests=4, cost=1000))
     admission.admit(900, 0, None)
-    admission.admit(100, 0, None)  # the last room
+    admission.admit(100, 0, None)  # fills the budget
     with pytest.raises(Overloaded) as refusal:
         admission.admit(25, 0, None)
     message = "1000 padded tokens x beams are in flight, this request brings 25; the limit is 1000"
@@ -97,15 +97,15 @@ def test_without_room_the_refusal_names_the_numbers_and_when_the_excess_is_done(
 def test_what_cannot_end_before_its_deadline_is_refused_and_what_ends_just_then_is_not():
     admission = measured(Budget(requests=4, cost=1000))
     admission.admit(10, 40, 5.0)
-    with pytest.raises(Overloaded, match=r"about 5.0 s of work are ahead of a deadline in 4.9 s") as refusal:
+    with pytest.raises(Overloaded, match=r"the answer would take about 5.0 s, the deadline is in 4.9 s") as refusal:
         admission.admit(10, 40, 4.9)
     assert refusal.value.retry_after == 4.0
 
 
 def test_who_is_served_next_still_takes_its_own_time():
     admission = measured(Budget(requests=4, cost=1000))
-    admission.admit(10, 40, 6.0, latency=2.0)  # four seconds of others, then two of its own
-    with pytest.raises(Overloaded, match=r"about 6.0 s of work are ahead of a deadline in 5.9 s"):
+    admission.admit(10, 40, 6.0, latency=2.0)  # four seconds of other requests, then its own two
+    with pytest.raises(Overloaded, match=r"the answer would take about 6.0 s, the deadline is in 5.9 s"):
         admission.admit(10, 40, 5.9, latency=2.0)
 
 

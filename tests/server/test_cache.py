@@ -1,4 +1,4 @@
-"""The compile cache: what it stores, and that nothing about its folder can stop a server."""
+"""The compile cache: what it stores, and that a server works whatever is wrong with its folder."""
 
 import logging
 import os
@@ -56,7 +56,7 @@ def test_a_stored_program_is_the_compiled_one_and_takes_its_arguments_memory_too
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "not a program"])
-def test_a_damaged_entry_is_compiled_anew_and_replaced_with_one_line_in_the_log(cache, folder, caplog, damage):
+def test_a_damaged_entry_is_compiled_again_and_replaced_with_one_line_in_the_log(cache, folder, caplog, damage):
     cache.get_or_compile("double", compile_double)
     [path] = folder.iterdir()
     data = path.read_bytes()
@@ -132,7 +132,7 @@ def test_two_processes_share_a_folder(folder):
 
 
 def test_a_full_disk_is_one_line_in_the_log_and_leaves_no_part_of_a_file(folder):
-    """The limit on a file's size stands for the disk: the write raises OSError in the middle."""
+    """A limit on file sizes stands for a full disk: writing raises OSError in the middle of a file."""
     process = start(folder, limit="1000")
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 0 and output.strip() == "8"
@@ -153,8 +153,8 @@ def test_pruning_deletes_what_was_used_longest_ago(folder):
     (folder / "README").write_text("not a program")
     (folder / "being-written.partial").write_bytes(b"")
     cache.prune()
-    left = {"use.program", "last use.program", "being-written.partial", "README"}
-    assert {path.name for path in folder.iterdir()} == left
+    remaining = {"use.program", "last use.program", "being-written.partial", "README"}
+    assert {path.name for path in folder.iterdir()} == remaining
 
 
 def test_a_program_that_is_used_stays(cache, folder):

@@ -1,4 +1,4 @@
-"""How a call ends, and with which error."""
+"""With which error a Call ends, and its request id."""
 
 import pytest
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded

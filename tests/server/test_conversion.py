@@ -1,4 +1,4 @@
-"""The figures of an answer, as the contract and the log have them."""
+"""The token counts and times of an answer, in its message and in the log."""
 
 import pytest
 from bart_proto.v1 import bart_pb2 as pb

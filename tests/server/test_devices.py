@@ -1,4 +1,4 @@
-"""Several devices share the rows."""
+"""With several devices, each computes some of a batch's rows, and the answers are the same."""
 
 from support.process import run_on_devices
 
@@ -25,7 +25,7 @@ def listen(event, duration, **_):
 
 
 def make():
-    # The second engine loads what the first one has stored.
+    # The first engine stores its programs in the cache, and the second one loads them.
     engine = JaxEngine(prepared, "sha256:test", Shapes((3,), (), (24,), 24, (1, 2)), cache=cache)
     assert engine.buckets[0].sizes == (2, 4) and engine.description.devices == 2
     engine.compile(lambda: False)

@@ -1,4 +1,4 @@
-"""The engine on a random model: whatever runs beside a request, its tokens are those of `generate` on it alone."""
+"""The engine with a random model: a request's tokens are those of `generate` for it alone, whatever runs beside it."""
 
 import gc
 import json
@@ -40,7 +40,7 @@ CONFIG = Config(
     encoder_ffn_dim=48,
     decoder_ffn_dim=40,
     max_position_embeddings=24,
-    init_std=0.7,  # far from uniform attention, so that a neighbor's influence would show
+    init_std=0.7,  # so large that attention is far from uniform and any influence of a neighbor would show
 )
 GENERATION = {
     "bos_token_id": 0,
@@ -50,8 +50,8 @@ GENERATION = {
     "forced_eos_token_id": 2,
     "max_length": 20,
 }
-# As few programs as show everything: each takes seconds to compile, and so do those of `generate`, which is why the
-# sources below are longer than 16 tokens and the answers may be, too: one bucket each.
+# As few shapes as possible, because each program takes seconds to compile. So do the programs of `generate`: most
+# sources below have more than 16 tokens, so that `generate` pads them all to one length.
 SHAPES = Shapes(beams=(1, 3), sampling_beams=(1,), sources=(24,), target=24, rows=(1, 3))
 
 
@@ -110,11 +110,13 @@ def answers(box):
 
 
 def same(actual, expected):
+    """Checks that answers, lists of (tokens, score), have equal tokens, and scores that differ by rounding only."""
     assert [tokens for tokens, _ in actual] == [tokens for tokens, _ in expected]
     assert [score for _, score in actual] == pytest.approx([score for _, score in expected], rel=1e-4, abs=1e-5)
 
 
 def source(length, seed):
+    """Random token ids between a start and an end token."""
     return [0, *random.Random(seed).choices(range(3, 97), k=length - 2), 2]
 
 
@@ -172,7 +174,7 @@ def test_12_a_source_of_special_tokens_only_is_as_alone(engine, prepared):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_neighbors_that_come_go_and_are_cancelled_change_no_bit(engine, beams):
-    """All runs have the same compiled shape, because a first neighbor stays in the batch to the end."""
+    """Both runs use the same compiled shape, because the first neighbor stays in the batch to the end."""
 
     def run(neighbors):
         driver = SchedulerDriver(engine, chunk=2)
@@ -202,7 +204,7 @@ def test_13_workers_side_by_side_change_no_answer(engine, prepared):
 
 
 def test_neighbors_in_the_same_encoded_row_change_no_bit(engine):
-    """The neighbors have other tokens and lengths, so the source lies elsewhere in a row of the same length."""
+    """In each run the source has another position in a row of the same length, and neighbors with other tokens."""
 
     def run(neighbors):
         driver = SchedulerDriver(engine)
@@ -248,7 +250,7 @@ def test_unseeded_samples_differ_from_request_to_request(engine):
     ["no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "top_k", "decay"],
 )
 def test_a_value_beyond_every_sequence_means_what_the_longest_sequence_means(engine, name, value):
-    """The largest uint32 and int32 take no longer and cause no internal error."""
+    """The largest int32 and uint32 are computed like a value that no sequence reaches, without an error."""
 
     def answered(number):
         options = {name: number}
@@ -272,7 +274,7 @@ def test_the_largest_biases_and_factors_give_finite_scores(engine):
 
 
 def test_only_small_plans_are_kept(engine):
-    """The key of a cached plan contains the request's options, so plans with long lists would fill the memory."""
+    """Resolved options are cached by a text that contains them, so options with long lists would fill the memory."""
     [task] = {engine.work(bucket) for bucket in engine.buckets if bucket.beams > 1}
     words = [[token, token] for token in range(3, 93)]
     for seed in range(20):
@@ -392,7 +394,7 @@ def test_served_with_a_few_programs_and_the_rest_in_the_background_the_answers_a
 
 
 def test_ready_with_the_essential_programs_the_embedded_checkpoint_answers_as_with_all_of_them(programs):
-    """Also in the longest encoder row, which is the only one at first, and beside others."""
+    """At first every source is encoded in the longest encoder row, the only one that is compiled."""
     embedded = prepare(load())
     lines = (embedded_folder() / "examples.jsonl").read_text().splitlines()[:4]
     sources = [embedded.tokenizer.encode(json.loads(line)["document"]).ids[:64] for line in lines]
@@ -428,7 +430,7 @@ def test_ready_with_the_essential_programs_the_embedded_checkpoint_answers_as_wi
 
 @pytest.mark.skipif(not onednn.available(), reason="without oneDNN there is no later layout")
 def test_programs_that_call_onednn_take_over(tmp_path, monkeypatch):
-    """A row runs on across the change. What calls oneDNN is never given to the cache, see JaxEngine."""
+    """A request that runs while programs are replaced is answered rightly. Programs that call oneDNN are not stored."""
     params = init(CONFIG, jax.random.key(5))
     random_model = Model(params, CONFIG, GENERATION, None)
     prepared = prepare(random_model, "cpu")
@@ -471,12 +473,12 @@ def test_programs_that_call_onednn_take_over(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def spoiled(engine):
-    """An engine whose weights are NaN, with the programs of the other one."""
+    """An engine whose weights are NaN. It uses the programs of the fixture `engine`, so that none is compiled."""
     spoiled = JaxEngine(model(math.nan), "sha256:nan", SHAPES)
     renamed = dict(zip(engine.buckets, spoiled.buckets, strict=True))
-    for (kind, *key), executable in engine.store._executables.items():  # the programs are the same, the weights not
+    for (kind, *key), executable in engine.store._executables.items():
         if isinstance(executable, partial):
-            executable = partial(executable.func, spoiled._model.weights)
+            executable = partial(executable.func, spoiled._model.weights)  # instead of the other engine's weights
         spoiled.store._executables[kind, *(renamed.get(part, part) for part in key)] = executable
     spoiled.store.open = {bucket: bucket.sizes for bucket in spoiled.buckets}
     return spoiled
@@ -564,14 +566,17 @@ VALUES = {
     "early_stopping": st.sampled_from([True, False, "never"]),
     "seed": st.integers(0, 2**33),
 }
-# At most three options at once: one impossible value refuses the request, whatever the other options are.
+# At most three options at once: with more, nearly every request would be refused for one of them.
 OPTIONS = st.lists(st.sampled_from(sorted(VALUES)), max_size=3, unique=True).flatmap(
     lambda names: st.fixed_dictionaries({name: VALUES[name] for name in names})
 )
 
 
 def test_any_options_are_refused_by_name_or_answered(engine, prepared):
-    """An answer is the one of `generate`, and a refusal names an option. Most of the drawn options must be answered."""
+    """An answer is that of `generate`, and a refusal names an option.
+
+    Ten of the sets that are drawn must be answered.
+    """
     answered = []
 
     @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""Fair shares: the pure policy with numbers computed by hand, and clients beside each other on the echo engine."""
+"""Fair shares among clients: the policy with numbers computed by hand, and several clients on the echo engine."""
 
 import random
 import statistics
@@ -17,6 +17,8 @@ from tests.server.test_scheduler import SchedulerDriver
 
 @dataclass
 class Asked:
+    """A waiting request."""
+
     client: str
     due: float
     order: int
@@ -57,7 +59,7 @@ def test_ahead_is_ones_own_earlier_work_and_as_much_of_every_other_client():
     assert work_ahead("a", 5, 10, in_flight, costs) == 10 + 20 + 5
     assert work_ahead("new", 5, 10, in_flight, costs) == 10 + 10 + 5
     assert work_ahead("a", 5, 10, in_flight[:2], costs[:2]) == 10
-    assert work_ahead("a", 5, 10, in_flight, [4, 10, 100, 5]) == 4 + 14 + 5, "what is left of it"
+    assert work_ahead("a", 5, 10, in_flight, [4, 10, 100, 5]) == 4 + 14 + 5, "costs are what remains of them"
 
 
 def reserve(driver, client, count=1):
@@ -138,10 +140,10 @@ def test_free_rows_go_to_the_client_with_the_fewest():
 
 
 def waits(flooding, rows, seconds=60.0):
-    """How long one client's calls wait, in iterations, beside `flooding` others, and how many of them were refused.
+    """How many iterations each call of one client waits beside `flooding` others, and how many calls were refused.
 
-    The client sends a call every 20 iterations. Each of the others keeps 300 requests outstanding, which take 1 to 8
-    iterations each.
+    The client sends a call every 20 iterations. Each of the others always has 300 requests in flight, of which each
+    takes 2 to 8 iterations.
     """
     chance = random.Random(0)
     driver = SchedulerDriver(FakeEngine(sizes=(1, rows)), budget=Budget(requests=256), chunk=1)

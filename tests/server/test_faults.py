@@ -1,4 +1,4 @@
-"""What goes wrong in production: vanishing clients, overload, faults of the device, damaged messages, and signals."""
+"""What goes wrong in production: clients that vanish, overload, device errors, damaged messages, and signals."""
 
 import asyncio
 import collections
@@ -134,7 +134,7 @@ def test_a_client_that_is_killed_frees_its_rows(start):
 class Relay:
     """A TCP relay to a port of this machine.
 
-    `reset` breaks its connections, as when a client is killed. While `frozen` is true it drops everything that it gets.
+    `reset` breaks its connections, as when a client is killed. While `frozen` is true it drops all data.
     """
 
     def __init__(self, port):
@@ -365,7 +365,7 @@ def test_nan_is_an_internal_error(start, stubs):
 
 @pytest.mark.parametrize("text", ["\0", "\ufffd", "\u202e", "e\u0301" * 10, "</s><s>", "\U0010ffff"])
 def test_strange_text_comes_back_as_it_is(start, stubs, text):
-    expected = text.replace("</s>", "").replace("<s>", "")  # special tokens are special in a text too, as in HF's
+    expected = text.replace("</s>", "").replace("<s>", "")  # Hugging Face's tokenizers read these as special tokens too
     assert stubs(start()).summarization.Summarize(pb.SummarizeRequest(text=text), timeout=PATIENCE).text == expected
 
 
@@ -464,8 +464,8 @@ def test_nothing_leaks_in_a_soak(start, stubs, bursts):
     memory, files, threads = process.memory_info().rss, process.num_fds(), threading.active_count()
     for _ in range(bursts):
         burst(20)
-    kept = 50 * 20 * bursts  # grpc.aio itself keeps about 100 bytes of each cancelled call
-    assert process.memory_info().rss - memory < (8 << 20) + kept
+    grpc_bytes = 50 * 20 * bursts  # grpc.aio itself does not free about 100 bytes of each cancelled call
+    assert process.memory_info().rss - memory < (8 << 20) + grpc_bytes
     assert process.num_fds() <= files + 2 and threading.active_count() <= threads + 2
     assert server.metric("bart_cost") == server.metric("bart_requests") == server.metric("bart_waiting") == 0
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED}, codes

@@ -1,4 +1,4 @@
-"""Random requests against a running server: only known statuses, and the next ordinary call is served as before."""
+"""Random requests to a running server get documented statuses only, and the next ordinary call is served."""
 
 import grpc
 import psutil
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.server.harness import PATIENCE, Running, wait_until
 from tests.server.raw_http2 import PREFACE, RawConnection, envelope
 
-STATUSES = {  # those of the README's table, and OK
+STATUSES = {  # OK and those in the table of server/README.md, without UNAUTHENTICATED and INTERNAL
     "OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "UNAVAILABLE",
     "DEADLINE_EXCEEDED", "CANCELLED",
 }  # fmt: skip
@@ -37,7 +37,7 @@ ECHO = {"num_return_sequences": st.integers(0, 3), "num_beams": st.sampled_from(
 
 @st.composite
 def messages(draw, descriptor, depth=0):
-    """A message of this kind, with any of its fields."""
+    """A message of this type with some of its fields set."""
     message = getattr(pb, descriptor.name)()
     for field in descriptor.fields:
         if depth < 3 and draw(st.integers(0, 2)):
@@ -58,7 +58,7 @@ def messages(draw, descriptor, depth=0):
 
 @st.composite
 def calls(draw):
-    """(method, bytes, metadata, timeout, manner) of one call."""
+    """One call as (method, bytes, metadata, timeout, manner). manner: what the client does with the call."""
     method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
     data = draw(messages(method.request.DESCRIPTOR)).SerializeToString()
     if not draw(st.integers(0, 3)):
@@ -86,7 +86,7 @@ def channel(server):
 
 
 def carry_out(server, channel, method, data, metadata, timeout, manner, noise):
-    """One call; the name of its status, None where nobody waited for one."""
+    """Makes one call. Returns the name of its status, or None if the client did not wait for it."""
     if manner in ("no message", "a part", "frames"):
         connection = RawConnection(server.process.port)
         connection.call(1, method.name)
@@ -124,6 +124,7 @@ def carry_out(server, channel, method, data, metadata, timeout, manner, noise):
 
 
 def hold(server, channel, call, noise):
+    """Makes one call, and checks its status, the server's health, and that an ordinary call is answered."""
     status = carry_out(server, channel, *call, noise)
     assert status in STATUSES | {None}, status
     health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
@@ -165,7 +166,7 @@ def test_twenty_thousand_requests_leave_nothing_behind(server, channel):
 
 
 def test_no_call_was_an_internal_error(server):
-    """The last of the file: what was cancelled or unread is in the server's own count too."""
+    """Must be the last test of this file. The server has counted all calls above, the cancelled and unread ones too."""
     wait_until(server.runtime.scheduler.idle)
     assert server.metric("bart_calls_total", code="INTERNAL") == 0
     assert server.metric("bart_calls_total", code="UNKNOWN") == 0

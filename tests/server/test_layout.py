@@ -1,4 +1,4 @@
-"""The parts of the server import only what they may, and a parameter takes the path that bart_server's docs tell."""
+"""The parts of the server import only what they may, and bart_server's docstring names files that exist."""
 
 import ast
 import pathlib
@@ -23,6 +23,7 @@ ARROWS = {
     "settings": set(),
     "engine": {"scheduling", "settings"},
 }
+# The two imports of the engine by parts that stand above it.
 FROM_ABOVE = {("process", "bart_server.engine.platform"), ("runtime", "bart_server.engine.load.load")}
 # The parts that may import a package. All parts may import packages that are not named here.
 OUTSIDE = {
@@ -62,11 +63,12 @@ def imports(path: pathlib.Path) -> set[str]:
 
 
 def allowed(part: str, name: str) -> bool:
-    root, _, rest = name.partition(".")
+    """Whether a part of the server may import this full name."""
+    root, _, module = name.partition(".")
     if root == "bart_server":
-        target = rest.partition(".")[0]
+        target = module.partition(".")[0]
         return target in ARROWS[part] | {part} or (part, name) in FROM_ABOVE
-    if part == "services" and any(f"{name}.".startswith(f"{module}.") for module in WITHOUT_JAX):
+    if part == "services" and any(f"{name}.".startswith(f"{allowed_module}.") for allowed_module in WITHOUT_JAX):
         return True
     return part in OUTSIDE.get(root, {part})
 
@@ -99,11 +101,11 @@ def test_help_loads_neither_jax_nor_grpc():
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
-def test_each_file_of_the_way_of_a_parameter_is_named_once_and_exists():
-    way = re.findall(r"^    (\w+(?:/\w+)?\.py)  ", bart_server.__doc__, flags=re.M)
-    assert len(way) == len(set(way)) > 5
-    for name in way:
-        assert (PACKAGE / name).is_file(), f"the way leads through {name}, which is not there"
+def test_each_file_on_the_path_of_a_parameter_is_named_once_and_exists():
+    path = re.findall(r"^    (\w+(?:/\w+)?\.py)  ", bart_server.__doc__, flags=re.M)
+    assert len(path) == len(set(path)) > 5
+    for name in path:
+        assert (PACKAGE / name).is_file(), f"the docstring names {name}, which does not exist"
 
 
 def test_public_names_are_what_they_say():

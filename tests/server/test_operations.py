@@ -1,4 +1,4 @@
-"""Health, reflection, metrics, logs, traces, signals: what operators rely on."""
+"""What operators rely on: health, reflection, metrics, logs, traces and signals."""
 
 import json
 import logging
@@ -117,7 +117,8 @@ def test_requests_that_a_compilation_holds_up_are_counted_and_one_in_the_backgro
             here.pop().compiled()
 
     server = start(FakeEngine(on_call=compile_in_a_step))
-    server.process.metrics.compiled()  # as if a program was compiled on this thread, for which no request waits
+    # Reports a compilation on this thread, where no request waits for a call of the engine.
+    server.process.metrics.compiled()
     assert server.metric("bart_requests_waited_for_compilation_total") == 0
     here.append(server.process.metrics)
     stubs(server).summarization.Summarize(pb.SummarizeRequest(text="a"), timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""jax's settings of a process, in a process of their own."""
+"""XLA's compiling threads get a low priority. Tested in a process of its own, since that affects a whole process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`python -m bart_server` with the real engine on a small random checkpoint, as operators start it."""
+"""`python -m bart_server` as operators start it, with the real engine and a small random checkpoint."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ from support.tokenizer import byte_tokenizer
 from tests.server.test_engine import CONFIG, GENERATION
 
 SMALL = ["--beams", "1", "--sampling-beams", "", "--sources", "24", "--target", "24", "--rows", "1"]
-LIMIT = 300.0  # seconds; a start compiles for a few, more on a busy machine
+LIMIT = 300.0  # seconds that a server may take to start or end; it takes a few, but more on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ class Server:
 
 
 def check_it_serves(server, checkpoint, adapter=None):
-    """Checks that a summary over gRPC has the tokens of `generate`, and that the server then drains."""
+    """Checks that answers over gRPC are those of `generate` and `score`, and that the server then drains."""
     try:
         address = server.until("listening")["address"].replace("localhost", "127.0.0.1")
         ready = server.until("ready")

@@ -1,4 +1,4 @@
-"""Calls are refused before they are read; what is read is bounded in places, in time, in the size of each field."""
+"""Calls are refused before their message is read; reading is bounded in places, in time and in the size of fields."""
 
 import threading
 import time
@@ -181,13 +181,16 @@ def test_refusals_are_counted_and_not_logged_one_by_one(start, stubs, caplog):
 
 
 def unfinished(port, count, headers=()):
-    """So many connections, each with as much of a message of 4 MB as the server lets through but for its last bytes."""
+    """Opens `count` connections, each with a call that has sent no more than a part of a message of 4 MiB.
+
+    Each sends 3.9 MB, or as much as the server's flow control allows.
+    """
     connections = [RawConnection(port) for _ in range(count)]
     for connection in connections:
         connection.call(1, SUMMARIZE, headers)
 
-    def send(some):
-        for connection in some:
+    def send(connections):
+        for connection in connections:
             connection.send(1, envelope(b"", 4 << 20) + bytes(3_900_000))
 
     threads = [threading.Thread(target=send, args=(connections[begin::10],)) for begin in range(10)]
@@ -218,7 +221,7 @@ def test_a_hundred_unfinished_messages_of_four_megabytes_cost_at_most_sixty_mega
 
 
 def loop_seconds(server):
-    """CPU time of the server's event loop."""
+    """Seconds of processor time that the server's event loop has used."""
     return time.clock_gettime(time.pthread_getcpuclockid(server._thread.ident))
 
 

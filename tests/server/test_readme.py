@@ -1,4 +1,4 @@
-"""The server's README: the tests that hold its promises exist, and so do its settings."""
+"""The tests, settings and links that the server's README names exist."""
 
 import dataclasses
 import pathlib
@@ -6,8 +6,8 @@ import re
 
 from bart_server.settings import Settings
 
-ROOM = pathlib.Path(__file__).parents[2] / "server"
-README = (ROOM / "README.md").read_text()
+SERVER = pathlib.Path(__file__).parents[2] / "server"
+README = (SERVER / "README.md").read_text()
 TESTS = pathlib.Path(__file__).parent
 
 
@@ -35,7 +35,7 @@ def test_every_setting_that_is_named_exists_and_every_limit_has_its_default():
         shown = re.findall(r"\d+(?:,\d{3})*(?: MiB)?", values_cell)
         for flag in re.findall(r"`--([a-z-]+)`", flags_cell):
             value = getattr(config, flag.replace("-", "_"))
-            if isinstance(value, int) and value != 0:  # what is 0 follows from the checkpoint
+            if isinstance(value, int) and value != 0:  # 0 means that the checkpoint decides
                 assert {f"{value:,}", f"{value >> 20} MiB"} & set(shown), f"--{flag} is {value}, the README says {row}"
                 compared.append(flag)
     assert len(compared) > 5
@@ -45,4 +45,4 @@ def test_every_relative_link_leads_somewhere():
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
     for link in links:
-        assert (ROOM / link).exists(), link
+        assert (SERVER / link).exists(), link

@@ -22,7 +22,10 @@ SETTINGS = Settings(model=("echo=first",), chunk=4, workers=2, tokenizer_threads
 
 
 class Revisions:
-    """A `load` for Runtime: gives the fake engine of a path, made when it is first loaded, or raises its error."""
+    """A `load` for Runtime. engines: the fake engine of each path, or the error that loading it raises.
+
+    A path that has neither gets a new engine when it is first loaded.
+    """
 
     def __init__(self, **engines):
         self.engines = engines

@@ -1,4 +1,4 @@
-"""The scheduler on the fake engine and a clock that only the test moves: every number here can be computed by hand."""
+"""The scheduler with a fake engine and a clock that only the test moves: all numbers can be computed by hand."""
 
 import dataclasses
 
@@ -262,7 +262,7 @@ def test_room_is_given_back_however_a_request_ends():
 
 
 def work_at_one_second_a_step(driver):
-    """Lets the scheduler measure a speed: ten requests of cost 9, each of one chunk that takes one second."""
+    """Serves ten requests of cost 9, of which each takes one second, so that the scheduler knows the throughput."""
 
     def tick(verb, requests):
         driver.clock.time += verb == "step"
@@ -278,7 +278,7 @@ def test_what_cannot_meet_its_deadline_is_refused_at_once():
     work_at_one_second_a_step(driver)  # a request of cost 9 takes about a second
     for _ in range(5):
         driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.5)
-    with pytest.raises(Overloaded, match=r"about 6.0 s of work are ahead of a deadline in 5.5 s") as refusal:
+    with pytest.raises(Overloaded, match=r"the answer would take about 6.0 s, the deadline is in 5.5 s") as refusal:
         driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.5)
     assert refusal.value.retry_after == pytest.approx(5.0, abs=0.11)
     driver.ask([10], max_new_tokens=1, deadline=driver.clock() + 5.4)  # due first, so nothing is ahead of it

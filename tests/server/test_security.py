@@ -102,7 +102,7 @@ def test_while_new_certificates_are_unusable_the_old_ones_stay_and_the_log_says_
     path.unlink() if damage == "missing" else path.write_bytes(b"garbage")
     assert presented(server) == first
     assert code(server, authority.root) is OK
-    assert "certificates unreadable, the old ones stay" in caplog.messages
+    assert "the changed certificates cannot be read, the old ones are used" in caplog.messages
     authority.files()
     later = os.stat(settings["tls_cert"]).st_mtime + 1
     os.utime(settings["tls_cert"], (later, later))

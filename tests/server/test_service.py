@@ -1,4 +1,4 @@
-"""The contract over a real server on a loopback port. The engine echoes, the tokenizer has one token a byte."""
+"""The protocol over gRPC. The engine answers with the source's tokens, and the tokenizer makes a token of each byte."""
 
 import threading
 import urllib.request
@@ -505,13 +505,14 @@ def test_while_loading_callers_are_told_how_long_the_rest_of_the_programs_will_t
     server = start(engine, wait=False)
     gate.wait()
     server.runtime.startup.compiling_since -= 10.0  # four programs have taken ten seconds and a little
-    left = 10.0 / engine.progress().compiled * (engine.progress().wanted - engine.progress().compiled)
+    progress = engine.progress()
+    expected = 10.0 / progress.compiled * (progress.wanted - progress.compiled)
     error = failure(stubs(server).models.ListModels, pb.ListModelsRequest())
     [packed] = rpc_status.from_call(error).details
     retry = error_details_pb2.RetryInfo()
     assert packed.Unpack(retry)
     seconds = retry.retry_delay.ToMilliseconds() / 1000
-    assert seconds == pytest.approx(min(left, LONGEST_WAIT), rel=0.5), engine.progress()
+    assert seconds == pytest.approx(min(expected, LONGEST_WAIT), rel=0.5), engine.progress()
     gate.open()
     assert server.ready()
 

@@ -1,4 +1,4 @@
-"""A call's session on the event loop: it ends at once, whatever the threads do."""
+"""A call's session on the event loop ends at once, even while threads still work for it."""
 
 import asyncio
 import threading

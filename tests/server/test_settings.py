@@ -1,4 +1,4 @@
-"""Settings: flags, environment, checks."""
+"""Settings come from flags and environment variables, and wrong values are refused."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def test_an_adapter_belongs_to_a_model():
     ("arguments", "message"),
     [
         (["--port", "70000"], "--port is 70000, it has to be between 0 and 65535"),
-        (["--port", "x"], "--port is 'x', it has to be int"),
+        (["--port", "x"], "--port is 'x', it has to be a whole number"),
         (["--model", "x"], "--model is 'x', it has to be NAME=PATH"),
         (["--model", "a=x", "--model", "a=y"], "different names"),
         (["--model", "a=x", "--adapter", "b=y"], "--adapter is 'b=y', it has to be NAME=PATH with the name of a model"),
@@ -45,10 +45,12 @@ def test_an_adapter_belongs_to_a_model():
         (["--platform", "gpu"], "--platform is 'gpu', it has to be cpu, tpu or cuda"),
         (["--dtype", "float16"], "--dtype"),
         (["--beams", "4,1"], "--beams is (4, 1), it has to be positive and ascending"),
-        (["--beams", "1,x"], "a comma-separated list"),
+        (["--beams", "1,x"], "--beams is '1,x', it has to be whole numbers, separated by commas"),
         (["--rows", ""], "at least one each"),
         (["--max-requests", "0"], "--max-requests is 0, it has to be positive"),
-        (["--grace", "-1"], "--grace is -1.0"),
+        (["--grace", "-1"], "--grace is -1.0, it has to be between 0 and 1,000,000"),
+        (["--grace", "2e6"], "--grace is 2000000.0, it has to be between 0 and 1,000,000"),
+        (["--grace", "long"], "--grace is 'long', it has to be a number"),
         (["--grace", "nan"], "--grace is nan"),
         (["--tls-cert", "/nonexistent"], "--tls-key"),
         (["--token-file", "/nonexistent"], "--token-file is '/nonexistent', it has to be a file"),
@@ -60,7 +62,7 @@ def test_an_adapter_belongs_to_a_model():
         (["--max-connection-age", "0.00001"], "--max-connection-age is 1e-05, it has to be 0 or at least 1"),
         (["--workers", "5000"], "--workers is 5000, it has to be positive, at most 64"),
         (["--device-timeout", "0"], "--device-timeout is 0.0, it has to be more than 0"),
-        (["--host", "0.0.0.0"], "a loopback address without --tls-cert; --insecure lifts this"),
+        (["--host", "0.0.0.0"], "a loopback address without --tls-cert; --insecure allows others"),
         (["--host", "::"], "--insecure"),
         (["--host", "example.org"], "--insecure"),
     ],
@@ -76,11 +78,12 @@ def test_loopback_needs_no_tls(host):
     assert parse(["--host", host], {}).host == host
 
 
-def test_insecure_lifts_the_ban():
+def test_insecure_allows_every_host_without_tls():
     assert parse(["--host", "0.0.0.0", "--insecure"], {}).insecure
 
 
-KUBERNETES = {  # what it sets in every container for a Service with the name bart-server
+# Variables that Kubernetes sets in every container for a Service with the name bart-server.
+KUBERNETES = {
     "BART_SERVER_SERVICE_HOST": "10.0.0.11",
     "BART_SERVER_SERVICE_PORT": "50051",
     "BART_SERVER_SERVICE_PORT_GRPC": "50051",
@@ -97,7 +100,7 @@ def test_variables_that_kubernetes_sets_for_a_service_are_no_settings():
     assert parse([], {"BART_SERVER_PORT": "50052"}).port == 50052
 
 
-def test_a_misspelt_variable_is_refused():
+def test_a_misspelled_variable_is_refused():
     with pytest.raises(SettingsError, match="BART_SERVER_PROT"):
         parse([], {"BART_SERVER_PROT": "1"})
 

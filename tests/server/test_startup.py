@@ -1,4 +1,4 @@
-"""The start of a server is never silent: a bar on a terminal, lines in the log otherwise."""
+"""The start of a server shows its progress all the time: as a bar on a terminal, otherwise in the log."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ import time
 
 from bart_server.scheduling.contract import Progress
 from bart_server.telemetry.logs import ERASE, LineWriter
-from bart_server.telemetry.startup import LINE_SECONDS, LONGEST_WAIT, Startup, told
+from bart_server.telemetry.startup import LINE_SECONDS, LONGEST_WAIT, Startup, show_progress
 
 from tests.server.harness import PATIENCE, wait_until
 
@@ -41,13 +41,13 @@ def test_the_log_is_never_silent_for_five_seconds_while_a_server_starts(caplog):
     caplog.set_level(logging.INFO)
 
     async def main():
-        async with told(Startup(), every=0.01):
+        async with show_progress(Startup(), every=0.01):
             async with asyncio.timeout(PATIENCE):
                 while len(caplog.records) < 3:
                     await asyncio.sleep(0.01)
         count = len(caplog.records)
         await asyncio.sleep(0.05)
-        assert len(caplog.records) == count, "it goes on when the server serves"
+        assert len(caplog.records) == count, "lines are still logged after the block"
 
     asyncio.run(main())
     assert {record.message for record in caplog.records} == {"loading"}
@@ -72,22 +72,22 @@ def test_log_lines_stand_above_the_bar():
 
 
 def test_on_a_terminal_a_starting_server_draws_a_bar():
-    ours, theirs = pty.openpty()
+    terminal, servers_end = pty.openpty()
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.server.echo_server", "--port", "0", "--metrics", "off"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "ECHO_HOLDS": "compile"},
-        stderr=theirs,
+        stderr=servers_end,
     )
-    os.close(theirs)
+    os.close(servers_end)
     try:
         shown, deadline = b"", time.monotonic() + PATIENCE
         while b"compiling echo, 1 s" not in shown:
             assert time.monotonic() < deadline, shown.decode()
-            shown += os.read(ours, 4096)
+            shown += os.read(terminal, 4096)
         assert b"\r\x1b[K" in shown
         server.terminate()
         wait_until(lambda: server.poll() is not None)
         assert server.returncode == 0
     finally:
         server.kill()
-        os.close(ours)
+        os.close(terminal)

@@ -1,4 +1,4 @@
-"""Programs, shape buckets and revisions that come and go while workers run: on the echo engine, computed by hand."""
+"""Programs, shape buckets and revisions open and close while workers run, with a fake engine and known answers."""
 
 import os
 import sys
@@ -33,7 +33,10 @@ class Oversized(Observer):
 
 
 def compile_in_background(engine, stop=lambda: False):
-    """Compiles on a thread of its own, whose priority is lowered for good, and waits for its end."""
+    """Compiles on a new thread and waits for its end.
+
+    `compile` lowers its thread's priority, which cannot be undone.
+    """
     thread = threading.Thread(target=engine.compile, args=(stop, True))
     thread.start()
     thread.join(PATIENCE)
@@ -257,7 +260,10 @@ def test_a_revision_is_replaced_under_load_and_no_request_is_lost():
 
 
 class Recorder:
-    """Makes programs that note the order in which they are compiled and shapes that note when they are warmed up."""
+    """Makes programs and shapes.
+
+    events: the programs that were compiled and the shapes that were warmed up, in order.
+    """
 
     def __init__(self):
         self.events = []

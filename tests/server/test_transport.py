@@ -1,4 +1,4 @@
-"""What gRPC is told: channel arguments, pauses before another try, refusals of every kind of call."""
+"""How the server uses gRPC: its options, pauses before a retry, refusals, and the reading of messages and streams."""
 
 import asyncio
 import math
@@ -78,11 +78,11 @@ def test_a_refusal_has_the_kind_of_the_call(make):
 KINDS = [(False, False), (False, True), (True, False), (True, True)]
 
 
-@pytest.mark.parametrize(("told", "expected"), [(None, None), (math.inf, None), (2.5, 2.5)])
-def test_an_infinite_deadline_is_none(told, expected):
+@pytest.mark.parametrize(("time_remaining", "expected"), [(None, None), (math.inf, None), (2.5, 2.5)])
+def test_an_infinite_deadline_is_none(time_remaining, expected):
     class Context:
         def time_remaining(self):
-            return told
+            return time_remaining
 
     assert remaining(Context()) == expected
 
@@ -98,7 +98,7 @@ def test_comments_and_blank_lines_are_no_tokens(tmp_path):
 
 
 class Sender:
-    """A call whose message comes when the test says so."""
+    """A call whose message arrives when the test sets it. begun: whether the server has begun to read it."""
 
     def __init__(self):
         self.begun = False
@@ -138,12 +138,12 @@ def test_only_so_many_messages_are_read_at_once_and_only_so_many_of_one_client()
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"),
+    ("sent", "is_valid"),
     [("abc 1", True), ("~", True), ("", False), ("é", False), ("a\nb", False), (b"abc", False), (None, False)],
 )
-def test_a_request_id_that_is_no_header_is_replaced(sent, kept):
+def test_a_request_id_that_is_no_header_is_replaced(sent, is_valid):
     request_id = request_id_of({} if sent is None else {"x-request-id": sent})
-    assert request_id == sent if kept else len(request_id) == 32 and request_id.isalnum()
+    assert request_id == sent if is_valid else len(request_id) == 32 and request_id.isalnum()
 
 
 def test_refusals_of_unread_calls_are_built_once_and_only_so_many_are_kept():

@@ -1,4 +1,4 @@
-"""Services without a transport: every method is driven with neither grpc nor a network, and answers as over gRPC."""
+"""Every method, called without grpc and without a network, answers as over gRPC and frees its places."""
 
 import json
 import subprocess
@@ -40,10 +40,10 @@ def test_the_answer_is_the_one_over_grpc(report, start, name):
             messages = list(channel.unary_stream(name, **kinds)(request, timeout=PATIENCE))
         else:
             messages = [channel.unary_unary(name, **kinds)(request, timeout=PATIENCE)]
-    told = [method.response.FromString(bytes.fromhex(message)) for message in report[name]["answer"]]
-    assert timeless(told[-1]) == timeless(messages[-1])
-    if method.streams:  # how many tokens a piece has depends on when it is fetched
-        texts = ["".join(message.delta.text for message in answer[:-1]) for answer in (told, messages)]
+    answers = [method.response.FromString(bytes.fromhex(message)) for message in report[name]["answer"]]
+    assert timeless(answers[-1]) == timeless(messages[-1])
+    if method.streams:  # how many tokens a message has depends on when it is fetched
+        texts = ["".join(message.delta.text for message in answer[:-1]) for answer in (answers, messages)]
         assert texts == ["hello there"] * 2
 
 

@@ -1,4 +1,4 @@
-"""Several workers iterate at once, on the fake engine, so that every number can be computed by hand."""
+"""Several workers share the queues of a scheduler, with a fake engine whose answers are known."""
 
 import threading
 
@@ -62,9 +62,9 @@ def test_a_fault_in_one_workers_step_spares_the_others_rows():
     assert stays.finish.hypotheses[0].tokens == (*[10] * 6, END)
 
 
-def test_the_death_of_one_ends_all_and_is_told_once():
+def test_the_death_of_one_ends_all_and_is_reported_once():
     class Death(BaseException):
-        """A BaseException, which the scheduler does not treat as a fault of the engine."""
+        """Not an Exception, so the scheduler does not treat it as a fault of the engine."""
 
     def die(verb, requests):
         if verb == "step":

@@ -1,5 +1,6 @@
-"""Drives every method of the contract over the echo engine, and prints what came of it as JSON. A process of its own,
-because it says at the end whether grpc was ever imported, and fails on the first use of a network.
+"""Calls every method of the protocol with the echo engine and without a transport, and prints the outcomes as JSON.
+
+It runs in a process of its own, because the output also lists the imported packages, and using a network is an error.
 """
 
 import asyncio
@@ -36,7 +37,10 @@ CHUNK = 4
 
 
 class Device:
-    """The echo engine's `on_call`: while it is closed it lets some computations pass and then holds the next one."""
+    """The echo engine's `on_call`.
+
+    While it is closed, it lets `passes` computations pass and then stops the next one.
+    """
 
     def __init__(self):
         self.open = threading.Event()
@@ -102,7 +106,10 @@ class Host:
 
 
 async def while_held(host, name):
-    """Cancels a call or its task or lets it expire while the device is busy: the codes, and whether places are free."""
+    """Cancels a call, cancels its task, and lets one expire, each while the device is busy.
+
+    Returns the status codes, and whether the places are free afterwards.
+    """
     outcomes = {}
     with host.device.closed():
         running = asyncio.create_task(host.ended(name, call := Call()))
@@ -124,7 +131,10 @@ async def while_held(host, name):
 
 
 async def while_suspended(host, name):
-    """The outcomes of while_held for streams whose reader has taken one message and does not ask for the next."""
+    """Cancels, closes or lets expire a stream whose reader has taken one message and does not ask for the next.
+
+    Returns the status codes, and whether the places are free afterwards.
+    """
     outcomes = {}
     for ending in ("cancelled", "expired", "closed"):
         call = Call(timeout=0.5 if ending == "expired" else None)
@@ -147,6 +157,7 @@ async def while_suspended(host, name):
 
 
 async def drive(host, name):
+    """The outcomes of a method's calls: answered, ended before they begin, and ended while they are in progress."""
     answers = await host.messages(name, Call(timeout=PATIENCE))
     calls, cancelled = list(host.engine.calls), Call()
     cancelled.cancel()
@@ -184,6 +195,7 @@ def timeless(message):
 
 
 def no_network(event, arguments):
+    """An audit hook that raises when a socket is used."""
     if event in ("socket.bind", "socket.connect"):
         raise RuntimeError(f"{event} {arguments}")
 

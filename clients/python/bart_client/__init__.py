@@ -5,9 +5,9 @@
     with Client("localhost:50051") as client:
         print(client.summarize("A long text. …", num_beams=4).text)
 
-`AsyncClient` has the same methods for asyncio. Generation options have Hugging Face's names; an option that is not
-given has the checkpoint's default, and None switches it off. A call that an overloaded or unavailable server refuses is
-tried again with growing pauses, within the call's timeout. A call that fails in the end raises BartError.
+`AsyncClient` has the same methods for asyncio. Generation options have Hugging Face's names; an option that is absent
+has the checkpoint's default, and None switches it off. A call that an overloaded or unavailable server refuses is tried
+again with growing pauses until the call's timeout. A call that fails raises BartError.
 """
 
 from bart_client.aio import AsyncClient, AsyncStream

@@ -1,4 +1,4 @@
-"""`bart-client`, or `python -m bart_client`: summaries, labels, scores and models from the command line.
+"""The command `bart-client`, or `python -m bart_client`: summarizes, classifies and scores texts, and lists models.
 
 Exit status: 0 all items were answered, 1 some failed, 2 wrong usage, 3 no server could be reached, 130 interrupted.
 """
@@ -44,7 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bart-client", description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument(
-        "--target", default=os.environ.get("BART_TARGET", "localhost:50051"), help="HOST:PORT [$BART_TARGET]"
+        "--target",
+        default=os.environ.get("BART_TARGET", "localhost:50051"),
+        help="HOST:PORT of the server [$BART_TARGET]",
     )
     parser.add_argument("--model", default="", help="name of the model (default: the server's first)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for each item, retries included")
@@ -75,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     classify.add_argument(
         "--template",
         default="",
-        help='the hypothesis, with "{}" for a label',
+        help='the hypothesis, with "{}" in the place of a label',
     )
     classify.add_argument("--multi-label", action="store_true", help="score each label independently of the others")
 
@@ -95,7 +97,7 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lines", action="store_true", help="each line is a text")
     parser.add_argument("--jsonl", action="store_true", help='each line is an object with "text" and optionally "id"')
     parser.add_argument("--json", action="store_true", help="print JSON lines with scores, counts and times")
-    parser.add_argument("--concurrency", type=int, default=8, help="texts sent at a time")
+    parser.add_argument("--concurrency", type=int, default=8, help="texts that are sent at once")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -125,7 +127,10 @@ def connect(args: argparse.Namespace) -> AsyncClient:
 
 
 def read_items(args: argparse.Namespace) -> Iterator[Item]:
-    """The texts of the input files, each read when it is needed. ValueError for a line of --jsonl without a text."""
+    """Yields the texts of the input files, which are read as needed.
+
+    Raises ValueError for a JSON line without a text.
+    """
     for name in args.files:
         with open(0 if name == "-" else name, encoding="utf-8", closefd=name != "-") as file:
             if not (args.lines or args.jsonl):
@@ -144,7 +149,7 @@ def read_items(args: argparse.Namespace) -> Iterator[Item]:
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of generation that the flags name. Raises ValueError for an --option that is not NAME=JSON."""
+    """The generation options that the flags set. Raises ValueError for an --option that is not NAME=JSON."""
     values: dict[str, Any] = {}
     if args.num_beams is not None:
         values["num_beams"] = args.num_beams
@@ -157,7 +162,10 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 async def stream(client: AsyncClient, args: argparse.Namespace) -> int:
-    """Summarize one item after the other, and print each part of a summary as it comes."""
+    """Summarizes one item after the other, and prints each part of a summary when it arrives.
+
+    Returns the exit status.
+    """
     for item in read_items(args):
         async for part in client.stream(item.text, long_input=args.long_input, **options(args)):
             print(part, end="", flush=True)
@@ -166,7 +174,7 @@ async def stream(client: AsyncClient, args: argparse.Namespace) -> int:
 
 
 async def work(client: AsyncClient, args: argparse.Namespace) -> int:
-    """Answer every item, several at once, and print the answers in the order of the items."""
+    """Answers every item, several at once, and prints the answers in the items' order. Returns the exit status."""
     progress = Progress(not args.quiet and sys.stderr.isatty())
     unreachable = False
     async for item, outcome in in_order(read_items(args), answerer(client, args), args.concurrency):
@@ -193,7 +201,7 @@ async def work(client: AsyncClient, args: argparse.Namespace) -> int:
 
 
 def answerer(client: AsyncClient, args: argparse.Namespace) -> Callable[[Item], Coroutine[Any, Any, Any]]:
-    """The call that answers one item, as the command and its flags ask."""
+    """The function that answers one item, by the command and its flags."""
     if args.command == "summarize":
         generation_options = options(args)
 
@@ -215,7 +223,7 @@ def answerer(client: AsyncClient, args: argparse.Namespace) -> Callable[[Item], 
 
 
 def check_target(name: str, target: Any) -> str | list[int]:
-    """`target`, if it is a text or token ids; else raises ValueError. name: the item's, for the message."""
+    """Returns `target`. Raises ValueError if it is neither a text nor token ids. name: the item's, for the message."""
     if isinstance(target, str) or (isinstance(target, list) and all(isinstance(token, int) for token in target)):
         return target
     raise ValueError(f'{name}: the target is {target!r}; give --target-text, or a text or token ids as "target"')
@@ -224,7 +232,7 @@ def check_target(name: str, target: Any) -> str | list[int]:
 async def in_order(
     items: Iterator[Item], answer: Callable[[Item], Coroutine[Any, Any, Any]], concurrency: int
 ) -> AsyncIterator[tuple[Item, Any]]:
-    """Each item with its answer or BartError, in the order of the items. At most `concurrency` are read ahead."""
+    """Yields each item with its answer or BartError, in the items' order. At most `concurrency` are in flight."""
     in_flight: collections.deque[tuple[Item, asyncio.Task[Any]]] = collections.deque()
     try:
         for item in items:
@@ -255,16 +263,19 @@ class Progress:
         self.failed = 0
 
     def step(self, failed: bool) -> None:
+        """Counts an item."""
         self.done += 1
         self.failed += failed
 
     def print(self, line: str, file: Any = None) -> None:
+        """Prints a line, and the progress below it. file: standard output if None."""
         self.end()
         print(line, file=file, flush=True)
         if self._shown:
             print(f"{self.done} done, {self.failed} failed", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
+        """Erases the progress."""
         if self._shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 

@@ -16,9 +16,9 @@ from bart_client.results import Generated, Labels, Scored, Summary
 
 
 class AsyncStream:
-    """An asynchronous iterator over an answer's text, piece by piece as the pieces become final.
+    """An asynchronous iterator over the parts of an answer's text, as they are generated.
 
-    `result` is None until the last piece has been read, then the whole answer. Iterating raises BartError.
+    result: the whole answer once all parts have been read, None before. Iterating raises BartError if the call fails.
     """
 
     def __init__(self, call: Any, read: Callable[[Any], tuple[str, Any]]) -> None:
@@ -38,14 +38,14 @@ class AsyncStream:
             raise errors.from_call(error) from None
 
     def cancel(self) -> None:
-        """Cancels the call; the server stops working on it."""
+        """Cancels the call, so that the server stops working on it."""
         self._call.cancel()
 
 
 class AsyncClient:
-    """The methods and arguments of bart_client.Client, for asyncio.
+    """A client with the methods and arguments of bart_client.Client, for asyncio.
 
-    Make it inside a coroutine, and use it only in the event loop that runs then.
+    Make it inside a coroutine, and use it only on the event loop of that coroutine.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class AsyncClient:
         return results.summary(await self._call(self._summarization.Summarize, request))
 
     def stream(self, text: str, *, long_input: str = "error", **options: Any) -> AsyncStream:
-        """The summary in pieces; the stream's `result` is a Summary. Arguments: as for `summarize`."""
+        """Streams the summary of a text. The stream's `result` is a Summary. Arguments: as for `summarize`."""
         request = pb.StreamSummarizeRequest(**common(self._model, long_input, options), text=text)
         return AsyncStream(self._summarization.StreamSummarize(request, **self._keywords), read_summary)
 
     async def summarize_batch(
         self, texts: Iterable[str], *, long_input: str = "error", **options: Any
     ) -> list[Summary | BartError]:
-        """One call for many texts with the same options; a text that fails has its error in place of a summary."""
+        """Summarizes many texts in one call, with the same options. A text that fails has its error for a summary."""
         request = pb.BatchSummarizeRequest(**common(self._model, long_input, options), texts=texts)
         return read_batch(await self._call(self._summarization.BatchSummarize, request))
 
@@ -101,7 +101,10 @@ class AsyncClient:
         return results.generated(await self._call(self._generation.Generate, request))
 
     def stream_generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> AsyncStream:
-        """The best sequence in pieces; the stream's `result` is a Generated. Arguments: as for `generate`."""
+        """Streams the best sequence for a source.
+
+        The stream's `result` is a Generated. Arguments: as for `generate`.
+        """
         request = pb.StreamGenerateRequest(**common(self._model, long_input, options), **requests.source(source))
         return AsyncStream(self._generation.StreamGenerate(request, **self._keywords), read_generated)
 

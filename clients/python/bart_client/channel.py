@@ -7,9 +7,9 @@ from typing import Any
 
 import grpc
 
-# The server's methods have no side effects, so every call may be tried again. gRPC's core itself waits between tries,
-# longer each time, and stops trying again while most calls fail (retryThrottling). If the server asks for a pause (the
-# trailer grpc-retry-pushback-ms), gRPC waits that long instead of the policy's time.
+# gRPC retries refused calls by this policy. The server's methods have no side effects, so every call may be retried.
+# Pauses between tries grow, unless the server asks for a certain pause with the trailer grpc-retry-pushback-ms. While
+# most calls fail, gRPC does not retry (retryThrottling).
 SERVICE_CONFIG: dict[str, Any] = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": ""},

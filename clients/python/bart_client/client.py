@@ -1,4 +1,4 @@
-"""The synchronous client."""
+"""The synchronous client, and what both clients use to make requests and read answers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -15,9 +15,9 @@ from bart_client.results import Generated, Labels, Scored, Summary
 
 
 class Stream:
-    """An iterator over an answer's text, piece by piece as the pieces become final.
+    """An iterator over the parts of an answer's text, as they are generated.
 
-    `result` is None until the last piece has been read, then the whole answer. Iterating raises BartError.
+    result: the whole answer once all parts have been read, None before. Iterating raises BartError if the call fails.
     """
 
     def __init__(self, call: Any, read: Callable[[Any], tuple[str, Any]]) -> None:
@@ -37,14 +37,14 @@ class Stream:
             raise errors.from_call(error) from None
 
     def cancel(self) -> None:
-        """Cancels the call; the server stops working on it."""
+        """Cancels the call, so that the server stops working on it."""
         self._call.cancel()
 
 
 class Client:
-    """A client of one server, or of all servers whose addresses a DNS name has; calls take turns between these.
+    """A client of one server, or of all servers with the addresses of one DNS name, which calls use in turn.
 
-    It may be used from several threads. target: host:port. security: the TLS settings; None: a connection without TLS.
+    It may be used from several threads. target: HOST:PORT. security: the TLS settings; None: a connection without TLS.
     token: a bearer token that each call carries. timeout: seconds for each call, its retries included. model: the name
     of the model; empty: the server's first. retries: whether a call that the server refuses for the moment is tried
     again. max_message_bytes: the size of the largest answer that is accepted.
@@ -83,14 +83,14 @@ class Client:
         return results.summary(self._call(self._summarization.Summarize, request))
 
     def stream(self, text: str, *, long_input: str = "error", **options: Any) -> Stream:
-        """The summary in pieces; the stream's `result` is a Summary. Arguments: as for `summarize`."""
+        """Streams the summary of a text. The stream's `result` is a Summary. Arguments: as for `summarize`."""
         request = pb.StreamSummarizeRequest(**self._common(long_input, options), text=text)
         return Stream(self._summarization.StreamSummarize(request, **self._keywords), read_summary)
 
     def summarize_batch(
         self, texts: Iterable[str], *, long_input: str = "error", **options: Any
     ) -> list[Summary | BartError]:
-        """One call for many texts with the same options; a text that fails has its error in place of a summary."""
+        """Summarizes many texts in one call, with the same options. A text that fails has its error for a summary."""
         request = pb.BatchSummarizeRequest(**self._common(long_input, options), texts=texts)
         return read_batch(self._call(self._summarization.BatchSummarize, request))
 
@@ -103,7 +103,10 @@ class Client:
         return results.generated(self._call(self._generation.Generate, request))
 
     def stream_generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Stream:
-        """The best sequence in pieces; the stream's `result` is a Generated. Arguments: as for `generate`."""
+        """Streams the best sequence for a source.
+
+        The stream's `result` is a Generated. Arguments: as for `generate`.
+        """
         request = pb.StreamGenerateRequest(**self._common(long_input, options), **requests.source(source))
         return Stream(self._generation.StreamGenerate(request, **self._keywords), read_generated)
 
@@ -205,6 +208,6 @@ def read_batch(message: pb.BatchSummarizeResponse) -> list[Summary | BartError]:
         if item.WhichOneof("result") == "summary":
             answers.append(results.summary(item.summary))
         else:
-            # The contract's ItemStatus has the fields, and so the bytes, of google.rpc.Status.
+            # The protocol's ItemStatus has the same fields as google.rpc.Status, so its bytes are those of a Status.
             answers.append(errors.from_status(status_pb2.Status.FromString(item.error.SerializeToString())))
     return answers

@@ -11,8 +11,7 @@ EARLY_STOPPING: dict[Any, pb.EarlyStopping] = {
     True: pb.EARLY_STOPPING_FIRST,
     "never": pb.EARLY_STOPPING_NEVER,
 }
-# The value that is sent where a caller gives None, which switches an option off. A field that is left out would mean
-# the checkpoint's default instead.
+# The value that is sent for None, which switches an option off. An absent field would mean the checkpoint's default.
 OFF: dict[str, Any] = {
     "min_length": 0,
     "min_new_tokens": 0,
@@ -50,7 +49,7 @@ def options(values: Mapping[str, Any]) -> pb.GenerationOptions:
 
 
 def set_option(message: pb.GenerationOptions, name: str, value: Any) -> None:
-    """Set a field of the message. An empty message in place of a list says that the option is switched off."""
+    """Sets a field of the message. A list that is present but empty switches its option off."""
     field = getattr(message, name)
     if name == "early_stopping":
         message.early_stopping = EARLY_STOPPING[value]
@@ -71,21 +70,21 @@ def set_option(message: pb.GenerationOptions, name: str, value: Any) -> None:
 
 
 def long_input(name: str) -> pb.LongInput:
-    """The enumeration's value for "error", "truncate" or "chunk"; ValueError for another name."""
+    """The protocol's value for "error", "truncate" or "chunk". Raises ValueError for another name."""
     if name not in LONG_INPUT:
         raise ValueError(f"long_input is {name!r}, it has to be one of {', '.join(LONG_INPUT)}")
     return LONG_INPUT[name]
 
 
 def source(value: str | Sequence[int]) -> dict[str, Any]:
-    """The field of a request that holds its source: `text` for a string, `token_ids` for token ids."""
+    """A request's source as the field that holds it: `text` for a string, `token_ids` for token ids."""
     if isinstance(value, str):
         return {"text": value}
     return {"token_ids": pb.TokenIds(ids=value)}
 
 
 def target(value: str | Sequence[int]) -> dict[str, Any]:
-    """The field of a ScoreRequest that holds its target: `target_text` for a string, `labels` for token ids."""
+    """A ScoreRequest's target as the field that holds it: `target_text` for a string, `labels` for token ids."""
     if isinstance(value, str):
         return {"target_text": value}
     return {"labels": pb.Labels(ids=value)}

@@ -9,10 +9,10 @@ from bart_proto.v1 import bart_pb2 as pb
 class Usage:
     """What an answer cost, and the model that gave it.
 
-    input_tokens: read by the encoder, special tokens included. output_tokens: generated, the end token included and the
-    start token not. truncated: whether the text was cut to fit. queue_seconds: from the request's arrival to the
-    encoder. compute_seconds: from the encoder to the last token. model: its name. model_revision: a digest of its
-    weights.
+    input_tokens: tokens that the encoder read, special tokens included. output_tokens: generated tokens, with the end
+    token and without the start token. truncated: whether the text was cut to fit. queue_seconds: from the request's
+    arrival to the encoder. compute_seconds: from the encoder to the last token. model: its name. model_revision: a
+    digest of its weights.
     """
 
     input_tokens: int

@@ -1,1 +1,1 @@
-"""BART on a device: the only importer of jax and of bart_inference."""
+"""Runs BART on a device. No other folder of the server imports jax."""

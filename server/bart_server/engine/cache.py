@@ -1,12 +1,12 @@
-"""Compiled programs in a folder, so that the next start does not compile them.
+"""Stores compiled programs in a folder, so that the next start of the server loads them instead of compiling them.
 
-JAX's own compile cache needs a program to be traced before it can be looked up, which takes longer than to load it.
-Here the name of a file is a digest of all that a program depends on: the code, jax, the machine, the model's shapes and
-the program's key. Its content is jax's serialized executable. To load one runs the machine code in it, so the folder is
-trusted like code.
+JAX's own compile cache can look up a program only after tracing it, and tracing takes longer than loading. Here the
+name of a file is a digest of all that a program depends on: the code, jax, the machine, the model's shapes and the
+program's key. Its content is jax's serialized executable. A loaded program is machine code that the server runs, so
+whoever can write to the folder can run code as the server.
 
-Several processes may share a folder: a file appears under its name when it is complete. Whatever is wrong with the
-folder or a file costs a compilation and one line in the log.
+Several processes may share a folder: a file gets its name when it is complete. If the folder or a file cannot be used,
+programs are compiled, and a warning is logged once.
 """
 
 import contextlib
@@ -34,9 +34,10 @@ from bart_server.scheduling.contract import Bucket
 log = logging.getLogger(__name__)
 SUFFIX = ".program"
 PARTIAL = ".partial"  # the suffix of a file that is being written
-DIGEST_BYTES = 32
+DIGEST_BYTES = 32  # a file begins with the SHA-256 digest of the rest of it
 ABANDONED = 3600.0  # seconds after which a file that was never completed is deleted
-CODE = ("bart_oneliner", "bart_inference", "bart_server.engine")  # the code that makes programs
+CODE = ("bart_oneliner", "bart_inference", "bart_server.engine")  # packages whose source decides what is compiled
+# jax's settings that decide what is compiled
 FLAGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 
@@ -47,7 +48,7 @@ class ProgramCache:
         self._folder = pathlib.Path(folder).expanduser()
         self._max_bytes = max_bytes
         self._max_days = max_days
-        self._told: set[str] = set()
+        self._warned: set[str] = set()  # the kinds of trouble that were logged
 
     def get_or_compile(self, name: str, compile: Callable[[], Any]) -> Any:
         """The executable of this name, or the one that `compile` makes, which is then stored."""
@@ -58,25 +59,25 @@ class ProgramCache:
         return executable
 
     def load(self, name: str) -> Any:
-        """The executable, or None if it is not there or cannot be used."""
+        """The executable of this name, or None if there is no file or its content cannot be used."""
         path = self._path(name)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._tell("read", f"the compile cache cannot be read: {error}")
+            self._warn_once("read", f"the compile cache cannot be read: {error}")
             return None
         try:
             digest, content = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
             if hashlib.sha256(content).digest() != digest:
-                raise ValueError("its digest is not that of its content")
+                raise ValueError("the digest at its beginning is not that of its content")
             executable = serialize_executable.deserialize_and_load(*pickle.loads(content))
         except Exception as error:  # pickle and XLA raise errors of many classes for content that they cannot use
-            self._tell("damaged", f"a damaged entry of the compile cache is compiled anew: {path}: {error}")
+            self._warn_once("damaged", f"a damaged entry of the compile cache is compiled anew: {path}: {error}")
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # prune deletes what was used longest ago
+            os.utime(path)  # `prune` takes a file's modification time for its last use
         return executable
 
     def save(self, name: str, executable: Any) -> None:
@@ -84,23 +85,25 @@ class ProgramCache:
         try:
             content = pickle.dumps(serialize_executable.serialize(executable))
         except Exception as error:
-            self._tell("serialize", f"a program cannot be stored in the compile cache: {error}")
+            self._warn_once("serialize", f"a program cannot be stored in the compile cache: {error}")
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._write(name, hashlib.sha256(content).digest() + content)
         except OSError as error:
-            self._tell("write", f"the compile cache cannot be written, programs are compiled at each start: {error}")
+            self._warn_once(
+                "write", f"the compile cache cannot be written, programs are compiled at each start: {error}"
+            )
 
     def prune(self) -> None:
-        """Deletes programs that were not used for long, and those used longest ago while there are too many bytes."""
+        """Deletes programs that were not used for `max_days`, and then the least recently used beyond `max_bytes`."""
         try:
             self._delete_partial()
             prune(self._folder, f"*{SUFFIX}", self._max_bytes, self._max_days)
         except FileNotFoundError:
-            pass  # another process that prunes the folder has deleted a program
+            pass  # another process pruned the folder at the same time
         except OSError as error:
-            self._tell("prune", f"the compile cache cannot be pruned: {error}")
+            self._warn_once("prune", f"the compile cache cannot be pruned: {error}")
 
     def _delete_partial(self) -> None:
         """Deletes files that a process began to write and did not complete because it was killed."""
@@ -122,10 +125,10 @@ class ProgramCache:
             pathlib.Path(partial).unlink(missing_ok=True)
             raise
 
-    def _tell(self, kind: str, message: str) -> None:
-        """Logs a warning, once for each kind of trouble."""
-        if kind not in self._told:
-            self._told.add(kind)
+    def _warn_once(self, kind: str, message: str) -> None:
+        """Logs a warning unless one of this kind was logged before."""
+        if kind not in self._warned:
+            self._warned.add(kind)
             log.warning(message)
 
 
@@ -143,14 +146,17 @@ class NoCache(ProgramCache):
 
 
 def name_of(model: str, key: Hashable) -> str:
-    """The name of a program's file. model: the model's configuration and shapes, as text. key: its key in the store."""
+    """The name of a program's file, without suffix.
+
+    model: the model's configuration and shapes as text. key: the program's key in the engine's store, a tuple.
+    """
     parts: Any = key
     text = [part_text(part) for part in parts]
     return hashlib.sha256("\n".join([environment(), model, *text]).encode()).hexdigest()
 
 
 def part_text(part: Any) -> str:
-    """A part of a program's key as text. It omits a bucket's row counts and cost, on which no program depends."""
+    """An element of a program's key as text. Of a bucket it omits row counts and cost, on which no program depends."""
     if isinstance(part, Bucket):
         return f"{part.name} {part.beams} beams, sampling {part.sample}, {part.source} to {part.target}"
     return repr(part)
@@ -187,7 +193,7 @@ def digest_of_code(package: str) -> str:
 
 
 def processor() -> str:
-    """The processor's instruction sets: a program that was compiled for others might not run."""
+    """The processor's instruction sets as text: a program that was compiled for others might not run."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux

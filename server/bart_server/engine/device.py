@@ -1,7 +1,7 @@
-"""A model's weights on this process's devices, and what its tasks need to compile and call programs.
+"""Holds a model's weights on this process's devices, and compiles and calls programs there.
 
-With several devices the rows of a batch are spread over them. A device computes its own rows by itself; devices
-exchange data only when rows move from one to another.
+With several devices the rows of a batch are spread over them. Each device computes its rows without the others;
+devices exchange data only when rows move from one to another.
 """
 
 import threading
@@ -17,7 +17,7 @@ from bart_inference.model.weights import Attention
 from jax.sharding import NamedSharding, PartitionSpec
 
 PANELS = "oneDNN panels"  # the layout whose programs call oneDNN
-EXCHANGE = threading.Lock()  # held by a program in which devices exchange data
+EXCHANGE = threading.Lock()  # held while a program runs in which devices exchange data
 Tree = TypeVar("Tree")
 
 
@@ -39,12 +39,15 @@ class DeviceModel:
         [self.default] = resolve(self.generation, self.config, {}, None, 1)
 
     def use(self, prepared: Prepared) -> None:
-        """Takes the weights in this layout from now on. Programs keep the weights that they were compiled for."""
+        """Puts weights on the devices.
+
+        Programs compiled from now on use them; earlier programs keep the weights they had.
+        """
         self.weights = jax.device_put(prepared.weights, NamedSharding(self.mesh, PartitionSpec()))
         self.layout = layout_of(prepared)
 
     def identity(self) -> str:
-        """All of the model that its programs depend on: configuration and shapes, but not the weights' values."""
+        """What the model's programs depend on, as text: its configuration and shapes, but not the weights' values."""
         leaves, tree = jax.tree.flatten(self.weights)
         shapes = [f"{leaf.dtype}{leaf.shape}" for leaf in leaves]
         return "\n".join([repr(self.config), repr(sorted(self.generation.items())), str(tree), *shapes, str(self.mesh)])
@@ -58,11 +61,14 @@ class DeviceModel:
         return self.weights["shared"].dtype
 
     def shapes(self, tree: Any) -> Any:
-        """The shapes, dtypes and sharding of a tree of arrays whose first axis is rows: an argument of `compile`."""
+        """Shapes, dtypes and sharding of a tree of arrays whose first axis is rows, to be passed to `compile`."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.rows), tree)
 
     def zeros(self, tree: Any) -> Any:
-        """Zeros with these shapes, spread over the devices by rows; numpy makes them, so nothing is compiled."""
+        """Zeros with these shapes, spread over the devices by rows.
+
+        numpy makes them, since jax would compile a program.
+        """
         return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), self.rows), tree)
 
     def compile(
@@ -80,7 +86,7 @@ class DeviceModel:
     def compile_once(self, run: Callable[..., tuple[Any]], *arrays: np.ndarray) -> Any:
         """The executable of `run(weights, config, *arrays)[0]` for arrays (B,…) of these shapes and dtypes.
 
-        It is called with the weights and the arrays.
+        The executable takes the weights and the arrays.
         """
 
         def first(weights: Any, *rows: Any) -> Any:
@@ -89,9 +95,9 @@ class DeviceModel:
         return self.compile(first, self.weights, *self.shapes(arrays))
 
     def exchanged(self, run: Callable[..., Tree], *arguments: Any) -> Tree:
-        """The result of a program in which devices exchange data.
+        """The result of `run`, a program in which devices exchange data.
 
-        Only one such program runs at a time: two that ran at once could each hold some devices and wait for the others.
+        Only one such program runs at a time: two at once could each hold some devices and wait for the others forever.
         """
         if self.devices == 1:
             return run(*arguments)
@@ -111,5 +117,5 @@ def padded_sources(sources: Sequence[Sequence[int]], rows: int, length: int) -> 
 
 
 def layout_of(prepared: Prepared) -> str:
-    """In words, what the weights' layout is made for."""
+    """The weights' layout in words, for the log."""
     return PANELS if prepared.weights["attention"] is Attention.ONEDNN else "XLA"

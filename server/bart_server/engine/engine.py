@@ -1,4 +1,4 @@
-"""BART on a device: one revision of a model, the tasks that it does, and the shape buckets in which it does them."""
+"""JaxEngine: one revision of a model on a device, with the tasks that it can do and the shape buckets of each."""
 
 import logging
 import time
@@ -21,7 +21,8 @@ from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Input, Task
 
 log = logging.getLogger(__name__)
-# The priority (store.Shape) of a row count of a bucket, or of an encoder shape for it, among these shapes.
+# Returns the priority (see store.Shape) of a row count of a bucket, or of an encoder shape for that row count. The
+# first argument has all shapes that will be compiled.
 Priority = Callable[[Shapes, Bucket, int, EncoderShape | None], int]
 
 
@@ -31,10 +32,10 @@ def everything_first(shapes: Shapes, bucket: Bucket, size: int, encoder: Encoder
 
 
 def essential_first(shapes: Shapes, bucket: Bucket, size: int, encoder: EncoderShape | None) -> int:
-    """Before the model is served, every task and beam width gets one program: longest source, smallest row count.
+    """Before the model is served, each task and beam width gets its longest source with its smallest row count only.
 
     Next come the other row counts, without which a worker computes few requests at once, then shorter sources, and
-    encoder shapes last. In the background, shapes that requests have lacked are compiled before all others.
+    encoder shapes last. In the background, shapes that requests would have used are compiled before all others.
     """
     longest = bucket.source == shapes.sources[-1]
     if encoder is not None:
@@ -49,11 +50,11 @@ def no_warm_up() -> None:
 
 
 class JaxEngine:
-    """A contract.Engine, through which the scheduler uses a model, on jax's devices.
+    """Implements contract.Engine, the scheduler's interface to one model, with jax.
 
-    shapes: what to compile. priority: in which order. cache: where programs are stored; if None, nowhere. later: loads
-    the same model in a layout that is faster and whose programs the cache cannot store; the background compilation
-    replaces the programs that use `prepared` by those of this layout.
+    shapes: what to compile. priority: gives the order. cache: where programs are stored; if None, nowhere. later: loads
+    the same model in a layout that is faster, but whose programs the cache cannot store; the background compilation
+    then replaces every program that uses the weights of `prepared`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class JaxEngine:
         self.buckets = [bucket for device_task in self._tasks.values() for bucket in device_task.buckets]
         wanted: list[Shape] = []
         ordered = sorted(self.buckets, key=self._unlike_default)
+        # the bucket that is run at the start, on a CPU too
         self._run_first = next(bucket for bucket in ordered if bucket.source == shapes.sources[-1])
         for bucket in ordered:
             wanted += self._shapes(bucket, shapes, priority)
@@ -114,7 +116,7 @@ class JaxEngine:
         log.info("compiled", extra={"programs": compiled, "background": background, "seconds": seconds})
 
     def _change_layout(self) -> None:
-        """Puts the weights into the later layout, for which every program that uses weights is compiled anew."""
+        """Loads the weights in the layout of `later`, and has every program that uses weights compiled again."""
         later, self._later = self._later, None
         if later is None:
             return
@@ -123,11 +125,14 @@ class JaxEngine:
         self.store.renew([program for program in self._programs if program.uses_weights])
 
     def _compile(self, program: Program) -> Any:
-        """The executable of a program, from the cache if it is there; it holds the weights that it uses."""
+        """The executable of a program, from the cache if it is there.
+
+        If it uses weights, they are already its argument.
+        """
         weights = self._model.weights
         if program.uses_weights and self._model.layout == PANELS:
-            # jaxlib cannot serialize a program that calls oneDNN: it mistakes the kind of the call, and reads memory
-            # that is not the program's.
+            # jaxlib cannot serialize a program that calls oneDNN: it takes the call for one of another kind and reads
+            # invalid memory.
             executable = program.compile()
         else:
             name = name_of(self._model.identity(), program.key)
@@ -147,12 +152,15 @@ class JaxEngine:
         return task
 
     def _unlike_default(self, bucket: Bucket) -> bool:
-        """Whether requests without options do not use the bucket; sorted by this, theirs come first."""
+        """A sort key that puts the buckets of requests without options first: it is False for these."""
         default = self._model.default
         return (bucket.beams, bucket.sample) != (default.num_beams, default.do_sample)
 
     def _shapes(self, bucket: Bucket, all_shapes: Shapes, priority: Priority) -> list[Shape]:
-        """The bucket's row counts by priority, each with its encoder shapes; each can be resized to those before it."""
+        """The shapes of a bucket's row counts, by priority, with their encoder shapes.
+
+        A batch can be resized between a row count and any that comes before it.
+        """
         sizes = sorted(bucket.sizes, key=lambda size: (priority(all_shapes, bucket, size, None), size))
         result = []
         for index, size in enumerate(sizes):
@@ -161,8 +169,8 @@ class JaxEngine:
                 rank = priority(all_shapes, bucket, size, encoder)
                 warm_up = shape.warm_up
                 if rank == FIRST and bucket is not self._run_first and jax.default_backend() == "cpu":
-                    # On a CPU a program's first run is as fast as the next, and long rows take seconds. The run of one
-                    # bucket shows whether the weights are finite.
+                    # On a CPU a program's first run is as fast as later ones, so a warm-up only delays the start, by
+                    # seconds for long rows. One bucket still runs, to show whether the weights are finite.
                     warm_up = no_warm_up
                 programs = [replace(program, compile=partial(self._compile, program)) for program in shape.programs]
                 result.append(replace(shape, priority=rank, programs=programs, warm_up=warm_up))

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
-    """The engine and the tokenizer, if there is one, of a checkpoint: a folder, a Hugging Face Hub id, or EMBEDDED.
+    """The engine of a checkpoint, and its tokenizer or None. path: a folder, a Hugging Face Hub id, or EMBEDDED.
 
     Nothing is compiled yet. Raises bart_inference.CheckpointError if the checkpoint cannot be read, and SettingsError
     if the settings ask for lengths or beam widths that it cannot have.
@@ -32,7 +32,8 @@ def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
     warn_without_onednn(model)
     later: Callable[[], Prepared] | None = None
     if settings.compile_cache != "off" and layout.default_layout(model) == "onednn":
-        # Programs that call oneDNN cannot be stored, so the first programs of a start are XLA's own.
+        # The cache cannot store programs that call oneDNN. The server starts with programs of XLA's own matrix
+        # products, which it can store, and compiles those of oneDNN in the background.
         prepared = bart_inference.prepare(model, "cpu")
         later = partial(bart_inference.prepare, model, "onednn")
     else:
@@ -50,9 +51,9 @@ def open_cache(settings: Settings) -> ProgramCache:
 
 
 def warn_without_onednn(model: Model) -> None:
-    """Logs a warning if the model would be faster with oneDNN's matrix product and this jaxlib does not have it.
+    """Logs a warning if oneDNN's matrix product would make the model faster and this jaxlib does not have it.
 
-    jaxlib has that product on x86-64 only, so there is no warning on other processors.
+    jaxlib has that product on x86-64 only, so nothing is logged on other processors.
     """
     dtype = layout.dtype_of(model)
     size = dtype.itemsize * sum(leaf.size for leaf in jax.tree.leaves(model.tensors))

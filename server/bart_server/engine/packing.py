@@ -1,7 +1,7 @@
-"""Which sources are encoded together, and how rows of a decoding state are replaced: pure functions of the engine.
+"""Plans which sources are encoded together, and replaces rows of a decoding state. All functions are pure.
 
-Sources are packed: several short ones lie behind each other in one row of the encoder's input, and each attends to
-itself only. B: rows, S: source positions, T: target positions, D: devices.
+To compute less padding, several short sources are put one after another into one row of the encoder's input. The
+attention mask keeps them apart: a source attends to itself only. S: source positions, T: target positions, D: devices.
 """
 
 import math
@@ -21,46 +21,47 @@ from bart_oneliner import Array, Config
 from bart_server.scheduling.contract import Bucket, Request
 
 Tree = TypeVar("Tree")
-ROW_LENGTHS = (32, 64, 96, 112, 128, 192, 256, 384, 512, 768, 1024)  # positions of a packed row
-# Sources share a row of at most this many positions. In longer rows the attention that is computed across sources, and
-# masked, costs more than sharing saves.
+# The lengths, in positions, that rows of the encoder's input may have.
+ROW_LENGTHS = (32, 64, 96, 112, 128, 192, 256, 384, 512, 768, 1024)
+# A longer row holds one source only: if several shared it, computing the attention between different sources, which is
+# then masked, would cost more than sharing saves.
 MAX_SHARED_LENGTH = 128
-# A device encodes several rows in one call, up to MAX_ROWS, if they are at least this long. Shorter rows are rare:
-# sources that are so short are packed into longer rows.
+# Several rows in one call of the encoder are compiled for this row length and longer ones only. Several shorter rows
+# are rarely wanted, because short sources share longer rows.
 MIN_LENGTH_OF_SEVERAL_ROWS = 96
-MAX_ROWS = 4
+MAX_ROWS = 4  # the most rows that a device encodes in one call
 
 
 class EncoderShape(NamedTuple):
-    """What the encoder is compiled for: rows on each device, and positions of a row."""
+    """The shape of one call of the encoder. rows: on each device. length: positions of each row."""
 
     rows: int
     length: int
 
 
 class PackedSource(NamedTuple):
-    """One source's place in a packed row: its number in the call's list of sources, and its first position."""
+    """Where a source goes in a row. source: its index in the list of sources. start: its first position in the row."""
 
     source: int
     start: int
 
 
 class EncoderBatch(NamedTuple):
-    """One call of the encoder. rows: the sources in each row, over all devices."""
+    """One call of the encoder. rows: for each row, of all devices one after another, the sources in it."""
 
     shape: EncoderShape
     rows: list[list[PackedSource]]
 
 
 class Payload(NamedTuple):
-    """Request.payload of a generation: the resolved options, and the same as arrays with one row."""
+    """What a generation keeps in Request.payload: its options with all defaults, and the same as arrays of one row."""
 
     options: Options
     arrays: OptionArrays
 
 
 class EncodedSource(NamedTuple):
-    """Where a source lies in the encoder's result: row, first position and number of positions."""
+    """Where a source is in the encoder's result: its row, first position and number of positions."""
 
     row: int | Array
     start: int | Array
@@ -68,23 +69,23 @@ class EncodedSource(NamedTuple):
 
 
 class RowUpdates(NamedTuple):
-    """New contents for rows of a state whose n·D rows are spread over D devices; each device sees its own part.
+    """New contents for some rows of a state that has n·D rows, n on each of D devices.
 
-    A device has n entries, of which the first `used` count.
+    Every device has n entries and applies the first `used` of them. An entry replaces one row.
     """
 
     used: Array  # (D,) int32
-    rows: Array  # (D·n,) int32: the row of the device that an entry replaces
+    rows: Array  # (D·n,) int32: the row that an entry replaces, counted on its device from 0
     values: Any  # a tree of arrays (D·n,…)
 
 
 def encoder_shapes(longest: int, rows: int) -> list[EncoderShape]:
     """Every shape that `pack_sources` can choose for up to `rows` sources a device, each of up to `longest` tokens."""
-    longest_row = max(longest, min(MAX_SHARED_LENGTH, longest * rows))
+    longest_row = max(longest, min(MAX_SHARED_LENGTH, longest * rows))  # of one source, or of several that share it
     lengths = [length for length in ROW_LENGTHS if length < longest_row]
     lengths.append(min((length for length in ROW_LENGTHS if length >= longest_row), default=longest_row))
     shapes = [EncoderShape(1, length) for length in lengths]
-    if MAX_SHARED_LENGTH in lengths:
+    if MAX_SHARED_LENGTH in lengths:  # otherwise a single row holds all sources
         for count in range(2, min(rows, MAX_ROWS) + 1):
             for length in lengths:
                 if MIN_LENGTH_OF_SEVERAL_ROWS <= length <= MAX_SHARED_LENGTH:
@@ -93,11 +94,11 @@ def encoder_shapes(longest: int, rows: int) -> list[EncoderShape]:
 
 
 def pack_sources(lengths: Sequence[int], shapes: Sequence[EncoderShape], devices: int = 1) -> list[EncoderBatch]:
-    """The calls of the encoder for sources of these lengths, in compiled shapes.
+    """The calls of the encoder for sources of these lengths.
 
-    shapes: sorted; one of them has a single row that holds the longest source. The length of rows that sources share is
-    the one that leaves the fewest positions empty, the longest of several that leave equally few. A source of more than
-    MAX_SHARED_LENGTH tokens has a row to itself.
+    shapes: those that may be used, ascending; one of them has a single row with room for the longest source. Rows that
+    several sources share get the length that leaves the fewest positions empty; of equally good ones, the longest. A
+    source of more than MAX_SHARED_LENGTH tokens gets a row of its own.
     """
     row_lengths = [length for count, length in shapes if count == 1]
     row_length = shared_row_length(lengths, shapes, devices)
@@ -117,9 +118,9 @@ def pack_sources(lengths: Sequence[int], shapes: Sequence[EncoderShape], devices
 
 
 def shared_row_length(lengths: Sequence[int], shapes: Sequence[EncoderShape], devices: int) -> int:
-    """The length of the rows in which sources share rows.
+    """The best length of rows that several sources share, in positions.
 
-    If no row of up to MAX_SHARED_LENGTH is compiled yet, it is the shortest row that holds each of the short sources.
+    If no shape has a row of at most MAX_SHARED_LENGTH positions, this is the shortest row of any shape.
     """
     longest = max((length for length in lengths if length <= MAX_SHARED_LENGTH), default=0)
     row_lengths = [length for count, length in shapes if count == 1 and length >= longest]
@@ -128,7 +129,10 @@ def shared_row_length(lengths: Sequence[int], shapes: Sequence[EncoderShape], de
         return row_lengths[0]
 
     def positions(row_length: int) -> float:
-        """Padded positions for each device at this row length; infinite if so many rows are not compiled."""
+        """Positions, padding included, that each device computes at this row length.
+
+        Infinite if several rows are needed and no shape has two of this length.
+        """
         shared = [row for row in share_rows(lengths, row_length) if tokens_of(row, lengths) <= MAX_SHARED_LENGTH]
         rows = -(-len(shared) // devices)
         return rows * row_length if rows <= 1 or (2, row_length) in shapes else math.inf
@@ -137,9 +141,10 @@ def shared_row_length(lengths: Sequence[int], shapes: Sequence[EncoderShape], de
 
 
 def share_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """The indexes of the sources of each row, fullest row first: each source goes into the first row with room.
+    """Distributes sources over rows by first-fit decreasing.
 
-    The longest source is placed first (first-fit decreasing). One that is longer than a row gets a row to itself.
+    Returns the indexes of each row's sources, fullest row first. A source that is longer than a row gets a row of its
+    own.
     """
     rows: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -153,12 +158,12 @@ def share_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 def tokens_of(row: Sequence[int], lengths: Sequence[int]) -> int:
-    """Tokens of the sources of a row."""
+    """The number of tokens of all sources in a row."""
     return sum(lengths[index] for index in row)
 
 
 def placed(row: Sequence[int], lengths: Sequence[int]) -> list[PackedSource]:
-    """The sources of a row, one behind the other."""
+    """The sources of a row with their first positions, one after another without gaps."""
     sources, start = [], 0
     for index in row:
         sources.append(PackedSource(index, start))
@@ -167,7 +172,7 @@ def placed(row: Sequence[int], lengths: Sequence[int]) -> list[PackedSource]:
 
 
 def first_tokens(request: Request, bucket: Bucket) -> tuple[np.ndarray, OptionArrays]:
-    """A request's prompt (T,), which is the start token and padding, and its options without a row axis."""
+    """A request's decoder tokens (T,), the start token and then padding, and its options without the row axis."""
     payload: Payload = request.payload
     prompt = np.full(bucket.target, payload.options.pad_id, np.int32)
     prompt[0] = payload.options.start_id
@@ -175,9 +180,9 @@ def first_tokens(request: Request, bucket: Bucket) -> tuple[np.ndarray, OptionAr
 
 
 def row_updates(rows: Sequence[int], values: Sequence[Any], size: int, devices: int) -> RowUpdates:
-    """The updates, in numpy, that put `values` into `rows` of a state of `size` rows.
+    """The updates, as numpy arrays, that put `values` into `rows` of a state of `size` rows.
 
-    values: for each row a tree of arrays or numbers; all trees are alike.
+    values: for each row a tree of arrays or numbers; all trees have the same structure and shapes.
     """
     rows_of_device = size // devices
     used = np.zeros(devices, np.int32)
@@ -196,12 +201,19 @@ def row_updates(rows: Sequence[int], values: Sequence[Any], size: int, devices: 
 
 
 def update_rows(tree: Tree, updates: RowUpdates, make_row: Callable[[Any], Tree]) -> Tree:
-    """One device's `tree` with rows replaced. make_row: from an entry's value, the same tree with one row."""
+    """One device's `tree` with rows replaced.
+
+    make_row: makes a tree like `tree`, but of one row, from an entry's value.
+    """
 
     def update(entry: Array, tree: Tree) -> Tree:
         row = make_row(jax.tree.map(lambda x: x[entry], updates.values))
-        at = updates.rows[entry]
-        changed: Tree = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, 0), tree, row)
+        index = updates.rows[entry]
+
+        def replace(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, index, 0)
+
+        changed: Tree = jax.tree.map(replace, tree, row)
         return changed
 
     result: Tree = jax.lax.fori_loop(0, updates.used[0], update, tree)
@@ -209,9 +221,10 @@ def update_rows(tree: Tree, updates: RowUpdates, make_row: Callable[[Any], Tree]
 
 
 def insert_sources(source: Source, encoded: list[LayerKV], input_ids: Array, updates: RowUpdates) -> Source:
-    """One device's sources, some replaced from the encoder's result. updates: values are EncodedSource.
+    """One device's sources, some of them replaced by sources from the encoder's result.
 
-    encoded, input_ids: of all devices, since a source may have been encoded on another one.
+    updates: their values are EncodedSource. encoded, input_ids: the encoder's results and inputs on all devices, since
+    a source may have been encoded on another one.
     """
     S = source.mask.shape[1]
 
@@ -223,9 +236,9 @@ def insert_sources(source: Source, encoded: list[LayerKV], input_ids: Array, upd
 
 
 def begin_rows(state: State, updates: RowUpdates, config: Config, beams: int) -> State:
-    """One device's state, apart from its sources, with rows begun anew; nothing of their old contents is left.
+    """One device's state, without its sources, with some rows set to the state before their first step.
 
-    updates: values are what `first_tokens` returns.
+    Nothing of the rows' old contents is left. updates: their values are what `first_tokens` returns.
     """
     dtype = state.cache.self_kv[0][0].dtype
 
@@ -237,12 +250,12 @@ def begin_rows(state: State, updates: RowUpdates, config: Config, beams: int) ->
 
 
 def without_source(state: State) -> State:
-    """The state that `begin_rows` takes and gives: sources are large, and it does not touch them."""
+    """The state as `begin_rows` takes it, which does not use the sources. They are large, so its program has none."""
     absent: Any = None
     return state._replace(source=absent)
 
 
 def take_rows(state: State, rows: Array, live: Array) -> State:
-    """A state of rows (b,) of another state; a row that is not `live` (b,) is marked as done."""
+    """A state that consists of these rows (n,) of `state`. Where live (n,) is false, the row is marked as done."""
     taken: State = jax.tree.map(lambda leaf: leaf[rows], state)
     return taken._replace(done=taken.done | ~live)

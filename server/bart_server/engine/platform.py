@@ -1,4 +1,8 @@
-"""jax's settings. They hold for a whole process, so only `process` makes them, and not a Runtime."""
+"""Chooses jax's platform and listens to its compiler.
+
+Both affect the whole process. So the server's process calls this module, and a Runtime, which may be part of another
+program, does not.
+"""
 
 import contextlib
 import logging
@@ -14,17 +18,17 @@ from bart_server.engine.store import lower_priority
 from bart_server.settings import Settings
 
 log = logging.getLogger(__name__)
-WORKED = (
-    1_000_000  # nanoseconds of processor time; a thread that spent less did not take part in compiling a small program
-)
-COMPILATION = "/jax/core/compile/backend_compile_duration"
+# Nanoseconds of processor time. A thread that spent less during the compilation of a small program took no part in it.
+MIN_COMPILER_TIME = 1_000_000
+COMPILATION = "/jax/core/compile/backend_compile_duration"  # jax's monitoring event after XLA has compiled a program
 
 
 def set_up(settings: Settings, on_compile: Callable[[], None]) -> Callable[[], None]:
-    """Claims the platform and listens to the compiler. Called once, before a model is loaded.
+    """Chooses the platform and listens to the compiler. Called once, before a model is loaded.
 
-    on_compile: called after XLA has compiled a program, on the thread that asked for it. Raises RuntimeError if the
-    platform is not there. Returns a function to call when serving begins: it lowers the priority of compilation.
+    on_compile: called after XLA has compiled a program, on the thread that asked for it. Returns a function to call
+    when serving begins: it lowers the priority of the threads that compile. Raises RuntimeError if the platform is not
+    there.
     """
     threads = set(processor_times())
     claim(settings.platform)
@@ -45,20 +49,23 @@ def set_up(settings: Settings, on_compile: Callable[[], None]) -> Callable[[], N
 
 def claim(platform: str) -> None:
     """Makes jax use this platform. Raises RuntimeError if it is not there or another process holds it."""
-    jax.config.update("jax_platforms", platform)  # without this jax would fall back to the CPU silently
+    jax.config.update(
+        "jax_platforms", platform
+    )  # otherwise jax would use the CPU without an error if the platform failed
     try:
         devices = jax.local_devices()
-    except Exception as error:  # each platform's plug-in raises a kind of its own
+    except Exception as error:  # each platform's plug-in raises errors of its own classes
         raise RuntimeError(f"platform {platform} is not available: {str(error) or type(error).__name__}") from error
     log.info("devices", extra={"devices": [str(device) for device in devices]})
 
 
 def find_compilers(others: set[int]) -> set[int]:
-    """Native ids of the threads on which XLA compiles and does nothing else; empty where times of threads are unknown.
+    """Native ids of the threads on which XLA compiles and does nothing else. Empty where the system is not Linux.
 
-    XLA compiles on threads of its own, so lowering the priority of the calling thread is not enough. These threads have
-    no names, but they spend far more processor time while a program is compiled than while it runs. Nothing else may
-    compute during the call. others: threads that existed before the platform was claimed.
+    XLA compiles on threads of its own, so lowering the priority of the thread that calls the compiler is not enough.
+    XLA's threads have no names. Those that compile are recognized by their processor time: far more while a program is
+    compiled than while it runs. The process must compute nothing else meanwhile. others: threads that existed before
+    jax started its platform.
     """
 
     def program(x: jax.Array) -> jax.Array:
@@ -70,23 +77,25 @@ def find_compilers(others: set[int]) -> set[int]:
     lowered = jax.jit(program).lower(x)
     before = processor_times()
     compiled = lowered.compile()
-    between = processor_times()
+    after_compiling = processor_times()
     for _ in range(32):
         jax.block_until_ready(compiled(x))
-    after = processor_times()
-    python = {thread.native_id for thread in threading.enumerate()}
-    return {
-        thread
-        for thread in between.keys() & after.keys() - others - python
-        if between[thread] - before.get(thread, 0) > max(WORKED, 10 * (after[thread] - between[thread]))
-    }
+    after_running = processor_times()
+    python_threads = {thread.native_id for thread in threading.enumerate()}
+    compilers = set()
+    for thread in after_compiling.keys() & after_running.keys() - others - python_threads:
+        compiling = after_compiling[thread] - before.get(thread, 0)
+        running = after_running[thread] - after_compiling[thread]
+        if compiling > max(MIN_COMPILER_TIME, 10 * running):
+            compilers.add(thread)
+    return compilers
 
 
 def processor_times() -> dict[int, int]:
-    """Nanoseconds that each thread of this process has run, by native id. Empty where the system is not Linux."""
+    """The processor time of each thread of this process, in nanoseconds, by native id. Empty except on Linux."""
     times = {}
     if sys.platform == "linux":
         for path in pathlib.Path("/proc/self/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError):  # the thread ended meanwhile
+            with contextlib.suppress(OSError):  # the thread has ended
                 times[int(path.parent.name)] = int(path.read_text().split()[0])
     return times

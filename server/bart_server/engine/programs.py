@@ -1,12 +1,14 @@
-"""The programs of decoding, compiled ahead of time. A shape that has no program is an error, so no request can make a
-call of the device wait for a compilation. Their keys in the engine's store of programs, and what they do:
+"""Compiles the programs of decoding ahead of time, so that no request waits for a compilation.
 
-    ("prefill", EncoderShape)                 encodes packed sources; gives the keys and values of cross-attention
-    ("init", StateShape, size)                makes a decoding state of `size` rows, all of them done
-    ("insert", source, size, EncoderShape)    copies keys and values into rows; the same for all buckets of `source`
-    ("begin", StateShape, size)               writes options and prompts into rows, which begin anew
+Their keys in the engine's store of programs, and what they do. size, old, new: row counts of a decoding state. source:
+the source length of a bucket; all buckets of this length share the program.
+
+    ("prefill", EncoderShape)                 encodes sources; returns the keys and values of cross-attention
+    ("init", StateShape, size)                makes a decoding state whose rows are all done
+    ("insert", source, size, EncoderShape)    copies keys and values of cross-attention into rows of a state
+    ("begin", StateShape, size)               sets rows of a state to their first token and their options
     ("step", bucket, size)                    runs a chunk of decoding steps
-    ("resize", StateShape, old, new)          makes a state of `new` rows from some rows of one of `old` rows
+    ("resize", StateShape, old, new)          makes a state of `new` rows from some rows of a state of `old` rows
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +40,7 @@ from bart_server.scheduling.contract import Bucket, Request
 
 
 class StateShape(NamedTuple):
-    """What a decoding state's shapes depend on besides its row count: with and without sampling they are the same."""
+    """What the shapes of a decoding state depend on besides its row count. Sampling does not change them."""
 
     source: int
     target: int
@@ -50,17 +52,21 @@ def state_shape(bucket: Bucket) -> StateShape:
 
 
 class DecodePrograms:
-    """Compiles the programs of decoding. example: makes a request as long as a bucket allows, for its shapes."""
+    """Describes and compiles the programs of decoding.
+
+    example: makes a request of a bucket, of which only the shapes of its options are used.
+    """
 
     def __init__(self, model: DeviceModel, example: Callable[[Bucket], Request]) -> None:
         self._model = model
         self._example = example
-        self._states: dict[tuple[StateShape, int], Any] = {}  # the arrays' shapes; tracing them takes 0.1 s
+        self._states: dict[tuple[StateShape, int], Any] = {}  # a cache for `_state`: tracing takes 0.1 s
 
     def of(self, bucket: Bucket, size: int, others: Sequence[int]) -> list[Program]:
-        """The programs of a row count. others: the row counts that it is resized from and to.
+        """The programs of a row count that any request of the bucket can run with.
 
-        The encoder has its longest row only, which every request can use; `encoder` has the programs of the others.
+        others: the row counts that a batch is resized from and to. Of the encoder's shapes only that of one longest
+        row, which holds every source, is among them; `encoder` describes the programs of the others.
         """
         programs = [
             Program(("step", bucket, size), partial(self._step, bucket, size), uses_weights=True),
@@ -74,7 +80,7 @@ class DecodePrograms:
         return programs
 
     def encoder(self, bucket: Bucket, size: int, shape: EncoderShape) -> list[Program]:
-        """The programs that encode in a shape and begin rows of a state of `size` rows."""
+        """The programs that encode sources in an encoder shape and put them into a new state of `size` rows."""
         insert = partial(self._insert, bucket, size, shape)
         return [
             Program(("init", state_shape(bucket), size), partial(self._init, bucket, size)),
@@ -133,13 +139,14 @@ class DecodePrograms:
     def _resize(self, bucket: Bucket, old: int, new: int) -> Any:
         rows = jax.ShapeDtypeStruct((new,), np.int32)
         live = jax.ShapeDtypeStruct((new,), np.bool_)
-        program = jax.jit(take_rows, out_shardings=self._model.rows)  # rows may come from another device
+        program = jax.jit(take_rows, out_shardings=self._model.rows)  # a row may move to another device
         return program.lower(self._state(bucket, old), rows, live).compile()
 
     def _run_prefill(self, weights: Params, ids: Array, positions: Array) -> list[LayerKV]:
         return prefill_packed(weights, self._model.config, ids, positions)
 
     def _ids(self, shape: EncoderShape) -> Any:
+        """The shapes of the encoder's token ids, and of their positions, on all devices."""
         return self._model.shapes(np.zeros((self._model.devices * shape.rows, shape.length), np.int32))
 
     def _state(self, bucket: Bucket, size: int) -> Any:
@@ -151,6 +158,7 @@ class DecodePrograms:
         return shapes
 
     def _trace_state(self, bucket: Bucket, size: int) -> Any:
+        """Finds the shapes of a state by tracing how it is made; nothing is computed."""
         model = self._model
         value = first_tokens(self._example(bucket), bucket)
         prompts, options = row_updates([0], [value], size, 1).values

@@ -1,4 +1,4 @@
-"""The shapes that are compiled: those of the settings, and where the settings give none, shapes for the checkpoint."""
+"""Decides which shapes are compiled: those of the settings, or the checkpoint's where a setting is empty."""
 
 from typing import NamedTuple
 
@@ -18,10 +18,10 @@ class Shapes(NamedTuple):
 
 
 def complete(shapes: Shapes, default: int, positions: int) -> Shapes:
-    """The shapes, with source and target lengths chosen for the checkpoint if the settings give none.
+    """The shapes, with source and target lengths that suit the checkpoint where the settings have none.
 
-    default: tokens of the checkpoint's longest answer without options. positions: rows of its position table. Raises
-    SettingsError for a length that the position table cannot hold, and for a target shorter than `default`.
+    default: the most tokens of an answer to a request without options. positions: rows of the model's position table.
+    Raises SettingsError for a length beyond the position table, and for a target shorter than `default`.
     """
     sources = shapes.sources
     if not sources:

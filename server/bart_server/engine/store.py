@@ -1,4 +1,4 @@
-"""The programs of an engine: which are wanted, in which order they are compiled, and which exist. Imports no jax.
+"""Keeps an engine's programs: which are wanted, in which order they are compiled, and which exist. Imports no jax.
 
 A shape is one row count of a bucket, or one encoder shape (rows and positions of the encoder's input) for such a row
 count. It opens when all of its programs exist and have run once. Several shapes may need the same program, which is
@@ -20,8 +20,8 @@ from bart_server.scheduling.contract import Bucket, Open, Progress, Request
 from bart_server.scheduling.jobs import fit
 
 log = logging.getLogger(__name__)
-# The niceness of threads that compile while requests are served: on a busy core such a thread gets a tenth of the time
-# that the others get.
+# The niceness of threads that compile while requests are served. On a busy core such a thread gets a tenth of the time
+# that a thread of niceness 0 gets.
 NICENESS = 10
 FIRST = 0  # the priority of shapes that open before the model is served
 
@@ -72,7 +72,7 @@ class Store:
         self._executables: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
         self._wanted: list[Shape] = []  # shapes that are neither open nor being warmed up
-        self._renewals: list[Program] = []  # programs that exist and are to be compiled anew
+        self._renewals: list[Program] = []  # programs that exist and are to be compiled again
         self._compiling: set[Hashable] = set()  # keys of programs that a thread has begun to compile
         self._demand: Counter[Hashable] = Counter()  # how many requests would have used a shape, by its key
 
@@ -86,7 +86,7 @@ class Store:
             self._wanted += shapes
 
     def renew(self, programs: Sequence[Program]) -> None:
-        """Adds programs that `compile` makes anew in the background; the old executables are used until then."""
+        """Adds programs that `compile` compiles again in the background; the old executables are used until then."""
         with self._lock:
             self._renewals += [program for program in programs if program.key in self._executables]
 
@@ -100,9 +100,9 @@ class Store:
         return (bucket, size, encoder) in self._encoders
 
     def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
-        """How many of the requests run in another bucket or row count than their best one; asks for the best ones.
+        """How many of the requests do not run in their best bucket and row count. Calls `ask` for each best one.
 
-        bucket, size: those that the requests run in. rows: the rows in use, those of the requests included. Encoder
+        bucket, size: those that the requests run in. rows: the rows in use, including those of the requests. Encoder
         shapes are not compared.
         """
         count = 0
@@ -115,9 +115,10 @@ class Store:
         return count
 
     def progress(self, first: bool = False) -> Progress:
-        """How many programs exist, and how many exist or are wanted. One that is to be compiled anew counts as missing.
+        """How many programs exist, and how many exist or are wanted.
 
-        first: of the wanted ones, only those that are compiled before the model is served.
+        One that is to be compiled again counts as missing. first: counts, of the wanted ones, only those that are
+        compiled before the model is served.
         """
         with self._lock:
             missing: set[Hashable] = set()
@@ -140,30 +141,30 @@ class Store:
             self._work(stop, None)
             return
         threads = os.cpu_count() or 1
-        with ThreadPoolExecutor(threads) as pool:  # XLA compiles outside the interpreter's lock
-            for working in [pool.submit(self._work, stop, FIRST) for _ in range(threads)]:
-                working.result()
+        with ThreadPoolExecutor(threads) as pool:  # XLA releases the interpreter's lock while it compiles
+            for future in [pool.submit(self._work, stop, FIRST) for _ in range(threads)]:
+                future.result()
 
     def close(self, bucket: Bucket, *sizes: int) -> None:
-        """Closes these row counts of a bucket, or all if none is named. Executables stay: rows may still run."""
+        """Closes these row counts of a bucket, or all if none is named. Executables are kept: rows may still run."""
         with self._lock:
             remaining = tuple(size for size in self.open.get(bucket, ()) if sizes and size not in sizes)
             others = {other: open_sizes for other, open_sizes in self.open.items() if other is not bucket}
             self.open = {**others, bucket: remaining} if remaining else others
 
     def _work(self, stop: Callable[[], bool], last: int | None) -> None:
-        """Compiles programs and opens shapes, up to the priority `last` (None: any), until nothing is left to begin."""
+        """Compiles programs and opens shapes of priorities up to `last` (None: any) until nothing is left to begin."""
         while not stop():
             shape = self._complete_shape(last)
             if shape is not None:
-                with self._survived([shape], last):
+                with self._handling_errors([shape], last):
                     shape.warm_up()
                     self._open(shape)
                 continue
             program = self._missing_program(last)
             if program is None:
                 return
-            with self._survived(self._needing(program), last):
+            with self._handling_errors(self._needing(program), last):
                 executable = program.compile()
                 with self._lock:
                     self._executables[program.key] = executable
@@ -180,8 +181,8 @@ class Store:
     def _missing_program(self, last: int | None) -> Program | None:
         """Takes the next program to compile; no other thread gets it. None if there is none.
 
-        Programs that are compiled anew come first. The others are ordered by their shapes: those that most requests
-        would have used, then those with the lowest priority. Of one shape, programs that use the weights come first.
+        Programs that are compiled again come first. The others are ordered by their shapes: by how many requests would
+        have used the shape, then by its priority. Of one shape, programs that use the weights come first.
         """
         with self._lock:
             if last is None and self._renewals:
@@ -202,10 +203,12 @@ class Store:
             return next_program
 
     def _needing(self, program: Program) -> list[Shape]:
+        """The wanted shapes that need this program."""
         with self._lock:
             return [shape for shape in self._wanted if any(program.key == other.key for other in shape.programs)]
 
     def _open(self, shape: Shape) -> None:
+        """Lets requests use a shape."""
         with self._lock:
             if shape.encoder is not None:
                 self._encoders |= {shape.key}
@@ -214,10 +217,11 @@ class Store:
             self.open = {**self.open, shape.bucket: tuple(sorted(sizes))}
 
     @contextlib.contextmanager
-    def _survived(self, shapes: Sequence[Shape], last: int | None) -> Iterator[None]:
-        """If the block raises: in the background (`last` is None), logs the error and gives up these shapes.
+    def _handling_errors(self, shapes: Sequence[Shape], last: int | None) -> Iterator[None]:
+        """Handles an error that the block raises.
 
-        Before the model is served, gives up all shapes and raises the error.
+        In the background (`last` is None) it logs the error and removes these shapes from the wanted ones. Before the
+        model is served it removes all shapes, so that other threads stop too, and raises the error.
         """
         try:
             yield

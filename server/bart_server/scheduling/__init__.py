@@ -1,1 +1,1 @@
-"""Who runs when: pure Python, neither jax nor grpc."""
+"""Decides which requests run when. Pure Python: imports neither jax nor grpc."""

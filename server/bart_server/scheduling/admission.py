@@ -1,8 +1,8 @@
-"""How much may be in flight at once, and how long it takes to end. Pure Python; its callers hold a lock.
+"""Limits how much work is in flight at once, and estimates how long it takes. Callers hold the scheduler's lock.
 
-Two budgets limit it: requests, each from the first byte to the last, so that waiting for a tokenizer counts too; and
-cost, the estimated padded tokens x beams, from admission to the last token. What does not fit is refused at once,
-because an overloaded server that queues without limit answers every call too late.
+There are two budgets. Requests count from before their call's message is read until they end, so that waiting for a
+tokenizer counts too. Cost, the estimated padded tokens x beams, counts from when a request is admitted until it ends.
+What does not fit is refused at once: if an overloaded server queued it, every answer would come too late.
 """
 
 import math
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from bart_server.scheduling.errors import Overloaded
 
-HALF_LIFE = 30.0  # seconds of work after which a measurement has half its weight
-MIN_OBSERVED = 1.0  # seconds of work before the measured throughput is used to refuse a request
-MAX_RETRY_AFTER = 30.0  # seconds; the requests in flight say nothing about a later time
+HALF_LIFE = 30.0  # seconds after which a measurement has half its weight
+MIN_OBSERVED = 1.0  # seconds of work that are measured before the throughput is used
+# The longest pause in seconds that a refused caller is told. What is in flight now says nothing about a later time.
+MAX_RETRY_AFTER = 30.0
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Budget:
 
 
 class Throughput:
-    """Cost that is finished per second of work, measured. Seconds in which several workers work count once.
+    """Measures how much cost is finished per second of work. A second in which several workers work counts once.
 
-    Measurements lose weight with a half-life, also while the server is idle. One iteration counts for at most as many
-    seconds as all earlier ones together, so that a single stall of the device at most halves the estimate.
+    Measurements lose weight with time, by HALF_LIFE, also while the server is idle. One iteration of a worker counts at
+    most as many seconds as all earlier ones together, so that one slow call of the device at most halves the estimate.
     """
 
     def __init__(self) -> None:
@@ -39,15 +40,17 @@ class Throughput:
         self._decayed_at: float | None = None  # None before the first measurement
 
     def retired(self, cost: int) -> None:
+        """A request of this cost was computed to its end."""
         self._uncounted_cost += cost
 
     def began(self, now: float) -> None:
+        """A worker begins an iteration. now: seconds of the scheduler's clock."""
         if not self._active:
             self._counted_until = now
         self._active += 1
 
     def ended(self, now: float, worked: bool) -> None:
-        """An iteration has ended. worked: False if it had nothing to do; then its seconds are not counted."""
+        """A worker ends an iteration. worked: whether it had anything to do; if not, its seconds are not counted."""
         self._active -= 1
         if not worked:
             return
@@ -60,6 +63,7 @@ class Throughput:
         self._uncounted_cost = 0
 
     def _decay(self, now: float) -> None:
+        """Reduces the weight of what was measured before."""
         if self._decayed_at is not None:
             weight = 0.5 ** ((now - self._decayed_at) / HALF_LIFE)
             self._cost *= weight
@@ -67,14 +71,14 @@ class Throughput:
         self._decayed_at = now
 
     def seconds(self, cost: float) -> float | None:
-        """Seconds that `cost` takes, or None before MIN_OBSERVED seconds of work have been measured."""
+        """Seconds of work that `cost` takes. None before MIN_OBSERVED seconds of work have been measured."""
         if self._seconds < MIN_OBSERVED or self._cost <= 0:
             return None
         return cost / self._cost * self._seconds
 
 
 class Admission:
-    """What is in flight of the two budgets. Its methods take more of them or refuse with Overloaded."""
+    """How much of the two budgets is in use. requests: their number. cost: the sum of the admitted requests' costs."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -92,13 +96,15 @@ class Admission:
         self.requests += count
 
     def release(self, count: int) -> None:
+        """Gives the places of `count` requests back."""
         self.requests -= count
 
     def admit(self, cost: int, ahead: float, remaining: float | None, latency: float | None = None) -> None:
-        """Takes room for `cost`, or raises Overloaded if the budget or the deadline does not allow it.
+        """Takes `cost` of the budget. Raises Overloaded if there is too little, or no time before the deadline.
 
-        ahead: the cost that is served before; if it is 0, no deadline is refused. remaining: seconds to the deadline,
-        None without one. latency: seconds that the request takes once it has begun, None if that is not known.
+        ahead: the cost of the requests that are served first; if it is 0, the deadline is not checked. remaining:
+        seconds until the deadline, None without one. latency: seconds that such a request takes once it runs, None if
+        unknown.
         """
         if self.cost + cost > self.budget.cost:
             raise Overloaded(
@@ -108,19 +114,22 @@ class Admission:
             )
         wait = self.throughput.seconds(ahead + cost)
         if ahead and remaining is not None and wait is not None:
-            wait = max(wait, (self.throughput.seconds(ahead) or 0.0) + (latency or 0.0))
+            wait = max(wait, (self.throughput.seconds(ahead) or 0.0) + (latency or 0.0))  # the later of two estimates
             if wait > remaining:
-                message = f"about {wait:.1f} s of work are ahead of a deadline in {remaining:.1f} s"
+                message = f"the answer would take about {wait:.1f} s, the deadline is in {remaining:.1f} s"
                 raise Overloaded(message, self.retry_after(ahead))
         self.cost += cost
 
     def retire(self, cost: int, served: bool) -> None:
-        """Gives room back. served: whether the request was computed to its end, so that it counts as throughput."""
+        """Gives `cost` back. served: whether the request was computed to its end, so that it counts as throughput."""
         self.cost -= cost
         if served:
             self.throughput.retired(cost)
 
     def retry_after(self, cost: float) -> float:
-        """Seconds that a refused caller is told to wait: the time that `cost` takes, 1 if unknown, from 0.1 to 30."""
+        """Seconds that a refused caller is told to wait: those that `cost` takes, at least 0.1 and at most 30.
+
+        1 second if no throughput was measured yet.
+        """
         seconds = self.throughput.seconds(cost)
         return min(MAX_RETRY_AFTER, max(0.1, 1.0 if seconds is None else math.ceil(seconds * 10) / 10))

@@ -1,4 +1,4 @@
-"""What the scheduler, the engines and the services tell each other. Imports neither jax nor grpc."""
+"""The types that the scheduler, the engines and the services exchange. Imports neither jax nor grpc."""
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ Open = Mapping[Bucket, tuple[int, ...]]  # the row counts of each open bucket th
 
 
 def best(buckets: Iterable[Bucket], available: Open) -> Bucket | None:
-    """The first of the buckets that is open."""
+    """The first of the buckets that is open, None if none is."""
     return next((bucket for bucket in buckets if bucket in available), None)
 
 
@@ -71,7 +71,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Delta:
-    """The next tokens of a stream; they are final."""
+    """The next tokens of a stream, which no later step changes."""
 
     tokens: tuple[int, ...]
 
@@ -97,7 +97,7 @@ class Failure:
 
 
 Event = Delta | Finish | Failure
-Deliver = Callable[[Event], None]
+Deliver = Callable[[Event], None]  # takes the events of one request
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ class Work(Protocol):
     """What the scheduler calls in a task of either kind."""
 
     def oversized(self, bucket: Bucket, size: int, rows: int, requests: Sequence[Request]) -> int:
-        """How many of the requests run on a larger program than the best one, which is wanted and not compiled yet.
+        """How many of the requests run on a larger program than the best one, because that is not compiled yet.
 
-        Programs that requests lack are compiled first. size: the row count that the requests run in. rows: the rows in
-        use, theirs included.
+        Has the programs compiled next that most requests would have used. size: the row count that the requests run in.
+        rows: the rows in use, including theirs.
         """
 
 
@@ -141,13 +141,13 @@ class Once(Work, Protocol):
     """A task of the kind ONCE."""
 
     def run(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> Sequence[tuple[float, ...]]:
-        """The values of each of up to `size` requests; the task decides how many they are and what they mean."""
+        """The values of each request, of which there are at most `size`. The task defines their number and meaning."""
 
 
 class Decode(Work, Protocol):
     """A task of the kind DECODE. A state is opaque; a row is an index into it, and holds a request or is free.
 
-    A method that raises loses the state that it was given.
+    After a method has raised, the state that it was given must not be used again.
     """
 
     def init(self, bucket: Bucket, size: int) -> Any:
@@ -157,7 +157,7 @@ class Decode(Work, Protocol):
         """Runs the encoder on up to `size` sources; the result is for `insert` into a state of `size` rows."""
 
     def insert(self, bucket: Bucket, state: Any, encoded: Any, rows: Sequence[int]) -> Any:
-        """Puts the requests of a call of `encode`, in order, into free rows of a state, ready for their first step."""
+        """Puts the requests of a call of `encode`, in order, into free rows of a state. Their first step is next."""
 
     def step(self, bucket: Bucket, state: Any, steps: int) -> tuple[Any, Sequence[int]]:
         """Decodes up to `steps` steps in every live row; returns the state and the rows that are finished."""
@@ -169,17 +169,17 @@ class Decode(Work, Protocol):
         """The answers in finished rows, best first."""
 
     def free(self, bucket: Bucket, state: Any, rows: Sequence[int]) -> Any:
-        """Makes rows free, whatever runs in them."""
+        """The state with these rows free; requests that still run in them are dropped."""
 
     def resize(self, bucket: Bucket, state: Any, rows: Sequence[int], size: int) -> Any:
-        """A state of `size` rows that holds the given rows, in order, at its beginning."""
+        """A state of `size` rows that begins with `rows` of this state, in this order; its other rows are free."""
 
 
 class Engine(Protocol):
     """One revision of a model on a device, and the tasks that it does.
 
-    `requests` is called from any thread, `compile` from threads that serve nobody, and the tasks' methods from the
-    workers' threads, where a state belongs to one of them.
+    `requests` is called from any thread, `compile` from threads that only compile, and the tasks' methods from the
+    workers' threads. A state belongs to one worker.
     """
 
     description: Description
@@ -199,8 +199,9 @@ class Engine(Protocol):
     def compile(self, stop: Callable[[], bool], background: bool = False) -> None:
         """Compiles what has to exist before the model is served, on as many threads as there are cores.
 
-        background: compiles everything else, on the calling thread, which gets a low priority; first what most requests
-        have lacked. Opens each row count as soon as its programs exist and have run. Returns early when `stop` is true.
+        background: compiles everything else, on the calling thread, which gets a low priority; programs that most
+        requests would have used come first. Each row count opens as soon as its programs exist and have run. Returns
+        early when `stop()` is true.
         """
 
     def progress(self, first: bool = False) -> Progress:
@@ -213,4 +214,4 @@ class Engine(Protocol):
         """
 
     def work(self, bucket: Bucket) -> Once | Decode:
-        """What runs the bucket's task."""
+        """The object that runs the bucket's task."""

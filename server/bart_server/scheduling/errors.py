@@ -1,14 +1,17 @@
 """Why a request is refused or fails. The service layer turns each class into one gRPC status."""
 
-MAX_QUOTED = 200  # characters of what a caller sent that an error repeats: gRPC's trailing metadata is small
+# The most characters that an error repeats of what a caller sent. gRPC limits the size of metadata, where errors
+# travel.
+MAX_QUOTED = 200
 
 
 def clipped(text: str) -> str:
+    """The text, cut to MAX_QUOTED characters."""
     return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 1]}…"
 
 
 class RequestError(Exception):
-    """A request that gets no answer. The message is for the caller: no text of theirs, no path, no stack trace."""
+    """A request gets no answer. Its message goes to the caller, so it has no path and no stack trace."""
 
 
 class InvalidArgument(RequestError):
@@ -33,7 +36,7 @@ class UnknownModel(RequestError):
 
 
 class WrongTask(RequestError):
-    """The model is served, but cannot do this."""
+    """The model is served, but its checkpoint cannot do this task."""
 
 
 class MessageTooLarge(RequestError):
@@ -45,7 +48,7 @@ class Unauthenticated(RequestError):
 
 
 class Overloaded(RequestError):
-    """There is no room, or no time before the deadline. retry_after: seconds after which there may be."""
+    """There is no room, or no time before the deadline. retry_after: seconds after which another try makes sense."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)

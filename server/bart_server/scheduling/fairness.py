@@ -1,8 +1,8 @@
-"""Fair shares among clients: who runs next, who gives way, and how long a request waits. Pure functions.
+"""Shares rows, places and cost equally among clients. Pure functions.
 
-A client is an opaque string, and all are entitled to equal shares. A free row goes to the waiting client that has the
-fewest rows. When there is no room for a new request, the newest waiting request of the client that has the most gives
-way. A client that is alone may have everything.
+A client is an opaque string. A free row goes to the client, of those with waiting requests, that has the fewest rows.
+When there is no room for a new request, the newest waiting request of the client that holds the most is refused, to
+make room. A client that is alone may have everything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,10 @@ from typing import Protocol, TypeVar
 
 
 class Waiting(Protocol):
-    """A request that waits. due: a client's own requests run in this order. order: the number of its arrival."""
+    """A request that waits.
+
+    due: requests of one client run in this order. order: counts all requests as they arrive.
+    """
 
     @property
     def client(self) -> str: ...
@@ -26,7 +29,7 @@ W = TypeVar("W", bound=Waiting)
 
 
 def next_to_run(waiting: Iterable[W], rows: Mapping[str, int]) -> W:
-    """The request that runs next: of a client that has the fewest running rows, the one that is due first."""
+    """The request that runs next: of the client with the fewest rows, the request that is due first."""
 
     def rank(request: W) -> tuple[int, float, int]:
         return rows.get(request.client, 0), request.due, request.order
@@ -37,11 +40,11 @@ def next_to_run(waiting: Iterable[W], rows: Mapping[str, int]) -> W:
 def displaced(
     missing: float, share: float, client: str, held: Mapping[str, float], waiting: Sequence[W], weights: Sequence[float]
 ) -> list[W]:
-    """The waiting requests that give way so that `client` gets `missing` units of places or cost; empty if none may.
+    """The waiting requests to refuse so that `client` gets `missing` units of places or cost. Empty if it may not.
 
-    One after the other, the newest waiting request of the client that holds the most is taken, as long as that client
-    keeps at least `share` units, which `client` will then have. held: the units of each client, running requests
-    included. weights: the units of each waiting request.
+    One after the other, the newest waiting request of the client that holds the most is taken. share: the units that
+    `client` will hold; no other client is left with fewer. held: the units of each client, running requests included.
+    weights: the units of each waiting request.
     """
     holdings = dict(held)
     newest: dict[str, list[tuple[int, float, W]]] = {}
@@ -67,16 +70,18 @@ def displaced(
 
 
 def work_ahead(client: str, due: float, cost: float, in_flight: Sequence[Waiting], costs: Sequence[float]) -> float:
-    """The cost that is served before a new request of `client` that is due at `due` and costs `cost`.
+    """The cost that is served before a new request of `client` ends, apart from its own cost.
 
-    It is the cost that the client itself has due before, and for each other client at most as much as this client will
-    have served by then. costs: what is left of each request in flight.
+    It is the sum of the client's requests that are due no later and, for each other client, of that client's requests,
+    but at most as much as `client` itself gets meanwhile, since shares are equal. due, cost: of the new request. costs:
+    what remains of the cost of each request in flight.
     """
-    own_cost = 0.0
-    others: dict[str, float] = {}
-    for request, left in zip(in_flight, costs, strict=True):
+    same_client = 0.0
+    other_clients: dict[str, float] = {}
+    for request, remaining in zip(in_flight, costs, strict=True):
         if request.client != client:
-            others[request.client] = others.get(request.client, 0.0) + left
+            other_clients[request.client] = other_clients.get(request.client, 0.0) + remaining
         elif request.due <= due:
-            own_cost += left
-    return own_cost + sum(min(theirs, own_cost + cost) for theirs in others.values())
+            same_client += remaining
+    equal_share = same_client + cost
+    return same_client + sum(min(remaining, equal_share) for remaining in other_clients.values())

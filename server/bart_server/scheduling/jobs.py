@@ -1,4 +1,4 @@
-"""The scheduler's records: of an engine that is served, an admitted request, a running batch, and a call's places."""
+"""The scheduler's records: of a served engine, an admitted request, a running batch, and the places of a call."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,9 @@ from bart_server.scheduling.errors import RequestError
 class Revision:
     """An engine that is served: one revision of a model.
 
-    open: `engine.open` as the scheduler last saw it. queues: the waiting jobs of each bucket. places: how many are
-    reserved. jobs: how many wait or run. removed: whether it takes no new reservations.
+    open: the value of `engine.open` by which jobs were last queued. queues: the waiting jobs of each bucket. places:
+    how many places calls have reserved for it. jobs: how many jobs wait or run. removed: whether new reservations are
+    refused, because a newer revision has replaced it or the model is gone.
     """
 
     model: str
@@ -29,11 +30,12 @@ class Revision:
 class Job:
     """An admitted request.
 
-    bucket: the one in which it waits or runs. deliver: takes its events. due, order: a client's job with the earliest
-    `due` runs first, and of equal ones the one with the lowest `order`. sent: how many tokens were delivered. running:
-    whether it has left the queue. ended: whether its last event was delivered, or it was cancelled.
+    bucket: the shape bucket in which it waits or runs. deliver: takes its events. due, order: of a client's jobs, that
+    with the lowest `due` runs first, and of equal ones that with the lowest `order`. sent: how many tokens were
+    delivered. running: whether it has left the queue. ended: whether it was answered, refused or cancelled.
 
-    Times are in seconds of the scheduler's clock. deadline: None if the call has none. started: when the encoder began.
+    Times are in seconds of the scheduler's clock. arrived: when its call came. deadline: None if the call has none.
+    due: the deadline, or a time after its arrival if there is none. started: when it left the queue.
     """
 
     reservation: "Reservation"
@@ -76,11 +78,14 @@ class Batch:
     jobs: list[Job | None] = field(default_factory=list)
 
     def live(self) -> list[int]:
-        """The rows that hold a job. A job that ended early, cancelled say, holds its row until the next iteration."""
+        """The rows that hold a job.
+
+        A job that was cancelled or expired holds its row until the worker's next iteration.
+        """
         return [row for row, job in enumerate(self.jobs) if job]
 
     def sizes(self) -> tuple[int, ...]:
-        """The row counts that are open now."""
+        """The bucket's row counts that are open now, ascending."""
         return self.revision.engine.open.get(self.bucket, ())
 
 
@@ -91,7 +96,7 @@ def make_batches(revision: Revision, worker: int) -> list[Batch]:
 
 
 def without_idle(batches: Sequence[Batch], revision: Revision) -> tuple[Batch, ...]:
-    """The batches without those of `revision` that hold no state."""
+    """These batches, except those of `revision` that have no state."""
     return tuple(batch for batch in batches if batch.revision is not revision or batch.jobs)
 
 
@@ -102,12 +107,13 @@ def fit(rows: int, sizes: Sequence[int]) -> int:
 
 @dataclass(eq=False)
 class Reservation:
-    """A call's places: one for each of its requests, held from before the call is read until the request has ended.
+    """The places of one call: one for each of its requests, from before its message is read until the request ends.
 
-    client: an opaque name for the caller. arrived: when the call came. give_back: takes the reservation and a number of
-    places. revision: the engine that the places are for; None until the call has been read. count: the places that are
-    held. jobs: the submitted requests among them. revoked: the error with which the call lost its places to another
-    client, if it did. revoke: called with that error, on any thread.
+    client: an opaque name for the caller. arrived: when the call came, by the scheduler's clock. order: counts calls
+    and jobs as they arrive. give_back: called to give places back, with the reservation and their number. revision: the
+    engine that the places are for; None until the message has been read. count: the places that are held. jobs: how
+    many of them belong to submitted requests. revoked: the error with which the call lost its places to another client,
+    None if it has them. revoke: called with that error, on any thread.
     """
 
     client: str
@@ -122,10 +128,12 @@ class Reservation:
 
     @property
     def due(self) -> float:
+        """Before the message is read, a call waits by its arrival (see fairness.Waiting)."""
         return self.arrived
 
     @property
     def cost(self) -> int:
+        """Before the message is read, nothing is known of its cost."""
         return 0
 
     def release(self, count: int | None = None) -> None:

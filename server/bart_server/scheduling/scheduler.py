@@ -1,24 +1,25 @@
-"""Continuous batching: who runs when. Pure Python; it is given engines and imports neither jax nor grpc.
+"""Decides which requests run when, by continuous batching. Pure Python: imports neither jax nor grpc.
 
-Workers, each a thread, call `iterate` again and again: while one waits for the device, another prepares work for it or
-delivers what it computed, so that the device has no gaps. A worker has a batch of its own in every shape bucket, and
-all take from the same queues. An iteration of a worker
+Workers, each a thread, call `iterate` again and again. While one waits for the device, another prepares work for it or
+delivers results, so that the device always has work. A worker has a batch of its own in every shape bucket, and all
+workers take requests from the same queues. An iteration of a worker
 
-    1. drops what was cancelled or is past its deadline, in the queue and in running rows,
+    1. drops requests that were cancelled or are past their deadline, waiting or running,
     2. fills free rows of every bucket with waiting requests, encoded together: those of the client with the fewest
        rows first, and of one client the earliest deadline first; the batch grows to the next open row count where
        needed,
     3. decodes one chunk of steps in every bucket that has live rows: tokens are delivered, finished rows leave, and the
        batch shrinks to a smaller open row count when that is enough,
-    4. runs the waiting requests of the kind ONCE, one batch a bucket.
+    4. runs the waiting requests of the kind ONCE, one batch in each bucket.
 
 So a request waits for at most one chunk when rows are free, and a cancelled one holds its rows for at most one chunk.
-Requests without a deadline are due `DEFAULT_DEADLINE` after their arrival, so nobody waits for ever. Clients get equal
-shares, see `fairness`. What cannot end before its deadline is refused, or not begun while others wait.
+Requests without a deadline are due `DEFAULT_DEADLINE` seconds after their arrival, so that later deadlines do not pass
+them for ever. Clients get equal shares, see `fairness`. A request that cannot end before its deadline is refused when
+it comes, or when its turn comes while others wait.
 
-Engines come and go while workers run, two revisions of one model side by side if need be, and so do their buckets. A
-request waits in the queue of the best bucket that is open; when buckets open or close, those that wait are queued anew.
-What has begun to run ends where it is.
+Engines are added and removed while workers run, and two revisions of one model may be served side by side. A request
+waits in the queue of the best bucket that is open. When buckets open or close, waiting requests are queued again, and
+running ones end in their bucket.
 
 A method of an engine that raises fails the requests it was called for, and nothing else. After
 `MAX_SUCCESSIVE_FAULTS` such calls in succession, or an error of the scheduler itself, the workers end, every request
@@ -62,15 +63,15 @@ from bart_server.scheduling.jobs import Batch, Job, Reservation, Revision, fit, 
 from bart_server.scheduling.observer import Observer
 
 DEFAULT_DEADLINE = 60.0  # seconds after its arrival at which a request without a deadline is due
-MAX_SUCCESSIVE_FAULTS = 3  # engine calls that may raise in succession before the workers end
-# The weight of the latest answer in the mean time that answers take. One answer counts as at most twice the mean.
+MAX_SUCCESSIVE_FAULTS = 3  # the workers end when so many calls of an engine in succession have raised
+# The weight of the latest answer in the moving average of the time that answers take (`_paces`).
 PACE_WEIGHT = 0.2
 RETRY_ELSEWHERE = 1.0  # seconds after which a caller may find another server, revision or compiled program
-BROKEN = "the server is broken and about to end"
+BROKEN = "the server is broken and about to end"  # the message of Unavailable after the workers ended by an error
 
 
 def subtract(counter: Counter[str], key: str, count: int) -> None:
-    """Keeps no zero, so that the counter does not grow with every client that ever came."""
+    """Subtracts from a count, and deletes it at 0, so that the counter does not grow with every new client."""
     counter[key] -= count
     if not counter[key]:
         del counter[key]
@@ -92,7 +93,7 @@ class Scheduler:
         on_death: Callable[[BaseException], None] = lambda error: None,
         workers: int = 1,
     ) -> None:
-        # These three are replaced and never mutated, so that a worker can go through its batches without the lock.
+        # The next three are replaced and never mutated, so that a worker can iterate over its batches without the lock.
         self._revisions: dict[Engine, Revision] = {}
         self._queues: tuple[list[Job], ...] = ()
         self._batches: tuple[tuple[Batch, ...], ...] = ((),) * workers  # the batches of each worker
@@ -101,14 +102,15 @@ class Scheduler:
         self._clock = clock
         self._on_death = on_death
         self._admission = Admission(budget)
+        # The lock of the fields below; notified when there is work, or at the end.
         self._changed = threading.Condition()
         self._orders = itertools.count()
         self._jobs: set[Job] = set()  # those that wait or run
         self._reservations: set[Reservation] = set()  # those that hold places
         self._places: Counter[str] = Counter()  # how many places each client holds
         self._rows: Counter[str] = Counter()  # in how many rows each client's requests run
-        self._paces: dict[Bucket, float] = {}  # seconds from the encoder to the answer, for one unit of cost
-        self._calls: dict[object, float] = {}  # when each call of an engine that is in progress began
+        self._paces: dict[Bucket, float] = {}  # seconds from the encoder to the answer for each unit of cost
+        self._calls: dict[object, float] = {}  # when each unfinished call of an engine began
         self._draining = False
         self._stopped = False
         self._death: BaseException | None = None
@@ -117,9 +119,9 @@ class Scheduler:
     # ── from any thread ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def add(self, model: str, engine: Engine) -> None:
-        """Serves an engine. Another one of the same model goes on beside it.
+        """Begins to serve an engine; another engine of the same model is still served.
 
-        Raises ValueError if a request could never be admitted.
+        Raises ValueError if the budget is smaller than the cost of one request.
         """
         for bucket in engine.buckets:
             if bucket.cost > self._admission.budget.cost:
@@ -132,14 +134,17 @@ class Scheduler:
             self._batches = tuple((*old, *new) for old, new in zip(self._batches, added, strict=True))
 
     def remove(self, engine: Engine) -> None:
-        """Refuses new reservations for an engine; what has a place is served to its end, then the engine is let go."""
+        """Refuses new calls of an engine.
+
+        Calls that have places are served to their end, then the engine is forgotten.
+        """
         with self._changed:
             revision = self._revisions[engine]
             revision.removed = True
             self._forget_if_idle(revision)
 
     def serves(self, engine: Engine) -> bool:
-        """Whether the engine is known: from `add` until all that was in flight at `remove` has ended."""
+        """Whether the engine is still served: from `add` until all calls in flight at `remove` have ended."""
         return engine in self._revisions
 
     def hold(self, client: str = "", count: int = 1) -> Reservation:
@@ -153,7 +158,7 @@ class Scheduler:
         return reservation
 
     def bind(self, reservation: Reservation, engine: Engine) -> None:
-        """Names the engine that a call's places are for. Raises Overloaded or Unavailable."""
+        """Sets the engine that a call's places are for. Raises Overloaded or Unavailable."""
         with self._changed, self._counting_refusals():
             self._check_alive()
             if reservation.revoked:
@@ -185,8 +190,9 @@ class Scheduler:
     ) -> Job:
         """Admits a request that has its place, while draining too. Raises Overloaded or Unavailable.
 
-        deliver: called with Deltas (if the request streams) and then one Finish or Failure, unless it is cancelled; on
-        a worker's thread, so it must return at once. deadline: a time of the scheduler's clock.
+        deliver: called with Deltas (if the request streams) and then one Finish or Failure, unless the job is
+        cancelled. It is called on a worker's thread, so it must return at once. deadline: a time of the scheduler's
+        clock.
         """
         now = self._clock()
         due = reservation.arrived + DEFAULT_DEADLINE if deadline is None else deadline
@@ -215,19 +221,19 @@ class Scheduler:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Ends a job without an answer; its row is free before the next chunk. Does nothing if the job has ended."""
+        """Ends a job without an answer; its row is freed before the next chunk. Does nothing if the job has ended."""
         with self._changed:
             if not job.ended:
                 self._end(job)
                 self._observer.failed(job.revision.model, job.bucket, Cancelled.__name__)
 
     def drain(self) -> None:
-        """From now on everything new is refused; what is in flight goes on."""
+        """Refuses new calls from now on; calls in flight go on."""
         with self._changed:
             self._draining = True
 
     def stop(self) -> None:
-        """Ends `run` after the iterations in progress; what is still in flight fails."""
+        """Ends `run` after the iterations in progress; requests still in flight fail."""
         with self._changed:
             self._draining = self._stopped = True
             self._changed.notify_all()
@@ -238,17 +244,18 @@ class Scheduler:
             return self._admission.requests == 0 and not self._jobs
 
     def longest_call(self) -> float:
-        """Seconds since the oldest call of an engine began that has not returned."""
+        """Seconds that the longest unfinished call of an engine has taken so far; 0 if there is none."""
         return max((self._clock() - began for began in list(self._calls.values())), default=0.0)
 
     def abandon(self, error: Exception) -> None:
-        """Ends the scheduler although its workers may never return: every request fails, and `on_death` is called."""
+        """Ends the scheduler without waiting for its workers: every request fails, and `on_death` is called."""
         self._die(error)
         with self._changed:
             unfinished = list(self._jobs)
         self._fail(unfinished, Unavailable(BROKEN, RETRY_ELSEWHERE))
 
     def now(self) -> float:
+        """The time of the scheduler's clock in seconds."""
         return self._clock()
 
     # ── on a worker's thread ──────────────────────────────────────────────────────────────────────────────────────────
@@ -267,6 +274,7 @@ class Scheduler:
             self._fail(unfinished, Unavailable(why, RETRY_ELSEWHERE))
 
     def _die(self, error: BaseException) -> None:
+        """Makes all workers end because of an error; calls `on_death` the first time."""
         with self._changed:
             first = self._death is None
             self._death = self._death or error
@@ -292,7 +300,7 @@ class Scheduler:
         return worked
 
     def _wait(self, worker: int) -> bool:
-        """Sleeps until there is work for this worker or the end comes; False at the end."""
+        """Waits until this worker has work. Returns False when the worker is to end."""
         with self._changed:
             while not (self._stopped or self._death):
                 if any(batch.waiting or batch.jobs for batch in self._batches[worker]):
@@ -301,7 +309,7 @@ class Scheduler:
             return False
 
     def _refresh(self, revision: Revision) -> None:
-        """Queues anew what waits, if the engine's buckets have opened or closed. Under the lock."""
+        """Queues waiting jobs again if the engine's buckets have opened or closed. Called under the lock."""
         if revision.open is revision.engine.open:
             return
         revision.open = revision.engine.open
@@ -318,13 +326,14 @@ class Scheduler:
                 job.bucket = bucket
 
     def _expire(self) -> None:
+        """Ends the jobs whose deadline has passed."""
         now = self._clock()
         with self._changed:
             late = [job for job in self._jobs if job.deadline is not None and job.deadline <= now]
         self._fail(late, DeadlineExceeded("the deadline passed"))
 
     def _advance(self, batch: Batch) -> bool:
-        """A bucket's part of an iteration; False when there was nothing to do."""
+        """One batch's part of an iteration; False when there was nothing to do."""
         try:
             return self._run(batch) if batch.bucket.kind is Kind.ONCE else self._decode(batch)
         except DeviceFault as fault:
@@ -355,7 +364,7 @@ class Scheduler:
         return True
 
     def _count_oversized(self, batch: Batch, size: int, rows: int, jobs: Sequence[Job]) -> None:
-        """Counts the jobs that begin on a larger program than the best one. rows: how many are in use with them."""
+        """Counts the jobs that begin on a larger program than the best one. rows: the rows in use, theirs included."""
         requests = batch.work.oversized(batch.bucket, size, rows, [job.request for job in jobs])
         if requests:
             self._observer.oversized(batch.revision.model, requests)
@@ -388,7 +397,7 @@ class Scheduler:
                 batch.jobs[row] = None
 
     def _fill(self, batch: Batch) -> None:
-        """Encodes waiting requests and inserts them into free rows, unless the batch's row count was closed."""
+        """Encodes waiting requests and inserts them into free rows, unless the running batch's row count was closed."""
         sizes, live = batch.sizes(), len(batch.live())
         if not batch.waiting or not sizes or (live and len(batch.jobs) not in sizes):
             return
@@ -401,7 +410,7 @@ class Scheduler:
         try:
             with self._engine_call(len(jobs)):
                 encoded = batch.work.encode(batch.bucket, size, [job.request for job in jobs])
-        except DeviceFault as fault:  # the running rows were not touched
+        except DeviceFault as fault:  # the encoder does not use the running rows, so they go on
             self._fail(jobs, fault)
             return
         self._observer.encoded(batch.revision.model, batch.bucket, len(jobs), self._clock() - began)
@@ -453,7 +462,7 @@ class Scheduler:
         return job.deadline is not None and latency is not None and now + latency > job.deadline
 
     def _send_final_tokens(self, batch: Batch, rows: Sequence[int]) -> None:
-        """Delivers the tokens of streams that no further step can change."""
+        """Delivers to streams the tokens that no later step can change."""
         streamed_rows: list[int] = []
         jobs: list[Job] = []
         for row in rows:
@@ -487,7 +496,7 @@ class Scheduler:
                 self._finish(job, hypotheses=hypotheses)
 
     def _shrink(self, batch: Batch) -> None:
-        """Moves the live rows to a smaller state if no request waits for a row; gives up a state without live rows."""
+        """Moves the live rows to a smaller state if no request waits for a row; discards a state without live rows."""
         live = batch.live()
         if not live:
             self._discard_state(batch)
@@ -499,18 +508,19 @@ class Scheduler:
                 self._resize(batch, live, size)
 
     def _resize(self, batch: Batch, live: list[int], size: int) -> None:
+        """Moves the live rows to a state of `size` rows."""
         with self._engine_call(len(live)):
             batch.state = batch.work.resize(batch.bucket, batch.state, live, size)
         batch.jobs = [batch.jobs[row] for row in live] + [None] * (size - len(live))
 
     def _fail_running(self, batch: Batch, fault: DeviceFault) -> None:
-        """Fails a batch's running jobs after an engine's call that raised, which loses the batch's state."""
+        """Fails a batch's running jobs and discards its state, which is unusable after an engine's call has raised."""
         jobs = [job for job in batch.jobs if job]
         self._discard_state(batch)
         self._fail(jobs, fault)
 
     def _discard_state(self, batch: Batch) -> None:
-        """Forgets a batch's state."""
+        """Discards a batch's state, if it has one."""
         if batch.jobs:
             batch.state, batch.jobs = None, []
             self._observer.stepped(batch.revision.model, batch.bucket, batch.worker, 0, 0, 0.0)
@@ -521,6 +531,7 @@ class Scheduler:
     # ── bookkeeping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _send_delta(self, job: Job, tokens: Sequence[int]) -> None:
+        """Delivers those of a stream's tokens that it does not have yet. tokens: all that are final."""
         if job.request.stream and len(tokens) > job.sent:
             with self._changed:  # another worker may end the job meanwhile, and nothing may be delivered after that
                 if not job.ended:
@@ -528,23 +539,26 @@ class Scheduler:
                     job.deliver(Delta(new))
 
     def _finish(self, job: Job, hypotheses: tuple[Hypothesis, ...] = (), values: tuple[float, ...] = ()) -> None:
+        """Answers a job, and measures how long it took."""
         queued = job.started - job.arrived
         computed = self._clock() - job.started
         pace = computed / job.cost
         with self._changed:
-            before = self._paces.get(job.bucket, pace)
-            self._paces[job.bucket] = before + PACE_WEIGHT * (min(pace, 2 * before) - before)
+            average = self._paces.get(job.bucket, pace)
+            bounded = min(pace, 2 * average)  # so that one slow call of the device does not refuse many requests
+            self._paces[job.bucket] = average + PACE_WEIGHT * (bounded - average)
         if self._end(job, Finish(hypotheses, values, queued, computed), served=True):
             tokens = sum(len(hypothesis.tokens) for hypothesis in hypotheses)
             self._observer.finished(job.revision.model, job.bucket, tokens, queued, computed)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        """Ends those of the jobs that have not ended, with an error."""
         for job in jobs:
             if self._end(job, Failure(error)):
                 self._observer.failed(job.revision.model, job.bucket, type(error).__name__)
 
     def _end(self, job: Job, event: Event | None = None, served: bool = False) -> bool:
-        """Ends a job, once, and delivers its last event. False if it had ended before."""
+        """Ends a job and delivers `event`, its last. Does nothing and returns False if it has ended already."""
         with self._changed:
             if job.ended:
                 return False
@@ -565,16 +579,16 @@ class Scheduler:
         return True
 
     def _take_places(self, reservation: Reservation, count: int) -> None:
-        """Gives a call places, which others may have to give up. Under the lock."""
+        """Gives a call places, for which other clients may lose some. Called under the lock."""
         if reservation.revoked:
             raise reservation.revoked
         limit = self._admission.budget.requests
-        brought = count + min(1, reservation.count)
-        if brought > limit:
-            raise InvalidArgument("request", f"brings {brought} requests at once, the server takes at most {limit}")
+        total = count + min(1, reservation.count)  # with the place that a call holds when it asks for more
+        if total > limit:
+            raise InvalidArgument("request", f"brings {total} requests at once, the server takes at most {limit}")
         missing = self._admission.requests + count - limit
         share = self._places[reservation.client] + count
-        if missing > 0 and max(self._places.values()) > share:  # most refusals find no client with more
+        if missing > 0 and max(self._places.values()) > share:  # cheap, and mostly false when calls are refused
             waiting: list[Job | Reservation] = [job for job in self._jobs if not job.running]
             waiting += [other for other in self._reservations if not other.jobs]
             weights = [other.count if isinstance(other, Reservation) else 1 for other in waiting]
@@ -589,6 +603,7 @@ class Scheduler:
         self._report()
 
     def _release_places(self, reservation: Reservation, count: int) -> None:
+        """Takes up to `count` of a call's places back."""
         with self._changed:
             count = min(count, reservation.count)
             if not count:
@@ -604,7 +619,7 @@ class Scheduler:
             self._report()
 
     def _make_room(self, client: str, cost: int) -> None:
-        """Refuses waiting requests of clients that hold more cost, until `cost` fits the budget. Under the lock."""
+        """Refuses waiting requests of clients that hold more cost, until `cost` fits. Called under the lock."""
         missing = self._admission.cost + cost - self._admission.budget.cost
         if missing <= 0:
             return
@@ -617,7 +632,7 @@ class Scheduler:
             self._give_way(job)
 
     def _ahead(self, client: str, due: float, request: Request, bucket: Bucket, now: float) -> float:
-        """The cost that is served before a request begins: nothing while a row is free and nobody waits for it."""
+        """The cost that is served before a request: 0 if its bucket has a free row for which no request waits."""
         jobs = list(self._jobs)
         running = sum(job.running for job in jobs if job.bucket is bucket)
         waiting = sum(job.bucket is bucket for job in jobs) - running
@@ -626,14 +641,17 @@ class Scheduler:
         return work_ahead(client, due, request.cost, jobs, [self._cost_left(job, now) for job in jobs])
 
     def _cost_left(self, job: Job, now: float) -> float:
-        """What is left of a job's cost, estimated from the seconds that such jobs take."""
+        """The part of a job's cost that is not computed yet, estimated from the seconds that such jobs take."""
         latency = self._latency(job.bucket, job.request)
         if not job.running or not latency:
             return job.cost
         return job.cost * max(0.0, 1 - (now - job.started) / latency)
 
     def _give_way(self, other: Job | Reservation) -> None:
-        """Refuses a job or call that waits, so that a client with a smaller share gets its place. Under the lock."""
+        """Refuses a waiting job or call, so that a client with a smaller share gets its place.
+
+        Called under the lock.
+        """
         error = Overloaded("the server is full, and other clients have a smaller share of it", self._retry_after(other))
         self._observer.refused(type(error).__name__)
         if isinstance(other, Job):
@@ -644,15 +662,16 @@ class Scheduler:
         other.revoke(error)
 
     def _retry_after(self, waiting: Job | Reservation) -> float:
+        """Seconds after which it makes sense to send a refused job or call again."""
         return self._admission.retry_after(waiting.cost)
 
     def _latency(self, bucket: Bucket, request: Request) -> float | None:
-        """Seconds from the encoder to the answer, as measured in this bucket; None before that."""
+        """Seconds from the encoder to the answer, by the bucket's average; None before its first answer."""
         pace = self._paces.get(bucket)
         return None if pace is None else pace * request.cost
 
     def _forget_if_idle(self, revision: Revision) -> None:
-        """Forgets a removed engine of which nothing is in flight any more. Under the lock."""
+        """Forgets an engine that was removed, if nothing of it is in flight. Called under the lock."""
         if not revision.removed or revision.places or revision.jobs:
             return
         self._batches = tuple(without_idle(batches, revision) for batches in self._batches)
@@ -665,6 +684,7 @@ class Scheduler:
             self._set_revisions(revisions)
 
     def _set_revisions(self, revisions: dict[Engine, Revision]) -> None:
+        """Replaces the served engines, and the list of all their queues. Called under the lock."""
         self._revisions = revisions
         queues: list[list[Job]] = []
         for revision in revisions.values():
@@ -672,9 +692,11 @@ class Scheduler:
         self._queues = tuple(queues)
 
     def _report(self) -> None:
+        """Tells the observer how much is in flight. Called under the lock."""
         self._observer.queued(self._admission.requests, self._admission.cost, sum(map(len, self._queues)))
 
     def _check_alive(self) -> None:
+        """Raises Unavailable if the workers have ended."""
         if self._death:
             raise Unavailable(BROKEN, RETRY_ELSEWHERE)
         if self._stopped:
@@ -682,6 +704,7 @@ class Scheduler:
 
     @contextlib.contextmanager
     def _counting_refusals(self) -> Iterator[None]:
+        """Reports a RequestError that the block raises to the observer."""
         try:
             yield
         except RequestError as error:
@@ -690,10 +713,10 @@ class Scheduler:
 
     @contextlib.contextmanager
     def _engine_call(self, requests: int = 0, computes: bool = False) -> Iterator[None]:
-        """Whatever an engine raises becomes a DeviceFault; the cause stays attached for the log.
+        """Turns what an engine raises inside the block into a DeviceFault, with its cause.
 
-        requests: how many wait for the call. computes: whether success shows that the device works, so that faults are
-        counted from 0 again.
+        requests: how many requests wait for the call. computes: whether success shows that the device works, so that
+        faults are counted from 0 again.
         """
         self._observer.calling(requests)
         call = object()

@@ -1,7 +1,7 @@
-"""The bridge between one call on an asyncio loop and the scheduler's threads.
+"""Connects a call on an asyncio event loop with the scheduler's threads.
 
-A session ends its requests at the call's deadline by a timer, and not by a timeout around the code that waits: the code
-may be a generator that is suspended while its caller writes to the network, or that goes on in another task.
+A session ends its requests at the call's deadline by a timer of its own. A timeout around the code that waits would not
+always do: a generator may be suspended when the deadline passes, or be continued by another task.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Answer:
-    """The answer to one request, as it arrives. Tokens that nobody has fetched yet wait here as one Delta."""
+    """The answer to one request, as it arrives. Tokens that were not fetched yet are joined into one Delta."""
 
     job: Job | None = None  # None until the request is submitted
 
@@ -59,16 +59,17 @@ class Answer:
 
     async def finish(self) -> Finish:
         """Waits for the Finish; the deltas before it are dropped. Raises the error of a Failure."""
-        while not isinstance(event := await self.next(), Finish):
-            pass
-        return event
+        while True:
+            event = await self.next()
+            if isinstance(event, Finish):
+                return event
 
 
 class Session:
     """One call's places, deadline and requests. It belongs to the event loop that runs when it is made.
 
-    remaining: seconds until the deadline, None without one. The scheduler ends late requests too, but only between
-    calls of the device, which may be long; the session's timer ends them in time.
+    remaining: seconds until the deadline, None without one. The session's timer ends late requests at the deadline. The
+    scheduler ends them too, but only between calls of the device, which may take long.
     """
 
     def __init__(self, scheduler: Scheduler, reservation: Reservation, remaining: float | None) -> None:
@@ -88,8 +89,8 @@ class Session:
     def submit(self, requests: Sequence[Request], places: int = 1) -> list[Answer]:
         """Admits all of the requests or none. Raises Overloaded or Unavailable, or the error that ended the session.
 
-        places: how many of the session's places are for these requests. If they need more, these are taken; if the
-        requests are refused, all of their places are given back.
+        places: how many of the session's places are for these requests. If there are more requests, more places are
+        taken. If the requests are refused, all of these places are given back.
         """
         if self._error:
             raise self._error
@@ -124,12 +125,13 @@ class Session:
         self._reservation.release(count)
 
     def _cancel(self, answers: Sequence[Answer]) -> None:
+        """Cancels the requests of these answers."""
         for answer in answers:
             if answer.job:
                 self._scheduler.cancel(answer.job)
 
     async def in_thread(self, pool: Executor, work: Callable[[], Result]) -> Result:
-        """The result of `work` on a thread of the pool; if the session ends before, raises the error that ended it."""
+        """The result of `work` on a thread of the pool. If the session ends first, raises the error that ended it."""
         future = self._loop.run_in_executor(pool, work)
         self._ended = self._ended or self._loop.create_future()
         try:

@@ -1,7 +1,6 @@
-"""The tasks of an engine: a class for each, whose objects are the inputs of requests.
+"""The tasks of an engine. Each is a class, and an object of it is the input of one request.
 
-The services make these objects and the engines read them. The scheduler only distinguishes the two kinds of work,
-contract.Kind.
+The services make these objects and the engines read them. The scheduler does not look at them.
 """
 
 from collections.abc import Mapping, Sequence

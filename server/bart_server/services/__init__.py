@@ -1,1 +1,1 @@
-"""The methods of the wire contract."""
+"""Implements the methods of the protocol bart.v1."""

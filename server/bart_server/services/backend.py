@@ -1,4 +1,4 @@
-"""What all services use: models, limits, sessions, and the tokenization of texts into requests for the scheduler."""
+"""What the services have in common: models, limits, sessions, and texts that are tokenized into requests."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -31,7 +31,7 @@ class Backend:
         self._pool = pool
 
     def find(self, name: str, task: Task, call: Call) -> Served:
-        """The model of that name, or the first one if the name is empty; the call's log line will name it.
+        """The model of that name, or the first one if the name is empty. Notes its name for the call's log line.
 
         Raises UnknownModel, WrongTask or Unavailable.
         """
@@ -44,7 +44,7 @@ class Backend:
     def session(self, served: Served, count: int, call: Call) -> Iterator[Session]:
         """A session with places for `count` requests to a model.
 
-        When the call or the `with` block ends, unfinished requests are cancelled and the places given back.
+        When the call or the `with` block ends, unfinished requests are cancelled and the places are given back.
         """
         reservation = call.reservation or self._scheduler.hold(call.identity)
         with open_session(self._scheduler, served.engine, count, call.remaining(), reservation) as session:
@@ -52,9 +52,9 @@ class Backend:
             yield session
 
     async def tokenize(self, session: Session, work: Callable[[], Result], characters: int) -> Result:
-        """The result of `work`, which tokenizes a call's texts; characters: their sum over the call.
+        """The result of `work`, which tokenizes a text. characters: those of all texts of the call.
 
-        Many characters are tokenized on a thread, so that other calls on the event loop do not wait.
+        If there are many, `work` runs on a thread, so that other calls on the event loop do not wait.
         """
         if characters <= INLINE_CHARACTERS:
             return work()
@@ -69,9 +69,9 @@ class Backend:
         options: Mapping[str, Any],
         stream: bool = False,
     ) -> tuple[list[Window], list[Request]]:
-        """The windows of a text and the requests for them: one for each window, or one for each sample of it.
+        """The windows of a text, and the requests for them: one for each window, or one for each sample of a window.
 
-        windows: tokenizes the text. characters: of all texts of the call. Raises InvalidArgument.
+        windows: tokenizes the text. characters: those of all texts of the call. Raises InvalidArgument.
         """
 
         def work() -> tuple[list[Window], list[Request]]:
@@ -97,7 +97,10 @@ class Backend:
 
 
 async def text_deltas(served: Served, answer: Answer) -> AsyncIterator[tuple[str, tuple[int, ...], Finish | None]]:
-    """Yields (text, token ids, None) for each final piece of an answer, and (text, token ids, Finish) at the end."""
+    """Yields the parts of an answer that no later step changes, as (text, token ids, None).
+
+    The last item has the rest of the text, no token ids, and the Finish.
+    """
     detokenizer = Detokenizer(served.text.tokenizer) if served.text else None
     finish = None
     while finish is None:

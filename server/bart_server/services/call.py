@@ -1,4 +1,4 @@
-"""One call, as every transport describes it to the services."""
+"""Call: what a transport tells the services about a call, besides its message."""
 
 import secrets
 import time
@@ -8,11 +8,13 @@ from typing import Any
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
 from bart_server.scheduling.jobs import Reservation
 
-CANCELLED_EARLY = 0.1  # seconds before our deadline at which the caller, whose clock began first, cancels the call
+# A client cancels its call when its deadline passes, which is before ours, since its clock began first. A cancellation
+# at most so many seconds before our deadline counts as that.
+CANCELLED_EARLY = 0.1
 
 
 def new_request_id() -> str:
-    """32 hexadecimal digits."""
+    """A random request id: 32 hexadecimal digits."""
     return secrets.token_hex(16)
 
 
@@ -47,7 +49,7 @@ class Call:
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     def cancellation(self) -> RequestError:
-        """The error with which a call ends whose task is cancelled."""
+        """The error of a call whose task was cancelled: its deadline passed, or its caller gave up."""
         if self._deadline is not None and self._deadline <= time.monotonic() + CANCELLED_EARLY:
             return DeadlineExceeded("the deadline passed")
         return Cancelled("the caller cancelled the call")

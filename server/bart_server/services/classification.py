@@ -1,4 +1,7 @@
-"""bart.v1.ClassificationService. Cheap checks come before expensive ones: model, fields, places, tokens."""
+"""Implements bart.v1.ClassificationService.
+
+Cheap checks come first: the model, the request's fields, places in the server, and after tokenization the tokens.
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +18,9 @@ from bart_server.services.backend import Backend
 from bart_server.services.call import Call
 from bart_server.services.limits import check_count, check_not_blank, check_policy, check_size
 
-# A call's text is tokenized once for each label: in all, at most as many bytes as this many texts of the longest size.
+# A call's text is tokenized once for each label. All of that may be as long as this many texts of the largest size.
 MAX_TEXTS = 8
-TEMPLATE = "This example is {}."
+TEMPLATE = "This example is {}."  # the hypothesis of a request without a template
 
 
 class ClassificationService:
@@ -58,7 +61,7 @@ class ClassificationService:
         check_policy(request.long_input, chunk=False)
         check_size("text", request.text, limits.text_bytes)
         check_count("labels", len(request.labels), limits.labels)
-        texts = len(request.labels) * len(request.text.encode())  # the text is tokenized beside every label
+        texts = len(request.labels) * len(request.text.encode())  # the text is tokenized once for each label
         limit = MAX_TEXTS * limits.text_bytes
         if texts > limit:
             raise InvalidArgument("labels", f"{len(request.labels)} times the text are {texts} bytes, at most {limit}")
@@ -77,7 +80,8 @@ def label_scores(labels: Sequence[str], finishes: Sequence[Finish], multi_label:
     """
     logits = [(finish.values[0], finish.values[1]) for finish in finishes]
     scores = probabilities(logits, multi_label)
-    ranked = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)  # in float32 some would tie
+    # Before they are rounded to float32.
+    ranked = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)
     return [pb.LabelScore(label=label, score=score) for label, score in ranked]
 
 

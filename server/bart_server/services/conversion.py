@@ -22,12 +22,15 @@ EARLY_STOPPING: dict[int, bool | str] = {
 
 
 def forced_token(message: pb.TokenIds) -> int | None:
+    """The only id of the list; None, which switches the option off, for an empty list."""
     if len(message.ids) > 1:
         raise InvalidArgument("options.forced_bos_token_id", f"{len(message.ids)} ids, at most 1 can be forced")
     return message.ids[0] if message.ids else None
 
 
 def token_ids(option: str) -> Callable[[pb.TokenIds], list[int] | None]:
+    """A function that converts a list of token ids; None, which switches the option off, for an empty list."""
+
     def convert(message: pb.TokenIds) -> list[int] | None:
         check_length(option, message.ids, CAPACITIES[option])
         return list(message.ids) or None
@@ -61,6 +64,7 @@ def exponential_decay(message: pb.ExponentialDecay) -> tuple[int, float] | None:
     return (message.start, message.factor)
 
 
+# How an option's field becomes its value; the fields of other options have the value itself.
 CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "early_stopping": EARLY_STOPPING.get,
     "forced_bos_token_id": forced_token,
@@ -133,6 +137,7 @@ def generated(served: Served, window: Window, finishes: Sequence[Finish]) -> pb.
 
 
 def usage(served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.Usage:
+    """The token counts and times of an answer. Requests run at the same time, so of their times the longest counts."""
     hypotheses = itertools.chain.from_iterable(finish.hypotheses for finish in finishes)
     return pb.Usage(
         input_tokens=sum(len(window.ids) for window in windows),
@@ -146,7 +151,7 @@ def usage(served: Served, windows: Sequence[Window], finishes: Sequence[Finish])
 
 
 def usage_facts(usage: pb.Usage) -> dict[str, Any]:
-    """The figures of an answer for the log and the trace."""
+    """The token counts and times of an answer, for the log and the trace."""
     return {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,

@@ -1,4 +1,7 @@
-"""bart.v1.GenerationService. Cheap checks come before expensive ones: model, fields, places, tokens."""
+"""Implements bart.v1.GenerationService.
+
+Cheap checks come first: the model, the request's fields, places in the server, and after tokenization the tokens.
+"""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
@@ -66,6 +69,7 @@ class GenerationService:
         return pb.ScoreResponse(labels=scored, log_probs=finish.values, usage=usage)
 
     def _check(self, request: Any, task: Task, call: Call) -> Served:
+        """Checks the fields that all requests have. Returns the model."""
         served = self._backend.find(request.model, task, call)
         check_policy(request.long_input, chunk=False)
         if request.WhichOneof("input") is None:
@@ -76,6 +80,8 @@ class GenerationService:
     async def _submit(
         self, session: Session, served: Served, request: Any, options: Mapping[str, Any], stream: bool = False
     ) -> tuple[Window, list[Answer]]:
+        """Tokenizes the source and submits the requests for it: one, or one for each sample."""
+
         def windows() -> list[Window]:
             return [self._source(served, request)]
 
@@ -83,19 +89,22 @@ class GenerationService:
         return window, session.submit(requests)
 
     def _source(self, served: Served, request: Any) -> Window:
-        """The token ids of a request's source, which is a text or already token ids, as one window."""
+        """The source of a request, a text or token ids, as one window.
+
+        Of token ids, the window has no place in a text.
+        """
         if request.WhichOneof("input") == "text":
             [window] = self._backend.windows(served, request.text, request.long_input)
             return window
         ids = tuple(request.token_ids.ids)
         limit = served.engine.description.source_tokens
         if request.long_input == pb.LONG_INPUT_TRUNCATE and len(ids) > limit:
-            cut = (*ids[: limit - 1], ids[-1])  # keeps the last token, which is normally </s>
-            return Window(0, 0, cut, truncated=True)
+            shortened = (*ids[: limit - 1], ids[-1])  # keeps the last token, which is normally </s>
+            return Window(0, 0, shortened, truncated=True)
         return Window(0, 0, ids)
 
     def _labels(self, served: Served, request: pb.ScoreRequest) -> Sequence[int]:
-        """The token ids of a request's target, which is a text or already labels."""
+        """The token ids of a request's target, a text or labels."""
         if request.WhichOneof("target") == "labels":
             return tuple(request.labels.ids)
         ids = served.reader("target_text").whole(request.target_text, field="target_text").ids
@@ -106,6 +115,7 @@ class GenerationService:
 
 
 def generated(call: Call, served: Served, window: Window, finishes: Sequence[Finish]) -> pb.GenerateResponse:
+    """The response for one source. Notes its token counts and times for the call's log line."""
     response = conversion.generated(served, window, finishes)
     call.note(**conversion.usage_facts(response.usage))
     return response

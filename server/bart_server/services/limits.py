@@ -1,4 +1,4 @@
-"""The limits on one call, which are checked before anything is tokenized."""
+"""The limits on the fields of one call, and functions that check fields before a text is tokenized."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,11 @@ from bart_server.scheduling.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one call may ask for.
+    """The largest sizes that one call may have.
 
-    text_bytes, label_bytes: of a text, and of a label with the template, in UTF-8. windows: of one long text.
-    batch_items: texts of one BatchSummarize. labels: of one ClassifyZeroShot. options_bytes: of a request's options,
-    and of its token ids, in protobuf's wire format.
+    text_bytes: bytes of one text in UTF-8. windows: windows that one long text is split into. batch_items: texts of one
+    BatchSummarize. labels: labels of one ClassifyZeroShot. label_bytes: bytes of one label within its template, in
+    UTF-8. options_bytes: bytes of a request's options, and of its token ids, in protobuf's format.
     """
 
     text_bytes: int
@@ -33,18 +33,22 @@ def check_size(field: str, text: str, limit: int) -> None:
 
 
 def check_not_blank(field: str, text: str) -> None:
+    """Raises InvalidArgument for a text that is empty or has white space only."""
     if not text.strip():
         raise InvalidArgument(field, "blank, at least 1 visible character is needed")
 
 
 def check_count(field: str, count: int, limit: int) -> None:
-    """Raises InvalidArgument unless a repeated field, such as "texts", has between 1 and `limit` items."""
+    """Raises InvalidArgument unless the repeated field, such as "texts", has 1 to `limit` items.
+
+    count: how many it has.
+    """
     if not 1 <= count <= limit:
         raise InvalidArgument(field, f"{count} {field}, between 1 and {limit} are allowed")
 
 
 def check_policy(policy: pb.LongInput, chunk: bool = True) -> None:
-    """Raises InvalidArgument for an unknown policy, and for LONG_INPUT_CHUNK unless `chunk` is true."""
+    """Raises InvalidArgument for an unknown value. chunk: whether LONG_INPUT_CHUNK is allowed."""
     if policy not in pb.LongInput.values():
         raise InvalidArgument("long_input", f"{policy} is no value of bart.v1.LongInput")
     if policy == pb.LONG_INPUT_CHUNK and not chunk:
@@ -52,7 +56,10 @@ def check_policy(policy: pb.LongInput, chunk: bool = True) -> None:
 
 
 def one_sequence(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with num_return_sequences 1, also by default. Raises InvalidArgument if they set another."""
+    """Sets num_return_sequences to 1 if it is absent, whatever the checkpoint's default. Returns the options.
+
+    Raises InvalidArgument if it is another number.
+    """
     count = options.setdefault("num_return_sequences", 1)
     if count != 1:
         raise InvalidArgument("options.num_return_sequences", f"{count}, only Generate returns more than 1")

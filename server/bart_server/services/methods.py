@@ -1,4 +1,4 @@
-"""Every method of the contract by the name that all transports share, such as /bart.v1.ModelService/GetModel."""
+"""The methods of the protocol bart.v1, by names such as /bart.v1.ModelService/GetModel, and what serves them."""
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -26,9 +26,10 @@ Function = Callable[[Any, Call], Response]
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the contract.
+    """A method of the protocol.
 
-    request, response: the classes of its messages. streams: whether the answer is an asynchronous iterator.
+    service: its service's full name. short_name: its name in the service. request, response: the classes of its
+    messages. streams: whether it answers with several messages.
     """
 
     service: str
@@ -39,11 +40,12 @@ class Method:
 
     @property
     def name(self) -> str:
+        """The name that transports use, such as /bart.v1.ModelService/GetModel."""
         return f"/{self.service}/{self.short_name}"
 
     @property
     def function(self) -> str:
-        """The name of the service's function: StreamSummarize is stream_summarize."""
+        """The name of the Python function that serves it: stream_summarize for StreamSummarize."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.short_name).lower()
 
     def parse(self, data: bytes, limits: Limits) -> Message:
@@ -57,7 +59,7 @@ class Method:
 
 
 def methods() -> dict[str, Method]:
-    """All methods, from the contract's descriptor: a method that is added there needs a function and no entry here."""
+    """All methods by their names, read from the descriptor of bart.proto."""
     by_name = {}
     for service in pb.DESCRIPTOR.services_by_name.values():
         for method in service.methods:
@@ -72,7 +74,7 @@ SERVICES = tuple(dict.fromkeys(method.service for method in METHODS.values()))  
 
 
 class Services:
-    """The four services over one registry of models and one scheduler. pool: threads for tokenizers."""
+    """The four services of the protocol, with the same models and scheduler. pool: threads that tokenize."""
 
     def __init__(self, models: Models, scheduler: Scheduler, pool: Executor, limits: Limits) -> None:
         backend = Backend(models, scheduler, pool, limits)
@@ -87,9 +89,9 @@ class Services:
         }
 
     def call(self, method: str, message: Message, call: Call) -> Response:
-        """The answer to one message: awaited, or iterated over if `METHODS[method].streams`.
+        """The answer to one message: to be awaited, or to be iterated over if `METHODS[method].streams`.
 
-        Raises a RequestError, at once or while it is awaited; `status.status` says what to tell the caller.
+        Raises a RequestError, at once or later; `status.status` turns it into what the caller is told.
         """
         call.check()
         return self._functions[method](message, call)

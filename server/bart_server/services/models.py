@@ -1,4 +1,4 @@
-"""The served models by name, and ModelService, which describes them."""
+"""Keeps the served models by name, and implements bart.v1.ModelService, which describes them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,37 +22,41 @@ TASKS: dict[Task, pb.Task] = {
 
 @dataclass(frozen=True)
 class Served:
-    """A model under the name that requests give. text: its tokenizer; None if it has none and takes token ids only."""
+    """A served model. name: by which requests ask for it. text: its tokenizer; None if it takes token ids only."""
 
     name: str
     engine: Engine
     text: Text | None
 
     def require(self, task: Task) -> None:
+        """Raises WrongTask if the model cannot do this task."""
         if task not in self.engine.description.tasks:
             tasks = ", ".join(map(task_name, self.engine.description.tasks))
             raise WrongTask(f"model {self.name!r} cannot {task_name(task)}; it can: {tasks}")
 
     def reader(self, field: str = "text") -> Text:
-        """The tokenizer, or InvalidArgument for the field that needs it."""
+        """The tokenizer. Raises InvalidArgument, for the field that holds a text, if the model has none."""
         if self.text is None:
             raise InvalidArgument(field, f"model {self.name!r} has no tokenizer; send token_ids")
         return self.text
 
 
 class Models:
-    """The served models, empty until they are loaded. seconds_left: an estimate of how long that takes."""
+    """The served models; there are none while they are loaded. seconds_left: estimates how long loading still takes."""
 
     def __init__(self, seconds_left: Callable[[], float] = lambda: RETRY_WHILE_LOADING) -> None:
         self._seconds_left = seconds_left
         self._served: dict[str, Served] = {}
 
     def publish(self, served: Iterable[Served]) -> None:
-        """Adds models, to which new calls go from now on. A model of the same name is replaced, and its order kept."""
+        """Adds models, to which new calls go from now on.
+
+        A model of the same name is replaced and its position kept.
+        """
         self._served = self._served | {model.name: model for model in served}
 
     def check_loaded(self) -> None:
-        """Raises Unavailable while loading."""
+        """Raises Unavailable while the models are loaded."""
         if not self._served:
             seconds = self._seconds_left()
             raise Unavailable(f"the models are being loaded, which may take {seconds:.0f} s more", seconds)
@@ -63,7 +67,10 @@ class Models:
         return list(self._served.values())
 
     def find(self, name: str) -> Served:
-        """The model of that name, or the first for the empty name."""
+        """The model of that name, or the first if the name is empty.
+
+        Raises UnknownModel, or Unavailable while loading.
+        """
         served = self.all()
         if not name:
             return served[0]
@@ -87,6 +94,7 @@ class ModelService:
 
 
 def describe(served: Served, limits: Limits) -> pb.Model:
+    """A model and its limits as a message."""
     description, buckets = served.engine.description, served.engine.buckets
     generating = [bucket for bucket in buckets if bucket.task is Generate]
     return pb.Model(

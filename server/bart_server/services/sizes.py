@@ -1,4 +1,4 @@
-"""Checks the size of every field of a message from its bytes, before the message is parsed."""
+"""Checks the size of every field in a message's bytes before the message is parsed, which would take more memory."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,15 +9,16 @@ from google.protobuf.message import Message
 from bart_server.scheduling.errors import InvalidArgument
 from bart_server.services.limits import Limits, check_count
 
-MAX_FIELDS = 1000  # fields of a message, without the items of repeated fields
+MAX_FIELDS = 1000  # fields of a message, not counting the items of repeated fields
 MAX_NAME = 1000  # bytes of a name or a template
-VARINT, FIXED64, LENGTH, START_GROUP, END_GROUP, FIXED32 = range(6)  # wire types
+VARINT, FIXED64, LENGTH, START_GROUP, END_GROUP, FIXED32 = range(6)  # the wire types of protobuf's encoding
 
 
 def check_sizes(request: type[Message], data: bytes, limits: Limits) -> None:
     """Raises InvalidArgument for the first field that is too large. Malformed bytes are left to the parser.
 
-    A message may contain a single field several times; its sizes are added up, because a parser may join its parts.
+    A field that does not repeat may still occur several times in the bytes, and a parser may join its values. So the
+    sizes of all its occurrences are added up.
     """
     fields: Mapping[int, Any] = request.DESCRIPTOR.fields_by_number
     max_fields = MAX_FIELDS + limits.batch_items + limits.labels
@@ -30,9 +31,9 @@ def check_sizes(request: type[Message], data: bytes, limits: Limits) -> None:
         counts[number] += 1
         if field is None:
             name, limit = "unknown fields", limits.options_bytes
-            number = 0
+            number = 0  # all unknown fields are added up together
         elif field.name == "texts":
-            continue  # a text that is too large gets a status of its own, in the service
+            continue  # BatchSummarize checks each text, and answers one that is too large with an error of its own
         elif field.is_repeated:
             check_size(f"{field.name}[{counts[number] - 1}]", size, limits.label_bytes)
             continue
@@ -54,12 +55,13 @@ def limit_of(field: Any, limits: Limits) -> int:
 
 
 def check_size(field: str, size: int, limit: int) -> None:
+    """Raises InvalidArgument for a field of more than `limit` bytes."""
     if size > limit:
         raise InvalidArgument(field, f"{size} bytes, at most {limit} are allowed")
 
 
 def top_level(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the number and the size in bytes of each field, up to the end or the first invalid wire type."""
+    """Yields each field's number and its value's size in bytes (0 for a varint), up to the first invalid wire type."""
     at = 0
     while at < len(data):
         key, at = varint(data, at)
@@ -80,7 +82,10 @@ def top_level(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at a position, and the position after it. If the data ends inside it, the part that is there."""
+    """The varint at a position, and the position after it.
+
+    A varint that the data cuts off is read as far as it goes.
+    """
     value = shift = 0
     while at < len(data) and shift < 70:
         byte = data[at]

@@ -1,10 +1,11 @@
-"""Errors as google.rpc.Status messages, the rich error model that every transport can carry."""
+"""Turns errors into google.rpc.Status messages, which have a code, a message and details, for every transport."""
 
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from bart_server.scheduling import errors
 
+# The google.rpc.Code of each class of errors; other errors are INTERNAL.
 CODES: dict[type[Exception], int] = {
     errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
     errors.UnknownModel: code_pb2.NOT_FOUND,
@@ -33,11 +34,12 @@ def code_of(error: Exception) -> str:
 
 
 def code_number(error: Exception) -> int:
-    """The google.rpc.Code of an error, by its class or the nearest one above that has a code."""
+    """The google.rpc.Code of an error, by its class or the nearest base class that has a code."""
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), code_pb2.INTERNAL)
 
 
 def details(error: Exception) -> list[message.Message]:
+    """The details of an error: the field that is wrong, the model that is unknown, or when to try again."""
     match error:
         case errors.InvalidArgument():
             violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)

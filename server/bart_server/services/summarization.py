@@ -1,4 +1,7 @@
-"""bart.v1.SummarizationService. Cheap checks come before expensive ones: model, fields, places, tokens."""
+"""Implements bart.v1.SummarizationService.
+
+Cheap checks come first: the model, the request's fields, places in the server, and after tokenization the tokens.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -57,7 +60,8 @@ class SummarizationService:
         served, options = self._check(request, call)
         characters = sum(map(len, request.texts))
 
-        async def item(session: Session, index: int, text: str) -> pb.BatchSummarizeItem:
+        async def summarize_item(session: Session, index: int, text: str) -> pb.BatchSummarizeItem:
+            """The summary of one text, or its error."""
             try:
                 field = f"texts[{index}]"
                 windows, answers = await self._submit(
@@ -66,19 +70,20 @@ class SummarizationService:
                 finishes = await session.finish(answers)
                 return pb.BatchSummarizeItem(summary=conversion.summary(served, windows, finishes))
             except RequestError as error:
-                call.check()  # if the whole call has ended, its error is raised and not given to the item
+                call.check()  # raises if the whole call has ended, so that the error is not taken for this text's
                 failure = status(error)
                 item_status = pb.ItemStatus(code=failure.code, message=failure.message, details=failure.details)
                 return pb.BatchSummarizeItem(error=item_status)
 
         with self._backend.session(served, len(request.texts), call) as session:
-            waiting = [item(session, index, text) for index, text in enumerate(request.texts)]
+            waiting = [summarize_item(session, index, text) for index, text in enumerate(request.texts)]
             items = await asyncio.gather(*waiting)
         errors = [item for item in items if item.HasField("error")]
         call.note(items=len(items), errors=len(errors))
         return pb.BatchSummarizeResponse(items=items)
 
     def _check(self, request: Any, call: Call) -> tuple[Served, dict[str, Any]]:
+        """Checks the fields that all requests have. Returns the model and the options."""
         served = self._backend.find(request.model, Generate, call)
         check_policy(request.long_input)
         return served, one_sequence(conversion.options(request.options))
@@ -100,7 +105,7 @@ class SummarizationService:
     ) -> tuple[list[Window], list[Answer]]:
         """Tokenizes a text and submits a request for each of its windows.
 
-        field: the text's field, for errors. characters: of all texts of the call; None: of this one, the only one.
+        field: the text's field, for errors. characters: those of all texts of the call; None if this is the only text.
         """
         backend = self._backend
 
@@ -117,6 +122,7 @@ class SummarizationService:
 
 
 def summary(call: Call, served: Served, windows: Sequence[Window], finishes: Sequence[Finish]) -> pb.SummarizeResponse:
+    """The response for one text. Notes its token counts and times for the call's log line."""
     response = conversion.summary(served, windows, finishes)
     call.note(**conversion.usage_facts(response.usage))
     return response

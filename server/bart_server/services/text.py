@@ -1,4 +1,4 @@
-"""Tokenizes the texts of requests. Errors of bart_inference.tokenization get the name of the request's field."""
+"""Tokenizes the texts of requests, and names the request's field in errors."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,10 @@ from bart_server.scheduling.errors import InvalidArgument
 
 
 class Text(TextEncoder):
-    """A TextEncoder whose methods raise InvalidArgument with the request's field that holds the text."""
+    """A TextEncoder whose methods raise InvalidArgument instead of TextError.
+
+    field: the request's field with the text.
+    """
 
     def whole(self, text: str, pair: str | None = None, field: str = "text") -> Window:
         with naming(field, "; see long_input"):

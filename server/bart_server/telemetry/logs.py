@@ -1,8 +1,8 @@
-"""Structured logs: a JSON object on each line of standard error. Callers pass facts as `extra`, never a user's text.
+"""Writes the server's logs: a JSON object on each line of standard error.
 
-Lines are written by a thread of their own from a bounded queue: whoever logs never waits for whoever reads standard
-error. Lines that do not fit are counted. Whatever else writes to standard error, such as gRPC's and XLA's C++ code and
-Python's warnings, is put into the same form.
+Code that logs passes facts as `extra`, never a user's text. A thread writes the lines from a bounded queue, so that
+logging never waits for the program that reads standard error; lines that do not fit into the queue are counted and
+dropped. What other code writes to standard error, such as gRPC, XLA and Python's warnings, becomes JSON lines too.
 """
 
 import collections
@@ -13,15 +13,16 @@ import threading
 import time
 from typing import Any
 
+# The attributes that every LogRecord has; all others are `extra` fields.
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 MAX_LINES = 10_000  # lines that may wait to be written
-MAX_LINE = 65_536  # longer lines that other code writes to standard error are split
+MAX_LINE = 65_536  # characters; longer lines that other code writes to standard error are split
 ERASE = "\r\x1b[K"  # moves to the beginning of a terminal's line and erases it
 FLUSH_TIMEOUT = 1.0  # seconds that the end of the process waits for lines to be written
 
 
 class JsonFormatter(logging.Formatter):
-    """Time (UTC), level, logger and message, and then the record's `extra` fields."""
+    """Formats a record as a JSON object: time (UTC), level, logger and message, then the record's `extra` fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = described(record.created, record.levelname.lower(), record.name, record.getMessage())
@@ -38,9 +39,9 @@ def described(created: float, level: str, logger: str, message: str) -> dict[str
 
 
 class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own. lost: lines that did not fit into the queue.
+    """Writes lines to a file descriptor on a thread of its own. lost: how many lines did not fit into the queue.
 
-    On a terminal there can be one more line below them, the bar, which is drawn again and again.
+    On a terminal, one more line may stand below all others and be replaced again and again: the bar.
     """
 
     def __init__(self, descriptor: int, limit: int = MAX_LINES) -> None:
@@ -48,7 +49,7 @@ class LineWriter:
         self._descriptor = descriptor
         self._limit = limit
         self._lines: collections.deque[str] = collections.deque()
-        self._told = 0  # how many lost lines were reported
+        self._reported = 0  # how many of the lost lines were reported
         self._bar = ""
         self._drawn = ""  # the bar that is on the terminal
         self._changed = threading.Condition()
@@ -64,7 +65,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def show(self, bar: str) -> None:
-        """Replaces the bar; an empty one takes it away."""
+        """Replaces the bar; an empty text removes it."""
         with self._changed:
             self._bar = bar
             self._changed.notify_all()
@@ -75,13 +76,14 @@ class LineWriter:
             self._changed.wait_for(lambda: not self._lines and self._bar == self._drawn, timeout)
 
     def _run(self) -> None:
+        """Writes what is queued, forever. Lines leave the queue when they are written."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._bar != self._drawn)
                 text = "".join(f"{line}\n" for line in self._lines)
                 drawn, bar = self._drawn, self._bar
-                count, lost = len(self._lines), self.lost - self._told
-                self._told = self.lost
+                count, lost = len(self._lines), self.lost - self._reported
+                self._reported = self.lost
             if lost:
                 line = described(time.time(), "warning", __name__, "log lines were lost") | {"lost": lost}
                 text += f"{json.dumps(line)}\n"
@@ -99,6 +101,7 @@ class LineWriter:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of the data; a single call of os.write may write a part."""
     while data:
         data = data[os.write(descriptor, data) :]
 
@@ -133,14 +136,14 @@ WRITERS: list[LineWriter] = []  # this process's writer; empty until its logs ar
 
 
 def lost() -> int:
-    """How many lines did not fit into the queue."""
+    """How many of this process's log lines did not fit into the queue."""
     return sum(writer.lost for writer in WRITERS)
 
 
 def set_up(level: str) -> LineWriter | None:
-    """Sends this process's logs, and all that is written to its standard error, through the formatter.
+    """Makes JSON lines of this process's logs and of all that is written to its standard error.
 
-    Returns the writer if standard error is a terminal, which can show a bar.
+    Returns the writer if standard error is a terminal, which can show a bar, and None otherwise.
     """
     terminal = os.isatty(2)
     writer = LineWriter(os.dup(2))
@@ -155,7 +158,7 @@ def set_up(level: str) -> LineWriter | None:
 
 
 def capture(writer: LineWriter) -> None:
-    """Replaces standard error by a pipe, whose lines are written as JSON."""
+    """Replaces standard error by a pipe. A thread reads lines from it and passes them to the writer as JSON."""
     readable, writable = os.pipe()
     os.dup2(writable, 2)
     os.close(writable)

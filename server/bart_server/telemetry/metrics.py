@@ -1,4 +1,4 @@
-"""Prometheus metrics. Each server has a registry of its own, so that a process can run several servers."""
+"""Defines the Prometheus metrics. Each server has a registry of its own, so that a process can run several servers."""
 
 import logging
 import threading
@@ -11,22 +11,32 @@ from bart_server.scheduling.observer import Observer
 from bart_server.telemetry import logs
 
 log = logging.getLogger(__name__)
+# The upper bounds of histogram buckets.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics(Observer):
-    """The scheduler's observer. Names begin with bart_; times are in seconds."""
+    """The server's metrics, and the scheduler's observer that sets them.
+
+    Names begin with bart_; times are in seconds.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._calls = Counter("bart_calls", "Calls that ended.", ["method", "code"], registry=registry)
         self._active = Gauge("bart_calls_active", "Calls in progress.", ["method"], registry=registry)
-        Gauge("bart_log_lines_lost", "Log lines that nobody read in time.", registry=registry).set_function(logs.lost)
+        Gauge(
+            "bart_log_lines_lost", "Log lines dropped because the log was read too slowly.", registry=registry
+        ).set_function(logs.lost)
         self._refusals: dict[tuple[str, str], Counter] = {}
         self._unread = Gauge("bart_calls_unread", "Calls whose message was not read yet.", registry=registry)
         self._latency = Histogram(
-            "bart_call_seconds", "From the first byte to the last.", ["method"], buckets=SECONDS, registry=registry
+            "bart_call_seconds",
+            "From the call's arrival to the end of its answer.",
+            ["method"],
+            buckets=SECONDS,
+            registry=registry,
         )
         self._requests = Gauge("bart_requests", "Requests in flight, waiting ones included.", registry=registry)
         self._cost = Gauge("bart_cost", "Padded tokens x beams in flight.", registry=registry)
@@ -36,7 +46,7 @@ class Metrics(Observer):
         self._faults = Counter("bart_device_faults", "Device calls that raised.", registry=registry)
         self._rows = Gauge("bart_rows", "Rows in use.", ["model", "lane", "worker"], registry=registry)
         self._size = Gauge(
-            "bart_rows_size", "Rows of the running shape.", ["model", "lane", "worker"], registry=registry
+            "bart_rows_size", "Row count of the running batch.", ["model", "lane", "worker"], registry=registry
         )
         self._tokens = Counter("bart_tokens", "Tokens answered.", ["model"], registry=registry)
         self._encoded = Histogram(
@@ -44,14 +54,14 @@ class Metrics(Observer):
         )
         self._stage = Histogram(
             "bart_stage_seconds",
-            "queue: arrival to encoder. compute: encoder to last token. encode, step: one device call.",
+            "queue: arrival to encoder. compute: encoder to last token. encode, step: one call of the device.",
             ["model", "stage"],
             buckets=SECONDS,
             registry=registry,
         )
         self._programs = Gauge(
             "bart_programs",
-            "compiled: programs that exist. wanted: those, and those that are still to be compiled.",
+            "compiled: programs that exist. wanted: these and those that are still to be compiled.",
             ["model", "state"],
             registry=registry,
         )
@@ -61,7 +71,7 @@ class Metrics(Observer):
         )
         self._waited = Counter(
             "bart_requests_waited_for_compilation",
-            "Requests that a compilation held up; 0 is promised.",
+            "Requests that waited for a compilation; 0 is promised.",
             registry=registry,
         )
         self._oversized = Counter(
@@ -70,22 +80,24 @@ class Metrics(Observer):
             ["model"],
             registry=registry,
         )
-        self._thread = threading.local()  # .requests: how many wait for the engine call that the thread is in
+        self._thread = threading.local()  # .requests: how many requests wait for the thread's call of an engine
         self._ready = Gauge("bart_ready", "1 when serving.", registry=registry)
         self._serving = False
 
     def call_began(self, method: str) -> None:
+        """Counts a call that is in progress from now on."""
         self._active.labels(method).inc()
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
+        """Counts a call that ended with this status, after so many seconds."""
         self._active.labels(method).dec()
         self._calls.labels(method, code).inc()
         self._latency.labels(method).observe(seconds)
 
     def call_refused(self, method: str, code: str) -> None:
-        """A call that was refused before its message was read; it is counted and not logged."""
+        """Counts a call that was refused before its message was read. Such calls are not logged."""
         key = method, code
-        if key not in self._refusals:  # finding a counter by its labels takes longer than the rest
+        if key not in self._refusals:  # `labels` takes longer than everything else in a refusal
             self._refusals[key] = self._calls.labels(method, code)
         self._refusals[key].inc()
 
@@ -94,16 +106,17 @@ class Metrics(Observer):
         self._unread.set(calls)
 
     def watch(self, model: str, progress: Callable[[], Progress]) -> None:
-        """Asks `progress` for a model's progress whenever the metrics are read, in place of an earlier `progress`."""
+        """Sets the function that is asked for a model's progress whenever the metrics are read."""
         self._programs.labels(model, "compiled").set_function(lambda: progress().compiled)
         self._programs.labels(model, "wanted").set_function(lambda: progress().wanted)
 
     def ready(self, serving: bool) -> None:
+        """Sets whether the server is serving."""
         self._serving = serving
         self._ready.set(int(serving))
 
     def compiled(self) -> None:
-        """A program was compiled on the calling thread."""
+        """Counts a program that was compiled on the calling thread, and the requests that waited for it."""
         self._compiles.inc()
         if self._serving:
             self._late_compiles.inc()

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces of calls. They need the extra `otel` and the flag --trace."""
+"""Traces calls with OpenTelemetry, if the extra `otel` is installed and the flag --trace is set."""
 
 import contextlib
 import time
@@ -11,12 +11,15 @@ class Tracer:
 
     @contextlib.contextmanager
     def call(self, method: str, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[None]:
-        """A context for one call, which a subclass traces. facts: about the call, filled in while it runs."""
+        """A context for one call. A subclass records it.
+
+        metadata: the call's headers. facts: about the call; more are added while it runs.
+        """
         yield
 
 
 class OpenTelemetry(Tracer):
-    """A span for each call, with the caller's `traceparent` as its parent and two children: queue and device.
+    """Records a span for each call, as a child of the caller's `traceparent`, with the child spans queue and device.
 
     provider: an opentelemetry TracerProvider.
     """
@@ -43,13 +46,13 @@ class OpenTelemetry(Tracer):
                 ended = time.time_ns()
                 started = ended - round(facts["compute_seconds"] * 1e9)
                 arrived = started - round(facts["queue_seconds"] * 1e9)
-                inside = set_span_in_context(span)
-                self._tracer.start_span("queue", inside, start_time=arrived).end(started)
-                self._tracer.start_span("device", inside, start_time=started).end(ended)
+                parent = set_span_in_context(span)
+                self._tracer.start_span("queue", parent, start_time=arrived).end(started)
+                self._tracer.start_span("device", parent, start_time=started).end(ended)
 
 
 def otlp() -> Tracer:
-    """A tracer that sends spans, by OTLP over gRPC, to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names."""
+    """A tracer that sends spans by OTLP over gRPC to the address in OTEL_EXPORTER_OTLP_ENDPOINT."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

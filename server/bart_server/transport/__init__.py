@@ -1,1 +1,1 @@
-"""How calls reach the server: gRPC with its interceptor, health and credentials."""
+"""Receives calls over gRPC and passes them to the runtime."""

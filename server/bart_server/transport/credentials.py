@@ -14,14 +14,15 @@ log = logging.getLogger(__name__)
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """The server's TLS credentials; None if no certificate is set. Clients need certificates if --tls-client-ca is set.
 
-    At each handshake changed files are read again. If they are unusable, the old certificates stay in use.
+    At each TLS handshake, files that have changed are read again. If they cannot be used, the old certificates are
+    kept.
     """
     if not settings.tls_cert:
         return None
     current = certificates(settings)
     read_at = modification_times(settings)
 
-    def fetch() -> Any:  # None means unchanged, which grpc's type stubs do not say
+    def fetch() -> Any:  # grpc takes None for "unchanged", which its type stubs do not allow
         nonlocal read_at
         try:
             modified = modification_times(settings)
@@ -29,7 +30,7 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
                 return None
             changed = certificates(settings)
         except (OSError, ValueError):
-            log.warning("certificates unreadable, the old ones stay")
+            log.warning("the changed certificates cannot be read, the old ones are used")
             return None
         read_at = modified
         log.info("certificates reloaded")
@@ -52,6 +53,7 @@ def certificates(settings: Settings) -> grpc.ServerCertificateConfiguration:
 
 
 def read_pem(flag: str, path: str) -> bytes:
+    """The content of a PEM file. flag: the setting that names it, for the error."""
     content = pathlib.Path(path).read_bytes()
     if b"-----BEGIN" not in content:
         raise SettingsError(f"{flag} names a file that is not PEM")

@@ -1,4 +1,4 @@
-"""gRPC: one of the ways into the services. Calls, deadlines, metadata and statuses of grpc.aio stop here."""
+"""Serves a runtime over gRPC: turns the calls, deadlines, metadata and statuses of grpc.aio into ours and back."""
 
 import asyncio
 import contextlib
@@ -29,15 +29,17 @@ from bart_server.transport.refusals import REQUEST_ID, refusal, request_id_of, t
 UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
 MAX_UNREAD_STREAMS = 100  # one client's streams that may wait for the client to read them
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-MARGIN = 1 << 20  # bytes over the limit up to which we refuse and count a message; gRPC refuses larger ones
-MAX_PENDING = 100_000
+# gRPC refuses a message by itself, uncounted, only if it has so many bytes more than the limit. We refuse the others.
+MARGIN = 1 << 20
+MAX_PENDING = 100_000  # calls that may wait for the event loop
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
-    """A port on which `runtime.call` is served. It belongs to one event loop. health: NOT_SERVING until it is set.
+    """A gRPC server for the calls of a runtime. It belongs to one event loop.
 
-    unread_limit: seconds that a message of a stream may wait for the caller to read on.
+    port: the port that it listens on. health: its health service, which says NOT_SERVING until it is set. unread_limit:
+    seconds that a message of a stream may wait for the caller to read it.
     """
 
     def __init__(self, settings: Settings, runtime: Runtime, unread_limit: float = UNREAD_LIMIT) -> None:
@@ -45,7 +47,7 @@ class GrpcServer:
         self.health = Health(SERVICES)
         self._runtime = runtime
         self._max_message_bytes = settings.max_message_bytes
-        self._has_certificates = bool(settings.tls_client_ca)  # whether clients have certificates
+        self._has_certificates = bool(settings.tls_client_ca)  # whether clients need certificates
         self._readers = Readers(settings.max_readers, max(1, settings.max_readers // 2), settings.message_timeout)
         self._unread_streams: Counter[str] = Counter()  # how many streams wait for each client to read them
         self._authentication = Authentication(settings)
@@ -62,7 +64,7 @@ class GrpcServer:
         self.port = self._bind(settings)
 
     def _bind(self, settings: Settings) -> int:
-        """Listens on every address of the host, on one port, which is returned. Raises OSError if one is taken."""
+        """Listens on one port of every address of the host. Returns the port. Raises OSError if it is taken."""
         tls = credentials.credentials(settings)
         port = settings.port
         for host in addresses(settings.host):
@@ -80,13 +82,14 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Refuses what is new, and cancels what is in progress after `grace` seconds."""
+        """Refuses new calls, and cancels those that are still in progress after `grace` seconds."""
         await self._server.stop(grace)
 
     def _handler(self, method: Method) -> Any:
-        """A handler that reads the call's message itself, as bytes, when there is room for the call.
+        """A handler that reads the call's message only when the server has room for the call.
 
-        On the wire a method with one request message and one with a stream of them are the same.
+        grpc.aio reads the message before it calls the handler of a method with one request message. So the handler is
+        registered as one of a stream of request messages, which is the same on the network.
         """
 
         async def handle(_: Any, context: Context) -> Message | None:
@@ -111,7 +114,7 @@ class GrpcServer:
                         return cast(Message, await answer)
                     await self._write(context, call, reservation, answer)
                     return None
-            except Exception as error:  # CancelledError is none of these: a caller that cancelled reads no status
+            except Exception as error:  # not CancelledError: a caller that cancelled its call reads no status
                 failed = refusal(error)
                 await context.abort(failed.code, failed.message, trailers(error, failed.details, call.request_id))
 
@@ -119,6 +122,7 @@ class GrpcServer:
         return wrap(handle, request_deserializer=None, response_serializer=method.response.SerializeToString)
 
     async def _read(self, context: Context, call: Call, reservation: Reservation) -> bytes:
+        """The bytes of a call's message. Raises MessageTooLarge, and what Readers.read raises."""
         try:
             self._runtime.metrics.unread(self._readers.unread + 1)
             data = await self._readers.read(context, reservation)
@@ -126,13 +130,13 @@ class GrpcServer:
                 raise MessageTooLarge(f"{len(data)} bytes, at most {self._max_message_bytes} are allowed")
             return data
         except NoMessage:
-            await asyncio.sleep(END_OF_CALL)  # if the caller has gone, gRPC cancels this task now
+            await asyncio.sleep(END_OF_CALL)  # if the caller has gone, gRPC cancels this task meanwhile
             raise
         finally:
             self._runtime.metrics.unread(self._readers.unread)
 
     def _check_unread_streams(self, client: str) -> None:
-        """Raises Overloaded for a client that does not read its streams: they hold their answers in memory."""
+        """Raises Overloaded for a client with many streams that it does not read, since their answers take memory."""
         held = self._unread_streams[client]
         if held >= MAX_UNREAD_STREAMS:
             raise Overloaded(f"{held} streams of this client wait to be read", self._unread_limit)
@@ -140,14 +144,16 @@ class GrpcServer:
     async def _write(
         self, context: Context, call: Call, reservation: Reservation, messages: AsyncGenerator[Message, None]
     ) -> None:
-        """Sends a stream. Raises DeadlineExceeded when the caller does not read on within `unread_limit` seconds, or
-        when it has not read the rest so long after the last token was computed.
+        """Sends the messages of a stream.
+
+        Raises DeadlineExceeded if the caller does not read a message within `unread_limit` seconds, or has not read all
+        messages within `unread_limit` seconds after the last token was computed.
         """
         loop = asyncio.get_running_loop()
         end: float | None = None
         async with contextlib.aclosing(messages):
             async for message in messages:
-                if end is None and not reservation.count:
+                if end is None and not reservation.count:  # the places are given back: all tokens are computed
                     end = loop.time() + self._unread_limit
                 limit = self._unread_limit if end is None else end - loop.time()
                 self._unread_streams[call.identity] += 1
@@ -163,7 +169,7 @@ class GrpcServer:
 
 
 def addresses(host: str) -> list[str]:
-    """The addresses of a host that this machine has: of localhost, those of IPv4 and IPv6 where it speaks both."""
+    """The addresses to listen on: for localhost its IPv4 and IPv6 addresses, as far as this machine has them."""
     if host != "localhost":
         return [host]
     usable = []
@@ -175,7 +181,7 @@ def addresses(host: str) -> list[str]:
 
 
 def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
-    """Reflection under the names of v1 and v1alpha, which differ in nothing else."""
+    """Adds the reflection service as v1 and as v1alpha, which differ only in their names."""
     names = (*services, reflection.SERVICE_NAME, REFLECTION_V1)
     servicer = reflection.aio.ReflectionServicer(service_names=names)
     add_ServerReflectionServicer_to_server(servicer, server)
@@ -189,7 +195,7 @@ def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
 
 
 def client_of(context: Context, has_certificates: bool) -> str:
-    """Who calls without a token: the subject of the client's certificate, or else its connection."""
+    """The name of a client without a token: the identities in its certificate if it has one, otherwise its address."""
     names = context.peer_identities() if has_certificates else None
     if names:
         return b",".join(names).decode(errors="replace")
@@ -197,24 +203,24 @@ def client_of(context: Context, has_certificates: bool) -> str:
 
 
 def remaining(context: Context) -> float | None:
-    """Seconds to the caller's deadline, None without one (which grpc may call infinite)."""
+    """Seconds until the caller's deadline; None without one, for which grpc returns None or infinity."""
     seconds = context.time_remaining()
     return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
-    """The channel arguments of grpc's server."""
+    """The options of the gRPC server."""
     milliseconds = round(settings.keepalive * 1000)
     arguments = [
-        ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
+        ("grpc.so_reuseport", 0),  # a second server must fail to bind the port instead of sharing it
         ("grpc.max_receive_message_length", settings.max_message_bytes + MARGIN),
-        ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # calls at a time on a connection
-        ("grpc.http2.lookahead_bytes", LOOKAHEAD),  # what gRPC receives of a message before it is read
-        ("grpc.http2.bdp_probe", 0),  # with its probes gRPC would raise the lookahead to megabytes
-        # Calls that wait for the event loop, which gRPC would otherwise cancel at random beyond 1,000.
+        ("grpc.max_concurrent_streams", max(1024, 4 * settings.max_requests)),  # calls of one connection at a time
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD),  # bytes that gRPC receives of a message before we read it
+        ("grpc.http2.bdp_probe", 0),  # bandwidth probes would raise the lookahead to megabytes
+        # By default gRPC cancels calls at random if more than 1,000 wait for the event loop.
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-        ("grpc.keepalive_time_ms", milliseconds),  # pings find connections whose other end has vanished
+        ("grpc.keepalive_time_ms", milliseconds),  # pings detect connections whose client has vanished
         ("grpc.keepalive_timeout_ms", round(settings.keepalive * 1000 / 3)),
         ("grpc.http2.ping_timeout_ms", round(settings.keepalive * 1000 / 3)),  # gRPC's default is 20 s
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

@@ -1,8 +1,8 @@
-"""The health service grpc.health.v1 on asyncio.
+"""Implements the health service grpc.health.v1 for asyncio.
 
-The asyncio servicer of the package grpcio-health-checking has two faults, so it is not used. It keeps one condition for
-all watchers of a service and deletes it when any of them leaves, after which the others get no more changes. And it
-holds that condition while it writes, so one slow watcher blocks the others.
+The servicer of the package grpcio-health-checking is not used because of two faults. It keeps one asyncio.Condition for
+all watchers of a service and deletes it when any of them leaves; after that the others get no more changes. And it
+holds the condition while it writes, so one slow watcher blocks the others.
 """
 
 import asyncio
@@ -15,19 +15,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-LIVENESS = "liveness"  # the name of a service for probes that restart a process: SERVING while it loads and drains
+# A service name for probes that restart a process that is not alive: it is SERVING while the server loads and drains.
+LIVENESS = "liveness"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the stubs have no types
-    """The health service. All services, and the server itself (the empty name), have one status, at first NOT_SERVING.
+    """The health service. All services, and the server (the empty name), have the same status, at first NOT_SERVING.
 
-    `set` must be called on the event loop that serves.
+    alive: whether the process can still become ready. `set` must be called on the event loop that serves.
     """
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self._services = frozenset(services) | {""}
-        self.alive = True  # whether the process can still become ready
+        self.alive = True
         self._status = NOT_SERVING
         self._changed = asyncio.Event()
 

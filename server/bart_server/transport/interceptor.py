@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens."""
+"""Checks the bearer tokens of calls."""
 
 import hashlib
 import hmac
@@ -18,21 +18,21 @@ from bart_server.transport.credentials import read_tokens
 
 log = logging.getLogger(__name__)
 HEALTH = "/grpc.health.v1.Health/"  # probes carry no tokens
-LOOK_AGAIN = 1.0  # seconds after which the file of tokens is looked at again
+LOOK_AGAIN = 1.0  # seconds between two checks whether the file of tokens has changed
 REFUSAL = "a valid bearer token is needed"
 
 
 class Authentication:
-    """The accepted bearer tokens of --token-file, read again when it changes; without it everybody is accepted.
+    """The bearer tokens in --token-file, which is read again when it changes. Without that file every call is accepted.
 
-    While a changed file cannot be used, the old tokens stay.
+    As long as a changed file cannot be read, the old tokens are accepted.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._digests: list[bytes] | None = None
-        self._modified = 0
-        self._looked_at = 0.0  # when the file was last looked at, by time.monotonic()
+        self._digests: list[bytes] | None = None  # SHA-256 of each token; None without a file
+        self._modified = 0  # when the file was changed, in nanoseconds
+        self._looked_at = 0.0  # when the file was last checked, by time.monotonic()
         if settings.token_file:
             self._read()
 
@@ -44,6 +44,7 @@ class Authentication:
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens]
 
     def _refresh(self) -> None:
+        """Reads the file again if it has changed, checking at most every LOOK_AGAIN seconds."""
         now = time.monotonic()
         if now < self._looked_at + LOOK_AGAIN:
             return
@@ -53,12 +54,12 @@ class Authentication:
                 self._read()
                 log.info("tokens reloaded")
         except (OSError, ValueError):
-            log.warning("the file of tokens cannot be used, the old ones stay")
+            log.warning("the changed file of tokens cannot be read, the old tokens are accepted")
 
     def identify(self, metadata: Mapping[str, Any]) -> str:
-        """A name for the caller, empty if everybody may call. Raises Unauthenticated.
+        """The caller's name, a digest of its token; empty if no token is needed. Raises Unauthenticated.
 
-        Compares digests in constant time with every token, so that timing tells nothing.
+        The token's digest is compared with every accepted one in constant time, so that timing reveals nothing.
         """
         if self._digests is None:
             return ""
@@ -72,7 +73,11 @@ class Authentication:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls of every service that is not ours, such as reflection, without a token; counts unknown methods."""
+    """Refuses calls of services other than bart.v1, such as reflection, that have no valid token.
+
+    The handlers of bart.v1 check the token themselves, and health checks need none. Calls of unknown methods are
+    counted.
+    """
 
     def __init__(self, authentication: Authentication, runtime: Runtime) -> None:
         self._authentication = authentication
@@ -89,7 +94,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return None
         if handler_call_details.method.startswith(HEALTH):
             return handler
-        if handler_call_details.method in METHODS:  # their handlers check the token and log a refusal
+        if handler_call_details.method in METHODS:  # these check the token and count refusals themselves
             return handler
         try:
             self._authentication.identify(dict(handler_call_details.invocation_metadata))
@@ -100,7 +105,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 
 def refusing_handler(handler: Any) -> Any:
-    """A handler of the same kind that refuses."""
+    """A handler that refuses every call, for the same kind of method as `handler`."""
 
     async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)

@@ -1,9 +1,9 @@
-"""Reads the messages of calls. Only so many are read at once, because a message that arrives slowly occupies memory.
+"""Reads the messages of calls, a limited number at once, because a message that arrives slowly occupies memory.
 
-A call waits unread until there is a place for reading it. Meanwhile flow control lets it send at most LOOKAHEAD bytes.
-So memory is bounded by the places times the size of the largest message, plus LOOKAHEAD for every waiting call. A free
-place goes to a call of the client of which the fewest messages are being read. While calls wait, reading a message may
-take SLOW seconds: then the one that began first is refused.
+A call waits until there is a place for reading its message. Meanwhile flow control lets it send at most LOOKAHEAD
+bytes. So memory is bounded by the places times the size of the largest message, plus LOOKAHEAD for every waiting call.
+A free place goes to the client of which the fewest messages are being read. While calls wait, a message that has been
+read for SLOW seconds without coming to its end is refused, beginning with the one whose reading began first.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from bart_server.scheduling.jobs import Reservation
 LOOKAHEAD = 1 << 16  # bytes of a message that gRPC buffers before it is read
 SLOW = 1.0  # seconds that reading a message may take while other calls wait
 RETRY_SLOW = 1.0  # seconds that a caller is told to wait if its message was too slow
-END_OF_CALL = 0.05  # seconds in which gRPC cancels a call whose message it has refused
+END_OF_CALL = 0.05  # seconds in which gRPC cancels the task of a call that has ended or whose message it refused
 
 
 class NoMessage(InvalidArgument):
@@ -28,7 +28,11 @@ class NoMessage(InvalidArgument):
 
 
 class Reading:
-    """A call whose message is not read yet. turn: done when it has a place. ended: the error that ends it early."""
+    """A call whose message is not read yet.
+
+    turn: done when the call has a place for reading. ended: its result is the error that ends the reading early. began:
+    when the reading began, by the loop's clock.
+    """
 
     def __init__(self, client: str, order: int) -> None:
         loop = asyncio.get_running_loop()
@@ -39,15 +43,16 @@ class Reading:
         self.began = 0.0
 
     def end(self, error: RequestError) -> None:
+        """Ends the reading with an error, unless it has one already."""
         if not self.ended.done():
             self.ended.set_result(error)
 
 
 class Readers:
-    """Gives places for reading to calls. It belongs to one event loop.
+    """Gives calls places for reading. It belongs to one event loop.
 
-    places: how many messages are read at once. per_client: how many of one client. timeout: seconds from the beginning
-    of a call to the end of its message.
+    places: how many messages are read at once. per_client: how many of these may be of one client. timeout: seconds
+    from the beginning of a call to the end of its message.
     """
 
     def __init__(self, places: int, per_client: int, timeout: float) -> None:
@@ -57,7 +62,7 @@ class Readers:
         self._orders = itertools.count()
         self._reading: set[Reading] = set()
         self._waiting: set[Reading] = set()
-        self._active: Counter[str] = Counter()  # client -> number of its messages that are being read
+        self._active: Counter[str] = Counter()  # how many messages of each client are being read
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -68,9 +73,9 @@ class Readers:
     async def read(self, context: grpc.aio.ServicerContext[Any, Any], reservation: Reservation) -> bytes:
         """The bytes of a call's message.
 
-        Raises NoMessage if the call has none, DeadlineExceeded if it takes longer than the timeout, and the error with
-        which the reservation is revoked. The task that reads is never cancelled, because grpc.aio would then lose a
-        message that arrives later and never free its memory.
+        Raises NoMessage if the call has none, DeadlineExceeded after the timeout, Overloaded if the message is too slow
+        while others wait, and the error with which the reservation is revoked. The task that reads is never cancelled:
+        grpc.aio would never free the memory of a message that arrives after that.
         """
         loop = asyncio.get_running_loop()
         reading = Reading(reservation.client, next(self._orders))
@@ -97,9 +102,9 @@ class Readers:
         return bytes(data)
 
     async def _wait(self, reading: Reading, awaited: "asyncio.Future[Any]", deadline: float) -> None:
-        """Waits until `awaited` is done. Raises the error that ends the reading before, or DeadlineExceeded."""
-        left = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait((awaited, reading.ended), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        """Waits until `awaited` is done. Raises the error that ends the reading first, or DeadlineExceeded."""
+        seconds = deadline - asyncio.get_running_loop().time()
+        await asyncio.wait((awaited, reading.ended), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if awaited.done():
             return
         if reading.ended.done():
@@ -119,6 +124,7 @@ class Readers:
             reading.turn.set_result(None)
 
     def _leave(self, reading: Reading) -> None:
+        """Takes back the place of a call, which the next one gets."""
         self._waiting.discard(reading)
         if reading in self._reading:
             self._reading.remove(reading)
@@ -128,16 +134,19 @@ class Readers:
             del self._active[reading.client]
 
     def _watch(self) -> None:
-        """Starts a timer, while calls wait, that refuses the slowest message when it has taken SLOW seconds."""
+        """Starts a timer that refuses the slowest message after SLOW seconds, if calls still wait then.
+
+        A message counts if it keeps a waiting call from being read: by the last place, or by its client's last place.
+        """
         clients = {waiting.client for waiting in self._waiting}
         is_full = len(self._reading) == self._places
-        in_the_way = [reading for reading in self._reading if is_full or reading.client in clients]
-        if self._timer or not in_the_way:
+        blocking = [reading for reading in self._reading if is_full or reading.client in clients]
+        if self._timer or not blocking:
             return
         loop = asyncio.get_running_loop()
-        slowest = min(in_the_way, key=attrgetter("began"))
+        slowest = min(blocking, key=attrgetter("began"))
 
-        def look() -> None:
+        def refuse_slowest() -> None:
             self._timer = None
             if not self._waiting:
                 return
@@ -147,10 +156,10 @@ class Readers:
             else:
                 self._watch()
 
-        self._timer = loop.call_at(max(slowest.began + SLOW, loop.time() + SLOW / 20), look)
+        self._timer = loop.call_at(max(slowest.began + SLOW, loop.time() + SLOW / 20), refuse_slowest)
 
 
 def retrieve(message: "asyncio.Future[Any]") -> None:
-    """Reads the exception of a finished task. If nobody did, Python would log a warning."""
+    """Reads the exception of a finished task; otherwise asyncio would log that nobody did."""
     if not message.cancelled():
         message.exception()

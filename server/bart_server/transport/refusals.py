@@ -1,4 +1,4 @@
-"""How errors travel over gRPC: a status code, a message, and trailing metadata with the status's details."""
+"""Turns errors into what gRPC sends: a status code, a message, and trailing metadata with the details."""
 
 import random
 import string
@@ -15,13 +15,16 @@ REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID = 128  # characters of a request id that are kept
 REQUEST_ID_CHARACTERS = frozenset(string.printable) - frozenset(string.whitespace) | {" "}
 CODES = {code.value[0]: code for code in grpc.StatusCode}  # google.rpc.Code has the same numbers
-MAX_BUILT = 256
-BUILT: dict[tuple[str, str, float | None], "Refusal"] = {}  # cache: error class, message and retry_after -> refusal
+MAX_BUILT = 256  # refusals in the cache
+BUILT: dict[tuple[str, str, float | None], "Refusal"] = {}  # by error class, message and retry_after
 Trailers = tuple[tuple[str, str | bytes], ...]
 
 
 class Refusal(NamedTuple):
-    """An error as gRPC sends it; the same for all callers that get the same error."""
+    """An error as gRPC sends it.
+
+    details: a google.rpc.Status in bytes. It is the same for all callers with this error.
+    """
 
     code: grpc.StatusCode
     message: str
@@ -29,12 +32,13 @@ class Refusal(NamedTuple):
 
 
 def refusal(error: Exception) -> Refusal:
+    """What gRPC sends for an error."""
     answer = status(error)
     return Refusal(CODES[answer.code], answer.message, answer.SerializeToString())
 
 
 def unread(error: RequestError) -> Refusal:
-    """The refusal of a call whose message is not read, from a cache, because an overload repeats the same few."""
+    """The refusal of a call whose message is not read. It comes from a cache, since an overload repeats few errors."""
     key = type(error).__name__, str(error), getattr(error, "retry_after", None)
     if key not in BUILT:
         if len(BUILT) >= MAX_BUILT:
@@ -44,10 +48,10 @@ def unread(error: RequestError) -> Refusal:
 
 
 def trailers(error: Exception, details: bytes, request_id: str) -> Trailers:
-    """The trailing metadata of an error: the request id, the details, and if a retry can help, the pause before it.
+    """The trailing metadata of an error: the request id, the details, and the pause before a retry if one can help.
 
-    A gRPC client that retries waits exactly as long as this pause. It is drawn between one and two times `retry_after`,
-    so that callers that were refused together come back at different times.
+    gRPC clients that retry wait exactly this long. The pause is drawn at random between one and two times
+    `retry_after`, so that callers that were refused together come back at different times.
     """
     metadata: list[tuple[str, str | bytes]] = [(REQUEST_ID, request_id), ("grpc-status-details-bin", details)]
     if isinstance(error, Overloaded | Unavailable):

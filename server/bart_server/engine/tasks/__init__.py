@@ -1,6 +1,6 @@
-"""The tasks, one module each: its shape buckets, its programs, what a request is and costs, and how it runs.
+"""The tasks, one module each, with the task's shape buckets and programs, what a request costs, and how it runs.
 
-The messages of a task are read and written in `services`, which the engine does not import.
+A task's protobuf messages are read and written in `services`, which the engine does not import.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,10 @@ from bart_server.scheduling.tasks import Classify, Generate, Score, Task
 
 
 class DeviceTask(Protocol):
-    """A task of one model. By its buckets' kind it is also a contract.Once or a contract.Decode."""
+    """A task of one model.
+
+    It is also a contract.Once if its buckets have Kind.ONCE, and a contract.Decode otherwise.
+    """
 
     @property
     def buckets(self) -> Sequence[Bucket]:
@@ -30,7 +33,7 @@ class DeviceTask(Protocol):
         """
 
     def shapes(self, bucket: Bucket, size: int, others: Sequence[int]) -> Sequence[Shape]:
-        """What the store is to open for one row count: itself and its encoder shapes, all of the priority FIRST.
+        """The shapes of one row count: the row count itself and its encoder shapes. The engine sets their priorities.
 
         others: the row counts that a state is resized from and to.
         """

@@ -1,4 +1,4 @@
-"""Classify: the logits of contradiction and entailment, by a checkpoint trained on natural language inference."""
+"""Computes the logits of contradiction and entailment with a checkpoint trained on natural language inference."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from bart_server.engine.store import Program, Shape, Store
 from bart_server.scheduling.contract import Bucket, Kind, Open, Request, best
 from bart_server.scheduling.tasks import Classify
 
-HEAD = "classification_head"  # the weights of a checkpoint that classifies have this key, and no other has it
+HEAD = "classification_head"  # the key of the weights that only checkpoints for classification have
 
 
 class Classification:
@@ -24,7 +24,9 @@ class Classification:
         self._model = model
         self._executables = executables
         self._entailment = entailment_id(model.labels)
-        self._contradiction = -1 if self._entailment == 0 else 0  # the rule of Hugging Face's zero-shot pipeline
+        # Hugging Face's zero-shot pipeline takes the first label for contradiction, or the last if the first is
+        # entailment.
+        self._contradiction = -1 if self._entailment == 0 else 0
         self.buckets = [make_bucket(source, shapes) for source in shapes.sources]
 
     @classmethod
@@ -60,7 +62,7 @@ class Classification:
         return [tuple(pair) for pair in pairs.tolist()]
 
     def _arrays(self, bucket: Bucket, size: int, requests: Sequence[Request]) -> tuple[np.ndarray, ...]:
-        """Ids and mask (B,S), and the index of each source's last end token (B,1)."""
+        """The arrays of a batch: token ids and mask (B,S), and the index of each source's last end token (B,1)."""
         ids, mask = padded_sources([request.source for request in requests], size, bucket.source)
         last = np.zeros((size, 1), np.int32)
         for row, request in enumerate(requests):

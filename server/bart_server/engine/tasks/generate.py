@@ -1,7 +1,7 @@
-"""Generate: sequences that follow from a source, by greedy search, sampling or beam search.
+"""Generates sequences from a source by greedy search, sampling or beam search.
 
 A running batch is a DecodeState: bart_inference's State on the device and, on the host, the request in each row. `size`
-is its row count.
+is always the row count of a batch.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Generate
 
 log = logging.getLogger(__name__)
-MAX_CACHED_OPTIONS = 256  # how many sets of options are kept as they were resolved
-MAX_KEY_LENGTH = 1000  # characters of a set of options as text; longer ones are resolved anew for each request
+MAX_CACHED_OPTIONS = 256  # sets of options that are kept resolved, with their defaults
+MAX_KEY_LENGTH = 1000  # characters of a set of options as text; longer ones are not cached, since they take much memory
 
 
 @dataclasses.dataclass
 class DecodeState:
-    """A running batch. state: on the device. done: the state's flags, on the host. requests: None for a free row."""
+    """A running batch. done: the state's flags (B,), on the host. requests: that of each row, None for a free row."""
 
     state: State
     done: np.ndarray
@@ -55,24 +55,25 @@ class DecodeState:
 
 
 class EncodedBatch(NamedTuple):
-    """One call of the encoder with its token ids (B,S) and the keys and values that it returned."""
+    """A call of the encoder, with its token ids (B,S) and its result, the keys and values of cross-attention."""
 
     batch: EncoderBatch
     ids: np.ndarray
-    pairs: list[LayerKV]
+    cross_kv: list[LayerKV]
 
 
 class Encoded(NamedTuple):
-    """What `encode` returns: its requests, and the calls of the encoder in which their sources are."""
+    """What `encode` returns: the requests that it encoded, and its calls of the encoder."""
 
     requests: list[Request]
     batches: list[EncodedBatch]
 
 
 class ResolvedOptions(NamedTuple):
-    """A request's options after the checkpoint's defaults: with the longest answer in tokens, and as arrays.
+    """A request's options, with the checkpoint's defaults for those that it does not set.
 
-    arrays: one row, for the first of the samples that the options ask for.
+    longest: the most tokens of an answer with these options. arrays: the options as arrays with one row, for the first
+    of the samples that they ask for.
     """
 
     options: Options
@@ -83,7 +84,7 @@ class ResolvedOptions(NamedTuple):
 class Generation:
     """The task Generate: makes requests from a caller's options, and decodes them as a contract.Decode.
 
-    executables: the store of compiled programs, which `shapes` describes and which the decoding methods call.
+    executables: the store of compiled programs. The method `shapes` says what the store is to compile.
     """
 
     def __init__(self, model: DeviceModel, shapes: Shapes, executables: Store) -> None:
@@ -93,10 +94,13 @@ class Generation:
         self.buckets = make_buckets(shapes)
         self._programs = DecodePrograms(model, self._example)
         self._resolved: dict[str, ResolvedOptions] = {}
-        self._encoded_shapes: dict[EncoderShape, Any] = {}  # the encoder's results, once it has run
+        self._encoded_shapes: dict[EncoderShape, Any] = {}  # the shapes of the encoder's result, by encoder shape
         compiled = [(bucket.beams, bucket.sample) for bucket in self.buckets]
         if (model.default.num_beams, model.default.do_sample) not in compiled:
-            log.warning("the checkpoint's default beam width %d is not compiled", model.default.num_beams)
+            width = model.default.num_beams
+            log.warning(
+                "the checkpoint's default beam width %d is not compiled: calls without options are refused", width
+            )
 
     @classmethod
     def of(cls, model: DeviceModel, shapes: Shapes, executables: Store) -> "Generation | None":
@@ -130,7 +134,11 @@ class Generation:
         return requests
 
     def _resolve(self, options: Mapping[str, Any]) -> ResolvedOptions:
-        """Cached: most requests ask for the same few options, and this takes longer than the rest of `requests`."""
+        """Fills in the checkpoint's defaults. Raises InvalidArgument.
+
+        Results are cached: most requests have the same few sets of options, and this takes longer than the rest of
+        `requests`.
+        """
         key = repr(sorted(options.items()))
         cached = self._resolved.get(key)
         if cached is not None:
@@ -176,6 +184,7 @@ class Generation:
         return shapes
 
     def _warm_up(self, bucket: Bucket, size: int) -> None:
+        """Runs the programs of a row count once. Raises FloatingPointError if the model computes NaN."""
         state = self._warm_up_encoder(bucket, size, self._programs.longest_row(bucket, size))
         state, _ = self.step(bucket, state, 1)
         if np.isnan(np.asarray(state.state.score)).any():
@@ -185,17 +194,21 @@ class Generation:
         self.free(bucket, state, [0])
 
     def _warm_up_encoder(self, bucket: Bucket, size: int, shape: EncoderShape) -> DecodeState:
-        """Encodes and inserts an example. The encoder itself runs once for each shape, since long rows take seconds."""
+        """Encodes an example and inserts it into a new state.
+
+        The encoder runs only the first time for each encoder shape, since long rows take seconds; after that, zeros are
+        inserted in place of its result.
+        """
         request = self._example(bucket)
         request = dataclasses.replace(request, source=request.source[: shape.length])
         batch = EncoderBatch(shape, [[PackedSource(0, 0)]])
-        pairs_shapes = self._encoded_shapes.get(shape)
-        if pairs_shapes is None:
+        cross_kv_shapes = self._encoded_shapes.get(shape)
+        if cross_kv_shapes is None:
             encoded = self._encode([request], [batch])
-            self._encoded_shapes[shape] = self._model.shapes(encoded.batches[0].pairs)
+            self._encoded_shapes[shape] = self._model.shapes(encoded.batches[0].cross_kv)
         else:
             ids = np.zeros((self._model.devices * shape.rows, shape.length), np.int32)
-            encoded = Encoded([request], [EncodedBatch(batch, ids, self._model.zeros(pairs_shapes))])
+            encoded = Encoded([request], [EncodedBatch(batch, ids, self._model.zeros(cross_kv_shapes))])
         return self.insert(bucket, self.init(bucket, size), encoded, [0])
 
     def _example(self, bucket: Bucket) -> Request:
@@ -229,7 +242,10 @@ class Generation:
         return count
 
     def _open_encoders(self, bucket: Bucket, size: int) -> list[EncoderShape]:
-        """The encoder shapes that are open for this row count; that of a single longest row always is."""
+        """The encoder shapes that are open for this row count.
+
+        The shape of one longest row opens with the row count.
+        """
         longest = self._programs.longest_row(bucket, size)
         shapes = []
         for shape in self._programs.encoder_shapes(bucket, size):
@@ -238,6 +254,7 @@ class Generation:
         return shapes
 
     def _encode(self, requests: Sequence[Request], batches: Sequence[EncoderBatch]) -> Encoded:
+        """Calls the encoder once for each batch. batches: which of the requests' sources go where."""
         encoded = []
         for batch in batches:
             ids = np.zeros((self._model.devices * batch.shape.rows, batch.shape.length), np.int32)
@@ -250,13 +267,13 @@ class Generation:
                     positions[row, start:end] = range(len(tokens))
             program = self._executables["prefill", batch.shape]
             encoded.append(EncodedBatch(batch, ids, program(ids, positions)))
-        # Waiting here makes a fault of the encoder an error of this call, and not of the next one.
+        # jax raises a device's error when the result is used. Waiting for it here raises the encoder's errors here.
         return Encoded(list(requests), jax.block_until_ready(encoded))
 
     def insert(self, bucket: Bucket, slots: DecodeState, encoded: Encoded, rows: Sequence[int]) -> DecodeState:
         size, devices = len(slots.requests), self._model.devices
         source = slots.state.source
-        for batch, ids, pairs in encoded.batches:
+        for batch, ids, cross_kv in encoded.batches:
             targets, places = [], []
             for encoded_row, sources in enumerate(batch.rows):
                 for index, start in sources:
@@ -264,7 +281,7 @@ class Generation:
                     places.append(EncodedSource(encoded_row, start, len(encoded.requests[index].source)))
             program = self._executables["insert", bucket.source, size, batch.shape]
             updates = row_updates(targets, places, size, devices)
-            source = self._model.exchanged(program, source, pairs, ids, updates)
+            source = self._model.exchanged(program, source, cross_kv, ids, updates)
         values = [first_tokens(request, bucket) for request in encoded.requests]
         begin = self._executables["begin", state_shape(bucket), size]
         state: State = begin(without_source(slots.state), row_updates(rows, values, size, devices))
@@ -286,8 +303,8 @@ class Generation:
         if bucket.beams == 1:
             tokens, length = jax.device_get((state.tokens, state.length))
             return [tuple(tokens[row, 0, 1 : length[row]].tolist()) for row in rows]
-        read = ("tokens", "length", "score", "done", "finished")  # what final_tokens reads
-        on_host = state._replace(**{name: jax.device_get(getattr(state, name)) for name in read})
+        fields = ("tokens", "length", "score", "done", "finished")  # those that final_tokens uses
+        on_host = state._replace(**{name: jax.device_get(getattr(state, name)) for name in fields})
         return [tuple(final_tokens(on_host, row)[1:]) for row in rows]
 
     def results(self, bucket: Bucket, slots: DecodeState, rows: Sequence[int]) -> list[tuple[Hypothesis, ...]]:
@@ -316,7 +333,7 @@ class Generation:
 
     def free(self, bucket: Bucket, slots: DecodeState, rows: Sequence[int]) -> DecodeState:
         requests = [None if row in rows else request for row, request in enumerate(slots.requests)]
-        if slots.done[list(rows)].all():  # a step on the device has marked the rows as done
+        if slots.done[list(rows)].all():  # the device already has the rows marked as done
             return DecodeState(slots.state, slots.done, requests)
         done = slots.done.copy()
         done[list(rows)] = True
@@ -334,7 +351,10 @@ class Generation:
 
 
 def make_buckets(shapes: Shapes) -> list[Bucket]:
-    """Sampling has the longest source only: it is asked for less often, and a bucket takes seconds to compile."""
+    """The shape buckets for each beam width and source length.
+
+    Sampling has a bucket for the longest source only: it is used less often, and a bucket takes seconds to compile.
+    """
     buckets = []
     for sample, widths in ((False, shapes.beams), (True, shapes.sampling_beams)):
         sources = shapes.sources[-1:] if sample else shapes.sources
@@ -348,6 +368,6 @@ def make_buckets(shapes: Shapes) -> list[Bucket]:
 
 
 def stopped(ids: Sequence[int], options: Options, longest: int) -> bool:
-    """Whether the model chose to end a sequence: not if the end token was forced at the length limit."""
+    """Whether the model ended a sequence by itself: False if the length limit ended it or forced the end token."""
     forced = options.forced_eos_token_id is not None and len(ids) + 1 >= longest
     return bool(ids) and ids[-1] in options.eos_ids and not forced

@@ -1,4 +1,4 @@
-"""Score: the log-probability that the model gives to each token of a target that the caller sends."""
+"""Computes the log-probability of each token of a target that the caller sends."""
 
 from collections.abc import Sequence
 from functools import partial
