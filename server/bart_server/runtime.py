@@ -29,7 +29,7 @@ from bart_server.scheduling.scheduler import Scheduler
 from bart_server.services.call import Call
 from bart_server.services.limits import Limits
 from bart_server.services.methods import Method, Response, Services
-from bart_server.services.models import RETRY_WHILE_LOADING, Models, Served
+from bart_server.services.models import RETRY_WHILE_LOADING, Models, Served, served_by_ids
 from bart_server.services.status import code_of
 from bart_server.services.text import Text
 from bart_server.settings import Settings, SettingsError
@@ -298,8 +298,8 @@ class Runtime:
             if background and closed:
                 raise RuntimeError(f"no program could be compiled for {', '.join(closed)}")
             if tokenizer is None:
-                only = "token_ids instead of text, labels instead of target_text"
-                log.warning("the checkpoint has no tokenizer: calls need %s", only, extra={"model": name})
+                usable = served_by_ids(engine.description.tasks)
+                log.warning("the checkpoint has no tokenizer; it can serve: %s", usable, extra={"model": name})
             text = Text(tokenizer, engine.description.source_tokens) if tokenizer else None
             return Served(name, engine, text)
 

@@ -117,6 +117,23 @@ def test_drafts_at_the_last_positions_of_a_full_buffer_overwrite_nothing(max_len
             assert_greedy(with_random_drafts(prepared, case, expected, seed)[0], expected, case)
 
 
+def test_a_draft_of_one_token_is_verified() -> None:
+    """No row has a longer draft. The step gives the token of the draft and the next one."""
+    prepared = checkpoint("uneven")[1]
+    ids, mask = draw_batch(np.random.default_rng(2), 99, 1, 4, 16)
+    options = {"max_length": 16, "eos_token_id": None, "forced_eos_token_id": None, "num_beams": 1}
+    expected = generate(prepared, ids, mask, prompt_lookup_num_tokens=0, **options)
+    state, rows = state_of(prepared, Case("uneven", ids, mask, None, options))
+    B = state.tokens.shape[0]
+    count = np.arange(B) < len(rows)  # the rows behind these are padding
+    tokens = np.full((B, K), -1, np.int32)
+    tokens[: len(rows), 0] = expected.sequences[:, 1]
+    draft = Draft(jnp.asarray(tokens), jnp.asarray(count, jnp.int32))
+    state = jit_verify(prepared.weights, prepared.config, state, draft)
+    assert np.asarray(state.length)[: len(rows)].tolist() == [3] * len(rows)
+    assert np.array_equal(state.tokens[: len(rows), 0, :3], expected.sequences[:, :3])
+
+
 def test_an_end_token_inside_a_draft_ends_the_sequence() -> None:
     prepared = checkpoint("uneven")[1]
     ids, mask = draw_batch(np.random.default_rng(2), 99, 1, 4, 16)

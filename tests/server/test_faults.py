@@ -267,6 +267,36 @@ def test_a_stream_that_stays_unread_is_given_up():
     asyncio.run(main())
 
 
+def test_a_finished_stream_that_is_read_slowly_but_steadily_is_given_up():
+    """Every message is read in time, but the last one not within `unread_limit` after the last token."""
+    engine = FakeEngine(sources=(600,), beams=(1,), target_tokens=600)
+    settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=1000)
+    window = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+    sentences = [chr(97 + index) * 580 + "." for index in range(25)]  # one window each, and one message
+    request = pb.StreamSummarizeRequest(text=" ".join(sentences), long_input=pb.LONG_INPUT_CHUNK)
+
+    async def main():
+        async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
+            server = GrpcServer(settings, runtime, unread_limit=1.0)
+            await server.start()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=window) as channel:
+                stream = bart_pb2_grpc.SummarizationServiceStub(channel).StreamSummarize(request, timeout=PATIENCE)
+                received, error = 0, None
+                try:
+                    while await stream.read() is not grpc.aio.EOF:
+                        received += 1
+                        await asyncio.sleep(0.15)
+                except grpc.aio.AioRpcError as raised:
+                    error = raised
+            await server.stop(0)
+        assert error is not None, f"all of the {received} messages were sent"
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert error.details() == "the stream was not read to its end within 1 s after the last token"
+        assert 2 < received < len(sentences)
+
+    asyncio.run(main())
+
+
 def test_a_loaded_server_drains_refuses_the_new_and_exits_with_0(start, stubs):
     gate = ChunkGate()
     server = start(FakeEngine(on_call=gate))

@@ -111,7 +111,7 @@ def test_an_adapter_is_merged(checkpoint, cache, tmp_path):
     check_it_serves(server, checkpoint, adapter=tmp_path)
 
 
-def test_20_a_corrupt_compile_cache_is_no_obstacle(checkpoint, cache):
+def test_a_server_starts_with_a_corrupt_compile_cache(checkpoint, cache):
     if not any(cache.iterdir()):
         check_it_serves(Server(checkpoint, "--compile-cache", str(cache)), checkpoint)
     files = list(cache.iterdir())
@@ -124,7 +124,7 @@ def test_20_a_corrupt_compile_cache_is_no_obstacle(checkpoint, cache):
     assert "damaged entry of the compile cache" in line
 
 
-def test_20_an_unwritable_compile_cache_is_no_obstacle(checkpoint, tmp_path):
+def test_a_server_starts_with_a_compile_cache_that_cannot_be_written(checkpoint, tmp_path):
     (tmp_path / "file").write_text("")
     server = Server(checkpoint, "--compile-cache", str(tmp_path / "file"))
     check_it_serves(server, checkpoint)
@@ -132,7 +132,7 @@ def test_20_an_unwritable_compile_cache_is_no_obstacle(checkpoint, tmp_path):
     assert len(server.warnings()) == len(set(server.warnings())) in (1, 2), "one line each for reading and writing"
 
 
-def test_21_a_platform_that_is_not_there_ends_it_and_is_not_replaced(checkpoint):
+def test_a_missing_platform_ends_the_process_and_is_not_replaced(checkpoint):
     server = Server(checkpoint, "--platform", "cuda")
     assert "cuda" in server.until("not loaded")["message"]
     assert server.process.wait(LIMIT) == 3
@@ -206,7 +206,7 @@ def damaged(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "config"])
-def test_18_a_damaged_checkpoint_is_named(damaged, damage):
+def test_a_damaged_checkpoint_is_named(damaged, damage):
     weights = damaged / "model.safetensors"
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:1000])
@@ -218,7 +218,7 @@ def test_18_a_damaged_checkpoint_is_named(damaged, damage):
         engine_load.load(Settings(), str(damaged))
 
 
-def test_18_a_damaged_checkpoint_ends_the_process_with_status_3(damaged):
+def test_a_damaged_checkpoint_ends_the_process_with_status_3(damaged):
     (damaged / "model.safetensors").write_bytes(np.random.default_rng(0).bytes(1000))
     server = Server(damaged, "--compile-cache", "off")
     assert "model.safetensors" in server.until("not loaded")["message"]

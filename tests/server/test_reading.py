@@ -316,3 +316,32 @@ def test_unread_streams_hold_no_place_and_are_bounded_for_each_client(start, con
     connection.send(41, request, end=True)
     assert b"20 streams of this client wait to be read" in connection.trailers(41)
     assert answered(server)
+
+
+def test_unread_streams_stay_counted_when_another_stream_of_the_client_is_read(
+    start, stubs, connect, monkeypatch, tmp_path
+):
+    """The client is recognized by its token, so that one of its connections can read and another one not."""
+    monkeypatch.setattr("bart_server.transport.grpc_server.MAX_UNREAD_STREAMS", 3)
+    (tmp_path / "tokens").write_text("secret")
+    server = start(chunk=1, token_file=str(tmp_path / "tokens"))
+    token = (("authorization", "Bearer secret"),)
+    connection = connect(server, window=0)
+    request = pb.StreamSummarizeRequest(text="z" * 50)
+
+    def leave_unread(stream, active):
+        connection.call(
+            stream, "/bart.v1.SummarizationService/StreamSummarize", ((b"authorization", b"Bearer secret"),)
+        )
+        connection.send(stream, envelope(request.SerializeToString()), end=True)
+        wait_until(lambda: server.metric("bart_calls_active") == active)
+        wait_until(server.runtime.scheduler.idle)
+
+    leave_unread(1, active=1)
+    leave_unread(3, active=2)
+    read = stubs(server).summarization.StreamSummarize(request, metadata=token, timeout=PATIENCE)
+    assert list(read)[-1].summary.text == "z" * 50
+    wait_until(lambda: server.metric("bart_calls_active") == 2)
+    leave_unread(5, active=3)
+    connection.call(7, "/bart.v1.SummarizationService/StreamSummarize", ((b"authorization", b"Bearer secret"),))
+    assert b"3 streams of this client wait to be read" in connection.trailers(7)

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import gc
 import inspect
+import logging
 import threading
 import typing
 import weakref
@@ -12,6 +13,7 @@ import pytest
 from bart_proto.v1 import bart_pb2 as pb
 from bart_server import Call, Runtime, Settings
 from bart_server.scheduling.errors import InvalidArgument, Unavailable, UnknownModel
+from bart_server.scheduling.tasks import Classify, Generate, Score
 from bart_server.services.methods import METHODS
 
 from support.echo import FakeEngine
@@ -107,6 +109,34 @@ def test_a_model_that_cannot_be_loaded_ends_the_start():
             await runtime.summarize(request())
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("tasks", "usable"),
+    [
+        ((Generate, Score), "Generate and StreamGenerate with token_ids, Score with token_ids and labels"),
+        ((Classify,), "nothing"),
+    ],
+)
+def test_without_a_tokenizer_a_start_warns_and_says_what_it_can_serve(caplog, tasks, usable):
+    ids = pb.TokenIds(ids=[0, 70, 2])
+
+    async def main():
+        async with Runtime(SETTINGS, lambda settings, path: (FakeEngine(tasks=tasks), None)) as runtime:
+            if Generate in tasks:
+                generated = await within(runtime.generate(pb.GenerateRequest(token_ids=ids)))
+                assert list(generated.sequences[0].token_ids) == [70, 2]
+                scored = await within(runtime.score(pb.ScoreRequest(token_ids=ids, labels=pb.Labels(ids=[5, 2]))))
+                assert list(scored.log_probs) == [-5.0, -2.0]
+                refused = runtime.summarize(request())
+            else:
+                refused = runtime.classify_zero_shot(pb.ClassifyZeroShotRequest(text="a", labels=["b"]))
+            with pytest.raises(InvalidArgument, match=f"text: model 'echo' has no tokenizer; it can serve: {usable}"):
+                await within(refused)
+
+    asyncio.run(main())
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [f"the checkpoint has no tokenizer; it can serve: {usable}"]
 
 
 # ── replacement ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,6 @@
 """Keeps the served models by name, and implements bart.v1.ModelService, which describes them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bart_proto.v1 import bart_pb2 as pb
@@ -18,6 +18,16 @@ TASKS: dict[Task, pb.Task] = {
     Classify: pb.TASK_CLASSIFICATION,
     Score: pb.TASK_SCORING,
 }
+# The calls of each task that need no tokenizer.
+CALLS_BY_IDS: dict[Task, str] = {
+    Generate: "Generate and StreamGenerate with token_ids",
+    Score: "Score with token_ids and labels",
+}
+
+
+def served_by_ids(tasks: Sequence[Task]) -> str:
+    """The calls that a model with these tasks can serve without a tokenizer, for messages."""
+    return ", ".join(CALLS_BY_IDS[task] for task in tasks if task in CALLS_BY_IDS) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class Served:
     def reader(self, field: str = "text") -> Text:
         """The tokenizer. Raises InvalidArgument, for the field that holds a text, if the model has none."""
         if self.text is None:
-            raise InvalidArgument(field, f"model {self.name!r} has no tokenizer; send token_ids")
+            usable = served_by_ids(self.engine.description.tasks)
+            raise InvalidArgument(field, f"model {self.name!r} has no tokenizer; it can serve: {usable}")
         return self.text
 
 

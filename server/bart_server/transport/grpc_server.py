@@ -161,7 +161,11 @@ class GrpcServer:
                     async with asyncio.timeout(limit):
                         await context.write(message)
                 except TimeoutError:
-                    raise DeadlineExceeded(f"the stream was not read for {self._unread_limit:g} s") from None
+                    seconds = f"{self._unread_limit:g} s"
+                    if end is None:
+                        raise DeadlineExceeded(f"the stream was not read for {seconds}") from None
+                    message = f"the stream was not read to its end within {seconds} after the last token"
+                    raise DeadlineExceeded(message) from None
                 finally:
                     self._unread_streams[call.identity] -= 1
                     if not self._unread_streams[call.identity]:
