@@ -540,6 +540,13 @@ def test_a_device_fault_spares_later_requests(engine, prepared):
             "1000000000 samples, at most 3 run at once",
         ),
         ([3], {"length_penalty": 1e308, "num_beams": 3}, "options.length_penalty", "1e+308"),
+        ([3], {"sequence_bias": {(3,): 1e308}}, "options.sequence_bias", "at most 1e+09"),
+        (
+            [3],
+            {"exponential_decay_length_penalty": (3, 1e308)},
+            "options.exponential_decay_length_penalty",
+            "at most 1e+06",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_the_device_by_name(engine, ids, options, field, description):
