@@ -164,8 +164,8 @@ class GrpcServer:
                     seconds = f"{self._unread_limit:g} s"
                     if end is None:
                         raise DeadlineExceeded(f"the stream was not read for {seconds}") from None
-                    message = f"the stream was not read to its end within {seconds} after the last token"
-                    raise DeadlineExceeded(message) from None
+                    description = f"the stream was not read to its end within {seconds} after the last token"
+                    raise DeadlineExceeded(description) from None
                 finally:
                     self._unread_streams[call.identity] -= 1
                     if not self._unread_streams[call.identity]:
