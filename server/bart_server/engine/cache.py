@@ -74,7 +74,7 @@ class ProgramCache:
                 raise ValueError("the digest at its beginning is not that of its content")
             executable = serialize_executable.deserialize_and_load(*pickle.loads(content))
         except Exception as error:  # pickle and XLA raise errors of many classes for content that they cannot use
-            self._warn_once("damaged", f"a damaged entry of the compile cache is compiled anew: {path}: {error}")
+            self._warn_once("damaged", f"a damaged entry of the compile cache is compiled again: {path}: {error}")
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # `prune` takes a file's modification time for its last use

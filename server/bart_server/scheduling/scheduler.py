@@ -533,7 +533,7 @@ class Scheduler:
     def _send_delta(self, job: Job, tokens: Sequence[int]) -> None:
         """Delivers those of a stream's tokens that it does not have yet. tokens: all that are final."""
         if job.request.stream and len(tokens) > job.sent:
-            with self._changed:  # another worker may end the job meanwhile, and nothing may be delivered after that
+            with self._changed:  # another worker may end the job, and nothing may be delivered after its end
                 if not job.ended:
                     new, job.sent = tuple(tokens[job.sent :]), len(tokens)
                     job.deliver(Delta(new))

@@ -130,7 +130,7 @@ class GrpcServer:
                 raise MessageTooLarge(f"{len(data)} bytes, at most {self._max_message_bytes} are allowed")
             return data
         except NoMessage:
-            await asyncio.sleep(END_OF_CALL)  # if the caller has gone, gRPC cancels this task meanwhile
+            await asyncio.sleep(END_OF_CALL)  # if the caller has gone, gRPC cancels this task during the sleep
             raise
         finally:
             self._runtime.metrics.unread(self._readers.unread)
