@@ -23,12 +23,12 @@ class Cell(NamedTuple):
     model: str  # a name in benchmarks.checkpoints
     batch: int
     beams: int
-    source: int  # positions; 0 for real text, with the checkpoint's generation options
+    source: int  # positions; 0 for real text, with the checkpoint's other generation options
 
     @property
     def name(self) -> str:
         if not self.source:
-            return f"{self.model}-text-b{self.batch}"
+            return f"{self.model}-text-b{self.batch}" + ("-greedy" if self.beams == 1 else "")
         search = "greedy" if self.beams == 1 else f"beam{self.beams}"
         return f"{self.model}-b{self.batch}-{search}-s{self.source}"
 
@@ -44,17 +44,20 @@ CELLS = (
     Cell("large", 8, 4, 128),
     Cell("tiny", 1, 4, 0),
     Cell("tiny", DOCUMENTS, 4, 0),
+    Cell("wide", 1, 1, 0),
+    Cell("wide", 1, 4, 0),
+    Cell("wide", 8, 4, 0),
 )
 
 
 def work_of(cell: Cell, corpus: pathlib.Path) -> Work:
-    """Random ids and NEW tokens, or, for cells with source 0, real documents and the checkpoint's options."""
+    """Random ids and NEW tokens, or, for cells with source 0, real documents and the checkpoint's other options."""
     fields = fields_of(cell.model)
     if cell.source:
         options = {"num_beams": cell.beams, "min_new_tokens": NEW, "max_new_tokens": NEW}
         batches = [random_batch(cell.batch, cell.source, fields["vocab_size"])]
     else:
-        options = {}
+        options = {"num_beams": cell.beams}
         rows = real_rows(corpus, DOCUMENTS)
         batches = [rows[first : first + cell.batch] for first in range(0, len(rows), cell.batch)]
     return {"batches": batches, "options": options, "pad_token_id": 1}

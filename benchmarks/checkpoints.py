@@ -6,7 +6,8 @@ The benchmarks run this command when a folder is missing. transformers and bart_
 loads CACHE/<name>-ctranslate2 and CACHE/<name>-ctranslate2-int8. The weights are drawn from PyTorch's initial
 distribution with a fixed seed, and the decoder's position embeddings are scaled up: otherwise a random BART repeats one
 token without end, and a comparison of tokens would show little. The text of such a model is meaningless, but it costs
-as much as that of a trained one. `tiny` is the embedded checkpoint.
+as much as that of a trained one. `tiny` is the embedded checkpoint, and `wide` the same with twice the width and the
+vocabulary of bart-base (support/widen.py): it writes the same tokens at the cost of a larger model.
 """
 
 from __future__ import annotations
@@ -76,7 +77,14 @@ def folder_of(cache: pathlib.Path, name: str) -> pathlib.Path:
 
 def fields_of(name: str) -> dict[str, Any]:
     """The fields of config.json that determine what a model costs."""
-    return SHAPES[name] if name in SHAPES else json.loads((TINY / "config.json").read_text())
+    if name in SHAPES:
+        return SHAPES[name]
+    fields: dict[str, Any] = json.loads((TINY / "config.json").read_text())
+    if name == "wide":
+        fields["vocab_size"] = BASE["vocab_size"]
+        for field in ("d_model", "encoder_ffn_dim", "decoder_ffn_dim"):
+            fields[field] *= 2
+    return fields
 
 
 def write(cache: pathlib.Path, name: str) -> None:
@@ -84,6 +92,8 @@ def write(cache: pathlib.Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if name in SHAPES:
         write_random(folder, SHAPES[name])
+    elif name == "wide":
+        write_wide(folder)
     else:
         shutil.copytree(TINY, folder, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text()) | CONVERTER_FIELDS | {"dtype": "float32"}
@@ -102,6 +112,16 @@ def write_random(folder: pathlib.Path, fields: dict[str, Any]) -> None:
         model.model.decoder.embed_positions.weight *= POSITION_SCALE
     model.save_pretrained(folder)
     write_tokenizer(folder, fields["vocab_size"])
+
+
+def write_wide(folder: pathlib.Path) -> None:
+    from bart_inference import load, save
+
+    from support.widen import widen
+
+    vocabulary = fields_of("wide")["vocab_size"]
+    save(widen(load(TINY), vocabulary), folder)
+    write_tokenizer(folder, vocabulary)
 
 
 def write_tokenizer(folder: pathlib.Path, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Compares generation with PyTorch and CTranslate2, with the same weights, sources, options, steps and threads for all.
+"""Compares generation in three dtypes, PyTorch and CTranslate2: the same weights, sources, options, steps and threads.
 
     python -m benchmarks.generation --record benchmarks/records/<date>_generation          # every cell
     python -m benchmarks.generation base-b1 tiny --record …     # the cells whose names contain one of these
@@ -35,6 +35,7 @@ from support.records import Command
 
 PATIENCE = 180.0  # seconds within which a rival must answer, compilation included
 LEAST_ROUNDS = 3
+FAST_MODES = ("-int8", "-bfloat16")  # the ends of the names of rivals whose answers may have other lengths
 Answer = dict[str, Any]  # what a worker's process sends back
 
 
@@ -135,7 +136,8 @@ def add_comparisons(cell: Cell, work: Work, figures: dict[str, Any], folder: pat
     if machine := figures.get("machine"):
         machine["limit_seconds"] = limit_of(cell, work, tokens["ours"], Machine(**machine))
         machine["share"] = round(machine["limit_seconds"] / ours, 3)
-    figures["same_steps"] = len({rival["longest"] for name, rival in rivals.items() if "int8" not in name}) == 1
+    exact = [rival for name, rival in rivals.items() if not name.endswith(FAST_MODES)]
+    figures["same_steps"] = len({rival["longest"] for rival in exact}) == 1
     if "pytorch" in tokens and tokens["ours"] != tokens["pytorch"]:
         figures["first_difference"] = difference(folder, work)
 

@@ -7,6 +7,7 @@ JSON object on each line. {"prepare": Work} makes the inputs and runs them once,
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -29,13 +30,13 @@ Tokens = list[list[int]]  # for each source, the generated tokens without the st
 
 
 class Ours:
-    def __init__(self, folder: pathlib.Path, layout: str | None = None) -> None:
+    def __init__(self, folder: pathlib.Path, layout: str | None = None, dtype: str = "float32") -> None:
         import jax
         from bart_inference import load, prepare
 
         self.compile_seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
-        self.model = prepare(load(folder), layout)
+        self.model = prepare(load(folder, dtype), layout)
 
     def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -163,6 +164,8 @@ class Machine:
 
 RIVALS: dict[str, Callable[[pathlib.Path], Any]] = {
     "ours": Ours,
+    "ours-bfloat16": functools.partial(Ours, dtype="bfloat16"),
+    "ours-int8": functools.partial(Ours, dtype="int8"),
     "pytorch": PyTorch,
     "pytorch-compiled": CompiledPyTorch,
     "ctranslate2": CTranslate2,

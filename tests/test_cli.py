@@ -10,6 +10,7 @@ import pytest
 import torch
 from bart_inference import load, summarize
 from bart_inference.checkpoint import embedded
+from bart_inference.model import onednn
 from peft import LoraConfig, get_peft_model
 from transformers import BartForConditionalGeneration
 
@@ -73,6 +74,13 @@ def test_the_one_line_gives_the_summary_of_cached_greedy_search(model):
     assert run("--one-line", "--max-new-tokens", "12", TEXT).stdout == plain + "\n"
 
 
+def test_int8_gives_the_summary_of_int8(tmp_path):
+    """Programs that call oneDNN cannot be stored, so the compile cache stays unused where jaxlib has oneDNN."""
+    done = run("--dtype", "int8", "--compile-cache", str(tmp_path), TEXT)
+    assert done.stdout == summarize(load(dtype="int8"), TEXT) + "\n"
+    assert not (onednn.available("int8") and list(tmp_path.iterdir()))
+
+
 def test_an_adapter_is_merged(model, tmp_path):
     torch.manual_seed(0)  # with some seeds the random adapter does not change the summary
     base = BartForConditionalGeneration.from_pretrained(embedded())
@@ -98,6 +106,8 @@ def test_a_text_that_is_too_long_is_cut_with_a_notice():
         (["  "], "texts[0] is empty"),
         (["--stream", "--json", "text"], "--stream excludes --json"),
         (["--one-line", "--num-beams", "4", "text"], "--one-line is a greedy search"),
+        (["--one-line", "--dtype", "int8", "text"], "--one-line computes in float32, --dtype int8 does not"),
+        (["--dtype", "float16", "text"], "invalid choice: 'float16' (choose from"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_a_failing_status(arguments, complaint):

@@ -30,7 +30,8 @@ from bart_inference.hub import find_folder
 from bart_inference.tokenizer_files import load_tokenizer, save_tokenizer
 from bart_oneliner import Config, Params, convert, revert
 
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
+# The dtypes that a model can be computed in -> the dtype of its parameters. For "int8", `prepare` quantizes them.
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64, "int8": np.float32}
 HEAD_CLASSES = {  # a head's name among the parameters -> the name of transformers' class for it, without "BartFor"
     "classification_head": "SequenceClassification",
     "qa_outputs": "QuestionAnswering",
@@ -51,7 +52,8 @@ class Model:
     tokenizer: Tokenizer | None  # None if the checkpoint has no tokenizer files
     labels: tuple[str, ...] = ()  # the names of a classifier's classes, by id
     config_json: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # config.json with all of its fields
-    dtype: Any = None  # the numpy dtype to which views are converted when they are read; None if `tensors` are arrays
+    dtype: Any = None  # the numpy dtype to which tensors are converted when they are read; None for that of `tensors`
+    int8: bool = False  # whether `prepare` quantizes the matrices to int8
 
     @functools.cached_property
     def params(self) -> Params:
@@ -67,6 +69,11 @@ class Model:
 
         params: Params = jax.tree.map(self._read, self.tensors, is_leaf=is_list)
         return params
+
+    def with_dtype(self, dtype: str) -> Model:
+        """The same checkpoint, to be computed in another dtype, one of DTYPES. ValueError for an unknown one."""
+        check_dtype(dtype)
+        return dataclasses.replace(self, dtype=DTYPES[dtype], int8=dtype == "int8")
 
     def _read(self, leaf: np.ndarray | list[np.ndarray]) -> jax.Array:
         """A copy of a view, or of the views of all layers: an array must not change with its file."""
@@ -94,15 +101,13 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapt
     checkpoint's own folder is merged. If the folder holds an adapter and no weights, the adapter's
     base_model_name_or_path is loaded first.
 
-    dtype is what the parameters are converted to and computed in: "float32" (exact against PyTorch), "bfloat16" (the
-    speed mode of TPUs) or "float64" (needs JAX_ENABLE_X64). Names, shapes and dtypes are checked here; the parameters
-    themselves are read from the files by `prepare`, or when `params` is asked for.
+    dtype is what the parameters are converted to and computed in: "float32" (exact against PyTorch), "bfloat16" (for
+    speed), "int8" (for speed; the parameters are float32, and `prepare` quantizes them) or "float64" (needs
+    JAX_ENABLE_X64). Names, shapes and dtypes are checked here; the parameters themselves are read from the files by
+    `prepare`, or when `params` is asked for.
     CheckpointError for a folder that is not a BART checkpoint; ValueError for an unknown dtype.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {sorted(DTYPES)}")
-    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
+    check_dtype(dtype)
     folder, adapter_folder = locate(path_or_hub_id, adapter)
     check_files(str(folder), [path.name for path in folder.iterdir()])
     fields = read_json(folder / "config.json")
@@ -122,7 +127,15 @@ def load(path_or_hub_id: str | Path | None = None, dtype: str = "float32", adapt
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # fields of config.json with a wrong type
         raise CheckpointError(f"{folder}: {error}") from error
-    return Model(tensors, config, generation, tokenizer, labels, fields, DTYPES[dtype])
+    return Model(tensors, config, generation, tokenizer, labels, fields).with_dtype(dtype)
+
+
+def check_dtype(dtype: str) -> None:
+    """ValueError if a model cannot be computed in this dtype."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not one of {sorted(DTYPES)}")
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
 
 
 def locate(path_or_hub_id: str | Path | None, adapter: str | Path | None) -> tuple[Path, Path | None]:

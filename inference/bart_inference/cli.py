@@ -45,6 +45,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-f", "--file", nargs="+", default=[], metavar="FILE", help="summarize each of these files")
     parser.add_argument("--model", metavar="FOLDER|HUB_ID", help="a checkpoint (default: the embedded one)")
     parser.add_argument("--adapter", metavar="FOLDER|HUB_ID", help="a LoRA adapter, merged into the checkpoint")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="float32 is exact; bfloat16 and int8 are faster and change some summaries [%(default)s]",
+    )
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams; 1 is greedy search")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest summary, in tokens")
     parser.add_argument("--stream", action="store_true", help="print tokens as they become final")
@@ -63,6 +69,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--stream excludes --json and --one-line")
     if args.one_line and args.num_beams not in (None, 1):
         parser.error(f"--one-line is a greedy search, --num-beams {args.num_beams} is not")
+    if args.one_line and args.dtype != "float32":
+        parser.error(f"--one-line computes in float32, --dtype {args.dtype} does not")
     return args
 
 
@@ -147,14 +155,14 @@ def choose_layout(model: Model, texts: int, args: argparse.Namespace) -> str:
     """The layout in which to compute a number of texts. It also sets the compile cache, if the layout can use it.
 
     JAX cannot store the programs of the layout "onednn". They are faster than those of "cpu", and worth compiling for
-    more than FEW_TEXTS texts.
+    more than FEW_TEXTS texts, and always in int8 and bfloat16, in which XLA's own products are slow.
     """
     from bart_inference.model.layout import default_layout
 
     layout = default_layout(model)
     if args.compile_cache == "off":
         return layout
-    if layout == "onednn" and texts > FEW_TEXTS and not args.one_line:
+    if layout == "onednn" and (texts > FEW_TEXTS or args.dtype != "float32") and not args.one_line:
         return layout
     try:
         use(args.compile_cache)
@@ -199,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bart_inference import load
 
         start = time.perf_counter()
-        model = load(args.model, adapter=args.adapter)
+        model = load(args.model, args.dtype, args.adapter)
         loaded = time.perf_counter()
         summaries = write_summaries(model, [document.text for document in documents], args)
         for document, summary in zip(documents, summaries, strict=True):

@@ -59,7 +59,7 @@ class Settings:
     metrics: str = setting("localhost:9464", "HOST:PORT of the Prometheus metrics, or off")
 
     platform: str = setting("cpu", "the device's platform: cpu, tpu or cuda; the server ends if it is not there")
-    dtype: str = setting("float32", "float32 (exact to PyTorch) or bfloat16 (for speed on TPU and GPU)")
+    dtype: str = setting("float32", "float32 (exact to PyTorch), or for speed bfloat16 or int8")
     beams: tuple[int, ...] = setting((1, 4), "beam widths to compile, comma-separated; others are refused")
     sampling_beams: tuple[int, ...] = setting(
         (1,), "beam widths to compile for sampling, for the longest source only; empty: none"
@@ -166,7 +166,7 @@ def check_models(settings: Settings) -> None:
 
 def check_choices(settings: Settings) -> None:
     need(settings.platform in ("cpu", "tpu", "cuda"), "platform", settings.platform, "cpu, tpu or cuda")
-    need(settings.dtype in ("float32", "bfloat16"), "dtype", settings.dtype, "float32 or bfloat16")
+    need(settings.dtype in ("float32", "bfloat16", "int8"), "dtype", settings.dtype, "float32, bfloat16 or int8")
     need(settings.log_level in ("debug", "info", "warning", "error"), "log_level", settings.log_level, "a level")
 
 

@@ -5,13 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from bart_inference import load
 
 from benchmarks import generation
 from benchmarks.cells import CELLS, limit_of, measures_of, work_of
-from benchmarks.checkpoints import TINY
+from benchmarks.checkpoints import TINY, fields_of
 from benchmarks.counts import Machine
 from benchmarks.report import geometric_mean, goals, table
 from benchmarks.rivals import RivalFailed, before, padded
+from support.widen import widen
 
 
 def figures(pytorch=2.0, compiled=3.0, ctranslate2=1.5, share=0.5, equal=1.0, **others):
@@ -127,6 +129,12 @@ def test_every_cell_has_its_work_and_a_limit():
         assert measures_of(cell, work)["step_bytes"] > 0
         seconds = [limit_of(cell, work, [[5] * n for _ in rows], Machine(1e10, 1e11)) for n in (10, 20)]
         assert 0 < seconds[0] <= seconds[1]
+
+
+def test_the_wide_model_has_the_sizes_that_its_cost_is_counted_from():
+    config = vars(widen(load(), 50265).config)
+    for field, value in fields_of("wide").items():
+        assert config.get(field, value) == value, field
 
 
 def test_answers_end_before_the_end_token():

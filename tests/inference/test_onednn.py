@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from bart_inference import Model, prepare
+from bart_inference import Model, load, prepare, score
 from bart_inference.generation.generate import jit_prefill
-from bart_inference.model import onednn
+from bart_inference.model import onednn, processor
 from bart_inference.model.weights import Dense, Panels
 
 from support.oracle import compare, report
@@ -67,18 +67,38 @@ def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPat
     print(report([compare(case, twin.torch, prepared) for case in combined(name, 12, beams=(1, 3))]))
 
 
-def test_a_cpu_has_it_where_float32_weights_outgrow_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not onednn.available("bfloat16"), reason="this processor or jaxlib has no bfloat16 by oneDNN")
+def test_bfloat16_is_that_of_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same roundings of weights and activations; sums and those of attention's products round differently."""
+    monkeypatch.setattr(onednn, "MIN_ATTENTION_MULTIPLY_ADDS", 0)
+    model = load(dtype="bfloat16")
+    rng = np.random.default_rng(0)
+    ids, labels = rng.integers(4, 8000, (3, 40)), rng.integers(4, 8000, (3, 20))
+    by_xla, by_onednn = (score(prepare(model, layout), ids, None, labels) for layout in ("cpu", "onednn"))
+    exact = score(prepare(load()), ids, None, labels)
+    rounding = np.abs(by_xla - exact).mean()
+    assert 0.002 < rounding < 0.2
+    assert np.abs(by_onednn - exact).mean() < 1.3 * rounding
+
+
+def test_a_cpu_has_it_where_it_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 weights that outgrow the caches, and weights of bfloat16 and int8 on processors made for them."""
     model = checkpoint("uneven")[0].model
     layer = lambda model: prepare(model).weights["decoder"]["layers"][0]["fc1"]["weight"]
     assert isinstance(layer(model), Dense), "a small model has oneDNN's layout"
     monkeypatch.setattr("bart_inference.model.layout.MIN_BYTES_FOR_ONEDNN", 0)
     assert isinstance(layer(model), Panels)
     narrow = Model(jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), model.params), *list(model)[1:])
-    assert layer(narrow).matrix.dtype == jnp.bfloat16
-    with pytest.raises(ValueError, match=r"'onednn' needs float32 weights .* these are bfloat16"):
-        prepare(narrow, "onednn")
-    monkeypatch.setattr(onednn, "available", lambda: False)
+    quantized = model.with_dtype("int8")
+    for has_instructions, bfloat16, int8 in ((True, Panels, Panels), (False, Dense, Dense)):
+        monkeypatch.setattr(processor, "has_instructions", lambda dtype, has=has_instructions: has)
+        assert isinstance(layer(narrow), bfloat16) and isinstance(layer(quantized).integers, int8)
+    assert layer(narrow).matrix.dtype == jnp.bfloat16 and layer(quantized).integers.matrix.dtype == jnp.int8
+    monkeypatch.setattr(onednn, "available", lambda *_: False)
     assert isinstance(layer(model), Dense), "a model has oneDNN's layout although oneDNN is not available"
+    for other in (model, narrow, quantized):
+        with pytest.raises(ValueError, match="'onednn' needs a CPU and a jaxlib with oneDNN's product in"):
+            prepare(other, "onednn")
 
 
 def test_a_missing_call_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,13 @@ def test_bfloat16_is_taken_in_every_form(dtype: Any, checkpoint: Folder) -> None
     assert pipeline("feature-extraction", checkpoint("bare"), dtype=dtype).model.dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("dtype", ["int8", torch.int8, np.int8])
+def test_int8_is_taken_in_every_form(dtype: Any, checkpoint: Folder) -> None:
+    fast, exact = (pipeline("feature-extraction", checkpoint("bare"), dtype=name) for name in (dtype, "float32"))
+    assert fast.model.dtype == "int8"
+    assert fast.model.num_parameters() == exact.model.num_parameters()
+
+
 @pytest.mark.parametrize("dtype", ["float32", torch.float32, np.float32, "auto", None])
 def test_float32_is_taken_in_every_form(dtype: Any, checkpoint: Folder) -> None:
     assert pipeline("feature-extraction", checkpoint("bare"), torch_dtype=dtype).model.dtype == "float32"

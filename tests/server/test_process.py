@@ -180,7 +180,7 @@ def test_the_layout_of_large_weights_is_told_and_a_missing_onednn_is_a_warning(
 ):
     monkeypatch.setattr("bart_inference.model.layout.MIN_BYTES_FOR_ONEDNN", 0)
     if not available:
-        monkeypatch.setattr("bart_inference.model.onednn.available", lambda: False)
+        monkeypatch.setattr("bart_inference.model.onednn.available", lambda *_: False)
     with caplog.at_level(logging.WARNING, "bart_server"):
         if compile_cache != "off":
             compile_cache = str(tmp_path)
@@ -192,7 +192,7 @@ def test_the_layout_of_large_weights_is_told_and_a_missing_onednn_is_a_warning(
 
 
 def test_small_weights_have_xlas_layout_without_a_warning(checkpoint, monkeypatch, caplog):
-    monkeypatch.setattr("bart_inference.model.onednn.available", lambda: False)
+    monkeypatch.setattr("bart_inference.model.onednn.available", lambda *_: False)
     engine, _ = engine_load.load(Settings(sources=(24,), target=24, compile_cache="off"), str(checkpoint))
     assert engine.description.layout == "XLA"
     assert "oneDNN" not in caplog.text

@@ -43,7 +43,7 @@ def test_an_adapter_belongs_to_a_model():
         (["--model", "a=x", "--adapter", "a=y", "--adapter", "a=z"], "at most one for each model"),
         (["--model", "a=x", "--model", "b=x", "--adapter", "a=y"], "of a model that shares x with no other"),
         (["--platform", "gpu"], "--platform is 'gpu', it has to be cpu, tpu or cuda"),
-        (["--dtype", "float16"], "--dtype"),
+        (["--dtype", "float16"], "--dtype is 'float16', it has to be float32, bfloat16 or int8"),
         (["--beams", "4,1"], "--beams is (4, 1), it has to be positive and ascending"),
         (["--beams", "1,x"], "--beams is '1,x', it has to be whole numbers, separated by commas"),
         (["--rows", ""], "at least one each"),

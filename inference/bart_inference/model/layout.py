@@ -8,6 +8,7 @@ instead of a stacked axis, since on XLA:CPU a scan copies every layer's weights 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ from tokenizers import Tokenizer
 
 from bart_inference.checkpoint import Model
 from bart_inference.devices import place
-from bart_inference.model import onednn
-from bart_inference.model.weights import Attention, Dense, Panels, Weight
+from bart_inference.model import onednn, processor
+from bart_inference.model.weights import Attention, Dense, Int8, Panels, Weight, quantize
 from bart_oneliner import Config, Params
 
-# Weights with fewer bytes stay in the processor's caches, where XLA is as fast as oneDNN.
+log = logging.getLogger(__name__)
+# float32 weights with fewer bytes stay in the processor's caches, where XLA is as fast as oneDNN.
 MIN_BYTES_FOR_ONEDNN = 100 * 2**20
+COLUMNS_AT_ONCE = 4096  # quantized at a time, because quantizing takes three times the memory of its input
 LAYOUTS = ("onednn", "cpu", "gpu", "tpu")
 
 
@@ -36,53 +39,96 @@ class Prepared(NamedTuple):
     labels: tuple[str, ...] = ()
     config_json: Mapping[str, Any] = {}
 
+    @property
+    def dtype(self) -> str:
+        """One of checkpoint.DTYPES: "int8" if the products are computed in int8, else the dtype of the weights."""
+        if isinstance(self.weights["encoder"]["layers"][0]["fc1"]["weight"], Int8):
+            return "int8"
+        return str(self.weights["shared"].dtype)
 
-def prepare(model: Model | Prepared, layout: str | None = None) -> Prepared:
+
+def prepare(model: Model | Prepared, layout: str | None = None, dtype: str | None = None) -> Prepared:
     """A model with its weights on the devices of this process, in a layout: one of LAYOUTS, or None for the default.
 
     A prepared model is returned as it is. Where this process has several devices, each gets all weights.
 
-    On a CPU the default is "onednn", with matrices in panels, for float32 weights that are larger than the processor's
-    caches if jaxlib has oneDNN, and "cpu" otherwise. Programs of "onednn" run faster. Programs of "cpu" can be stored
-    in JAX's persistent compilation cache, which suits a process that writes few texts and ends. Both also keep a copy
-    of the embedding (V,D) transposed to (D,V) for the language-model head: a product of few rows with (V,D) takes up to
-    twice as long.
+    dtype: one of checkpoint.DTYPES, as in `load`; None for the model's own. "int8" and "bfloat16" are modes for speed,
+    which change some texts.
+    - "bfloat16": weights and activations are rounded to bfloat16.
+    - "int8": the matrices of encoder, decoder and language-model head are rounded to int8 with a scale for each column,
+      and the rows that are multiplied with them to int8 with a scale for each row. Everything else is float32.
+    A line is logged, once, if a CPU is no faster with them than with float32, because its processor lacks instructions
+    for them or its jaxlib oneDNN.
 
-    ValueError for an unknown layout, and for "onednn" where the weights are not float32 or jaxlib lacks oneDNN.
+    On a CPU the default layout is "onednn", with matrices in panels, if jaxlib has oneDNN and the dtype is int8,
+    bfloat16, or float32 with weights that are larger than the processor's caches, and "cpu" otherwise. Programs of
+    "onednn" run faster. Programs of "cpu" can be stored in JAX's persistent compilation cache, which suits a process
+    that writes few texts and ends. Both also keep a copy of the embedding (V,D) transposed to (D,V) for the
+    language-model head: a product of few rows with (V,D) takes up to twice as long.
+
+    ValueError for an unknown layout or dtype, for a dtype that a prepared model does not have, and for "onednn" where
+    jaxlib lacks oneDNN for the dtype.
     """
     if isinstance(model, Prepared):
+        if dtype not in (None, model.dtype):
+            raise ValueError(f"dtype {dtype!r} is not that of the prepared model, {model.dtype!r}")
         return model
+    if dtype is not None:
+        model = model.with_dtype(dtype)
+    dtype = dtype_of(model)
     layout = layout or default_layout(model)
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
-    dtype = dtype_of(model)
-    if layout == "onednn" and not fits_onednn(model):
-        raise ValueError(f"layout 'onednn' needs float32 weights and a CPU and jaxlib with oneDNN; these are {dtype}")
+    if layout == "onednn" and not has_onednn(dtype):
+        raise ValueError(f"layout 'onednn' needs a CPU and a jaxlib with oneDNN's product in {dtype}")
+    if layout == "cpu":
+        warn_if_slow(dtype)
     on_host = jax.tree.map(np.asarray, model.tensors)  # copies nothing if the device is a CPU
-    read = functools.partial(np.asarray, dtype=dtype)
-    weights = derive(on_host, layout, read, place)
+    read = functools.partial(np.asarray, dtype=params_dtype(model))
+    weights = derive(on_host, layout, read, place, model.int8)
     return Prepared(weights, model.config, model.generation, model.tokenizer, model.labels, model.config_json)
+
+
+def dtype_of(model: Model) -> str:
+    """The one of checkpoint.DTYPES that the model is computed in."""
+    return "int8" if model.int8 else str(params_dtype(model))
+
+
+def params_dtype(model: Model) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(model.dtype or model.tensors["shared"].dtype)
+    return dtype
 
 
 def default_layout(model: Model) -> str:
     """The layout that `prepare` gives a model on this process's default device."""
     backend = jax.default_backend()
-    elements = sum(leaf.size for leaf in jax.tree.leaves(model.tensors))
-    is_large = elements * dtype_of(model).itemsize > MIN_BYTES_FOR_ONEDNN
-    if backend == "cpu" and is_large and fits_onednn(model):
+    dtype = dtype_of(model)
+    if backend == "cpu" and has_onednn(dtype) and gains_from_onednn(model, dtype):
         return "onednn"
     return backend
 
 
-def fits_onednn(model: Model) -> bool:
-    """Whether a model's weights can be in the layout "onednn" here."""
-    return dtype_of(model) == np.float32 and onednn.available()
+def has_onednn(dtype: str) -> bool:
+    """Whether weights of a dtype (see Prepared.dtype) can be in the layout "onednn" in this process."""
+    return dtype in ("float32", *processor.INSTRUCTIONS) and onednn.available(dtype)
 
 
-def dtype_of(model: Model) -> np.dtype[Any]:
-    """The dtype of the model's parameters."""
-    dtype: np.dtype[Any] = np.dtype(model.dtype or model.tensors["shared"].dtype)
-    return dtype
+def gains_from_onednn(model: Model, dtype: str) -> bool:
+    """Whether a model is faster in the layout "onednn" than in "cpu", on a processor where both are possible."""
+    if dtype == "float32":
+        elements: int = sum(leaf.size for leaf in jax.tree.leaves(model.tensors))
+        return elements * 4 > MIN_BYTES_FOR_ONEDNN
+    return processor.has_instructions(dtype)
+
+
+@functools.cache
+def warn_if_slow(dtype: str) -> None:
+    """Logs that a mode is slower than float32 in the layout "cpu", once for each mode."""
+    if dtype in processor.INSTRUCTIONS:
+        log.warning(
+            "dtype %s is slower than float32 here: it needs a processor with one of %s, and jaxlib's oneDNN",
+            dtype, ", ".join(processor.INSTRUCTIONS[dtype]),
+        )  # fmt: skip
 
 
 def unchanged(array: Any) -> Any:
@@ -98,6 +144,7 @@ def derive(
     layout: str,
     read: Callable[[Any], Any] = unchanged,
     finish: Callable[[Any], Any] = unchanged,
+    int8: bool = False,
 ) -> Params:
     """bart_oneliner's parameter tree -> the weights that `transformer` reads.
 
@@ -105,15 +152,16 @@ def derive(
     "decoder": {"embed_positions", "layernorm_embedding", "layers": [{"qkv": (D,3D), "out": (D,D), "norm", "fc1", "fc2",
     "final_norm", and in the decoder "cross_q": (D,D), "cross_kv": (D,2D), "cross_out": (D,D), "cross_norm"}, …]}}, and
     task heads ("classification_head", "qa_outputs"). Each matrix is a weights.Weight with its bias beside it: Panels in
-    the layout "onednn", Dense in the others and in the task heads.
+    the layout "onednn", Dense in the others and in the task heads. With int8 it is an Int8 of one of these, except in
+    the task heads.
 
     A leaf of the stacked layers may be a list with each layer's array. `read` is applied to an array when its layer is
     derived, and `finish` to each derived array at once: so only one layer's arrays exist in both forms. numpy arrays
     give numpy arrays, and under jax.eval_shape shapes give shapes.
     """
-    derivation = Derivation(layout, read, finish, params["shared"].__array_namespace__())
+    derivation = Derivation(layout, read, finish, int8, params["shared"].__array_namespace__())
     weights: Params = {}
-    if layout in ("onednn", "cpu"):
+    if layout in ("onednn", "cpu") or int8:
         # The largest matrix comes first: the memory that its transposition takes is free again before the rest exists.
         weights["head"] = derivation.matrix(read(params["shared"]).T)
     for name in ("shared", "final_logits_bias"):
@@ -133,10 +181,22 @@ class Derivation(NamedTuple):
     layout: str
     read: Callable[[Any], Any]
     finish: Callable[[Any], Any]
+    int8: bool
     xp: Any  # the arrays' namespace: numpy or jax.numpy
 
     def matrix(self, weight: Any, panel: int = onednn.PANEL) -> Weight:
         """A matrix (D,F) in the layout's form. panel: columns of a panel."""
+        if not self.int8:
+            return self.arrange(weight, panel)
+        integers, scales = [], []
+        for first in range(0, weight.shape[1], COLUMNS_AT_ONCE):
+            block, scale = quantize(weight[:, first : first + COLUMNS_AT_ONCE], axis=0)
+            integers.append(block)
+            scales.append(scale[0])
+        return Int8(self.arrange(self.xp.concat(integers, axis=1), panel), self.finish(self.xp.concat(scales)))
+
+    def arrange(self, weight: Any, panel: int) -> Dense | Panels:
+        """A matrix (D,F) as panels or as one array, whatever its dtype."""
         if self.layout == "onednn":
             return Panels(self.finish(onednn.to_panels(weight, panel)), weight.shape[1])
         return Dense(self.finish(weight))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,11 +33,14 @@ ROWS_FIRST: Settings = {"result": {"tensor": {"dimensions": [2, 1, 3]}}}  # (pan
 HEADS_LAST: Settings = {"result": {"tensor": {"dimensions": [1, 3, 2, 4]}}}  # (B,H,T,K), stored as (B,T,H,K)
 
 
-def call(settings: Settings, shape: tuple[int, ...], x: Array, y: Array) -> Array:
-    """oneDNN's batched matmul of float32 arrays, whose axes before the last two are batches. shape: of the result."""
+def call(settings: Settings, shape: tuple[int, ...], x: Array, y: Array, dtype: Any = jnp.float32) -> Array:
+    """oneDNN's batched matmul of two arrays of one dtype, whose axes before the last two are batches.
+
+    float32 and bfloat16 are accumulated in float32, int8 in int32. shape and dtype: of the result.
+    """
     product = jax.ffi.ffi_call(
         TARGET,
-        jax.ShapeDtypeStruct(shape, jnp.float32),
+        jax.ShapeDtypeStruct(shape, dtype),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_matmul_config": settings}),
     )
@@ -53,18 +57,18 @@ def to_panels(weight: Any, width: int = PANEL) -> Any:
     return weight.reshape(D, -1, width).swapaxes(0, 1)
 
 
-def multiply(x: Array, panels: Array, F: int) -> Array:
-    """x (…,D) with the panels (P,D,width) of a matrix (D,F) -> (…,F)."""
+def multiply(x: Array, panels: Array, F: int, dtype: Any = jnp.float32) -> Array:
+    """x (…,D) with the panels (P,D,width) of a matrix (D,F) -> (…,F) of a dtype."""
     rows = x.reshape(1, -1, x.shape[-1])
     shape = (rows.shape[1], panels.shape[0], panels.shape[2])
-    product = call(ROWS_FIRST, shape, rows, panels)
+    product = call(ROWS_FIRST, shape, rows, panels, dtype)
     return product.reshape(*x.shape[:-1], -1)[..., :F]
 
 
-def to_heads(x: Array, panels: Array) -> Array:
+def to_heads(x: Array, panels: Array, dtype: Any = jnp.float32) -> Array:
     """x (B,T,D) with panels (P,D,K) that hold one head each -> (B,P,T,K), which needs no transposition afterwards."""
     shape = (x.shape[0], panels.shape[0], x.shape[1], panels.shape[2])
-    return call({}, shape, x[:, None], panels[None])
+    return call({}, shape, x[:, None], panels[None], dtype)
 
 
 def scores(q: Array, keys: Array) -> Array:
@@ -109,32 +113,41 @@ def attend_by_source(q: Array, keys: Array, values: Array, mask: Array) -> Array
 
 
 @functools.cache
-def available() -> bool:
+def available(dtype: str = "float32") -> bool:
     """Whether the CPU backend of this process has oneDNN's custom call and computes right results with it.
 
-    Each function of this module is tried once, on small whole numbers, whose products are exact in float32.
+    dtype: "float32", "bfloat16" or "int8", in which the products with panels are tried, and attention unless it is
+    int8. The trials are products of small whole numbers, which are exact in each dtype; those of int8 have its largest
+    numbers too, whose sums overflow in the int8 instructions of older processors.
     """
     rng = np.random.default_rng(0)
+    operand, result = (jnp.int8, jnp.int32) if dtype == "int8" else (jnp.dtype(dtype), jnp.float32)
+    limit = 127 if dtype == "int8" else 9
     T = MIN_POSITIONS_TO_HEADS
 
     def numbers(*shape: int) -> np.ndarray:
-        return rng.integers(-9, 9, shape).astype(np.float32)
+        return rng.integers(-limit, limit + 1, shape).astype(np.float32)
 
-    x, weight = numbers(2, T, 3), numbers(3, 100)
+    x, weight = numbers(2, T, 48), numbers(48, 100)
+    x[0, 0], weight[:, 0] = limit, limit
     q, keys = numbers(1, 2, T, 3), numbers(1, 2, 3, 5)
     first_query = q[:, :, :1]
     panels = to_panels(weight, 50)
-    trials = (
-        (functools.partial(multiply, F=100), (x, panels), x @ weight),
-        (to_heads, (x, panels), x[:, None] @ panels),
-        (scores, (q, keys), q @ keys),
-        (scores, (first_query, keys), first_query @ keys),
-        (mix_values, (q, keys), (q @ keys).swapaxes(1, 2)),
-    )
+    trials: list[tuple[Callable[..., Array], tuple[np.ndarray, np.ndarray], np.ndarray]] = [
+        (functools.partial(multiply, F=100, dtype=result), (x, panels), x @ weight),
+        (functools.partial(to_heads, dtype=result), (x, panels), x[:, None] @ panels),
+    ]
+    if dtype != "int8":
+        trials += [
+            (scores, (q, keys), q @ keys),
+            (scores, (first_query, keys), first_query @ keys),
+            (mix_values, (q, keys), (q @ keys).swapaxes(1, 2)),
+        ]
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             for function, arguments, expected in trials:
-                if not np.array_equal(jax.jit(function)(*arguments), expected):
+                operands = [jnp.asarray(argument, operand) for argument in arguments]
+                if not np.array_equal(jax.jit(function)(*operands), expected):
                     return False
     except jax.errors.JaxRuntimeError:  # this jaxlib has no such call
         return False

@@ -1,15 +1,17 @@
 """Weight matrices as types, one for each form that some device reads fast, and the products with them.
 
-Letters as in bart_oneliner. A new form, such as int8, needs one more type and one more case in `matmul`.
+Letters as in bart_oneliner.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bart_inference.model import onednn
 from bart_oneliner import Array, Params, einsum
@@ -28,11 +30,24 @@ class Dense:
 class Panels:
     """A matrix (D,F) cut into panels of columns, the form that oneDNN reads fast (onednn.to_panels)."""
 
-    panels: Array  # (panels,D,width) float32; the last panel is filled up with zeros
+    panels: Array  # (panels,D,width); the last panel is filled up with zeros
     columns: int = dataclasses.field(metadata={"static": True})  # F
 
 
-Weight = Dense | Panels
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """A matrix (D,F) as whole numbers and a scale for each column: about integers * scale (see `quantize`).
+
+    x is quantized too, row by row, so that the product is one of int8 with int8. It is summed exactly, in int32.
+    """
+
+    integers: Dense | Panels  # of int8
+    scale: Array  # (F,) float32
+
+
+Weight = Dense | Panels | Int8
+LARGEST_INT8 = 127  # -128 is not used, so that the range is symmetric
 
 
 @jax.tree_util.register_static
@@ -46,13 +61,34 @@ class Attention(enum.Enum):
     ONEDNN = "onednn"
 
 
+def quantize(x: Any, axis: int) -> tuple[Any, Any]:
+    """x -> int8 whole numbers, and their float32 scale, which has the length 1 along the axis. numpy or jax arrays.
+
+    x is about integers * scale. No element is off by more than half a scale, which is 1/127 of the largest absolute
+    value along the axis. Where x has an element that is not finite, the scale is not finite either, so that a product
+    with it shows this.
+    """
+    xp = x.__array_namespace__()
+    largest = xp.max(xp.abs(x), axis=axis, keepdims=True).astype(np.float32)
+    scale = xp.where(largest == 0, np.float32(1), largest / np.float32(LARGEST_INT8))
+    return xp.round(x / scale).astype(np.int8), scale
+
+
 def matmul(x: Array, weight: Weight, dtype: jnp.dtype | None = None) -> Array:
-    """x (…,D) with a matrix (D,F) -> (…,F), accumulated and returned in dtype, or in x's dtype for None."""
+    """x (…,D) with a matrix (D,F) -> (…,F), returned in dtype, or in x's dtype for None.
+
+    The sums are accumulated in the dtype or a wider one.
+    """
     match weight:
         case Dense():
             return einsum("...d,df->...f", x, weight.matrix, preferred_element_type=dtype or x.dtype)
         case Panels():
-            return onednn.multiply(x, weight.panels, weight.columns)
+            return onednn.multiply(x, weight.panels, weight.columns, dtype or x.dtype)
+        case Int8():
+            integers, row_scale = quantize(x, axis=-1)
+            product = matmul(integers, weight.integers, jnp.int32)
+            scaled: Array = product * row_scale * weight.scale
+            return scaled.astype(dtype or x.dtype)
 
 
 def linear(x: Array, weight: Weight, bias: Array) -> Array:
@@ -69,8 +105,37 @@ def to_heads(x: Array, projection: Params, H: int) -> list[Array]:
     B, T, D = x.shape
     K = D // H
     count = len(bias) // D
-    if isinstance(weight, Panels) and T >= onednn.MIN_POSITIONS_TO_HEADS:
-        heads = onednn.to_heads(x, weight.panels) + bias.reshape(-1, 1, K)
+    if has_panels(weight) and T >= onednn.MIN_POSITIONS_TO_HEADS:
+        heads = panels_to_heads(x, weight) + bias.reshape(-1, 1, K)
         return jnp.split(heads, count, axis=1)
     fused = linear(x, weight, bias)
     return [y.reshape(B, T, H, -1).swapaxes(1, 2) for y in jnp.split(fused, count, axis=-1)]
+
+
+def elements(weight: Weight) -> int:
+    """The number of elements D·F of a matrix (D,F)."""
+    match weight:
+        case Dense():
+            return weight.matrix.size
+        case Panels():
+            return weight.panels.shape[1] * weight.columns
+        case Int8():
+            return elements(weight.integers)
+
+
+def has_panels(weight: Weight) -> bool:
+    return isinstance(weight.integers if isinstance(weight, Int8) else weight, Panels)
+
+
+def panels_to_heads(x: Array, weight: Weight, dtype: jnp.dtype | None = None) -> Array:
+    """x (B,T,D) with a matrix in P panels that hold one head each -> (B,P,T,K), in dtype, or in x's dtype for None."""
+    match weight:
+        case Panels():
+            return onednn.to_heads(x, weight.panels, dtype or x.dtype)
+        case Int8():
+            integers, row_scale = quantize(x, axis=-1)
+            product = panels_to_heads(integers, weight.integers, jnp.int32)
+            heads: Array = product * row_scale[:, None] * weight.scale.reshape(product.shape[1], 1, -1)
+            return heads.astype(dtype or x.dtype)
+        case Dense():
+            raise TypeError("a matrix without panels")

@@ -60,7 +60,7 @@ def is_integer(value: Any) -> bool:
 
 
 def check_dtype(dtype: Any) -> str:
-    """ "float32" or "bfloat16", from a name, a dtype of torch or numpy, or "auto", which is float32 here."""
+    """ "float32", "bfloat16" or "int8", from a name, a dtype of torch or numpy, or "auto", which is float32 here."""
     if dtype is None or dtype == "auto":
         return "float32"
     name = str(dtype).removeprefix("torch.")
@@ -70,8 +70,8 @@ def check_dtype(dtype: Any) -> str:
         except TypeError as error:
             raise ValueError(f"dtype {dtype!r} is not the name of a dtype, nor a torch or numpy dtype") from error
     name = {"float": "float32", "bf16": "bfloat16", "fp32": "float32"}.get(name, name)
-    if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype {name!r} is not supported: float32 or bfloat16")
+    if name not in ("float32", "bfloat16", "int8"):
+        raise ValueError(f"dtype {name!r} is not supported: float32, bfloat16 or int8")
     return name
 
 

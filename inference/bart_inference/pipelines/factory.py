@@ -72,8 +72,8 @@ def pipeline(
     model: a folder, a hub id, or a loaded model; without one, summarization uses the embedded checkpoint.
     tokenizer: by default the model's; else a folder or a hub id, a tuple of one of these and a dict of keywords, a
     `tokenizers.Tokenizer`, or a fast tokenizer of transformers.
-    dtype (torch_dtype before transformers 4.56): "float32", "bfloat16", or a dtype of torch or numpy with such a name;
-    "auto" is float32.
+    dtype (torch_dtype before transformers 4.56): "float32", "bfloat16", "int8", or a dtype of torch or numpy with such
+    a name; "auto" is float32.
     revision, token: for downloads from the hub. use_fast and trust_remote_code have no effect: tokenizers are always
     fast, and code in a checkpoint is never run. Other keywords are defaults for the pipeline's calls.
 

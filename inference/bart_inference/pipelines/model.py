@@ -9,6 +9,7 @@ import jax
 
 from bart_inference.checkpoint import Model
 from bart_inference.model.layout import Prepared, prepare
+from bart_inference.model.weights import Weight, elements
 from bart_inference.pipelines.arguments import Device, check_device
 from bart_inference.pipelines.options import GLOBAL_DEFAULTS
 
@@ -55,7 +56,7 @@ class PipelineModel:
         self.prepared = prepare(model)
         self.config = ModelConfig(model, name)
         self.name_or_path = name
-        self.dtype = str(self.prepared.weights["shared"].dtype)
+        self.dtype = self.prepared.dtype
 
     @property
     def device(self) -> Device:
@@ -65,4 +66,9 @@ class PipelineModel:
         """The number of the checkpoint's parameters. The weight `head` is left out: it is a copy of the embedding."""
         weights = dict(self.prepared.weights)
         weights.pop("head", None)
-        return sum(leaf.size for leaf in jax.tree.leaves(weights))
+        leaves = jax.tree.leaves(weights, is_leaf=is_matrix)
+        return sum(elements(leaf) if is_matrix(leaf) else leaf.size for leaf in leaves)
+
+
+def is_matrix(node: Any) -> bool:
+    return isinstance(node, Weight)

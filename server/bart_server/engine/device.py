@@ -26,6 +26,7 @@ class DeviceModel:
 
     mesh: the devices. rows: the sharding that spreads an array's first axis, the rows of a batch, over them. default:
     the generation options of a request that sets none. layout: the arrangement of the weights in words, for the log.
+    dtype: the name of what products are computed in.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -33,6 +34,7 @@ class DeviceModel:
         self.rows = NamedSharding(self.mesh, ROWS)
         self.use(prepared)
         self.config = prepared.config
+        self.dtype = prepared.dtype
         self.generation = prepared.generation
         self.labels = prepared.labels
         self.default: Options
@@ -57,7 +59,8 @@ class DeviceModel:
         return self.mesh.size
 
     @property
-    def dtype(self) -> Any:
+    def cache_dtype(self) -> Any:
+        """The dtype of the KV cache."""
         return self.weights["shared"].dtype
 
     def shapes(self, tree: Any) -> Any:

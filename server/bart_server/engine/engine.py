@@ -92,7 +92,7 @@ class JaxEngine:
         self.description = Description(
             revision=revision,
             tasks=tuple(self._tasks),
-            dtype=str(model.dtype),
+            dtype=model.dtype,
             platform=jax.default_backend(),
             layout=f"{model.layout}, then {PANELS}" if later else model.layout,
             devices=model.devices,

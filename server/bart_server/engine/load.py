@@ -31,9 +31,10 @@ def load(settings: Settings, path: str) -> tuple[JaxEngine, Tokenizer | None]:
     model = bart_inference.load(None if path == EMBEDDED else path, settings.dtype, settings.adapter_of(path))
     warn_without_onednn(model)
     later: Callable[[], Prepared] | None = None
-    if settings.compile_cache != "off" and layout.default_layout(model) == "onednn":
+    if settings.compile_cache != "off" and settings.dtype == "float32" and layout.default_layout(model) == "onednn":
         # The cache cannot store programs that call oneDNN. The server starts with programs of XLA's own matrix
-        # products, which it can store, and compiles those of oneDNN in the background.
+        # products, which it can store, and compiles those of oneDNN in the background. In other dtypes than float32
+        # XLA's programs would give other answers than oneDNN's.
         prepared = bart_inference.prepare(model, "cpu")
         later = partial(bart_inference.prepare, model, "onednn")
     else:
@@ -55,9 +56,8 @@ def warn_without_onednn(model: Model) -> None:
 
     jaxlib has that product on x86-64 only, so nothing is logged on other processors.
     """
-    dtype = layout.dtype_of(model)
-    size = dtype.itemsize * sum(leaf.size for leaf in jax.tree.leaves(model.tensors))
-    wanted = jax.default_backend() == "cpu" and dtype == np.float32 and size > layout.MIN_BYTES_FOR_ONEDNN
+    dtype = layout.dtype_of(model)  # of int8 and bfloat16 `prepare` says it
+    wanted = jax.default_backend() == "cpu" and dtype == "float32" and layout.gains_from_onednn(model, dtype)
     if wanted and platform.machine() in ("x86_64", "AMD64") and not onednn.available():
         log.warning(
             "jaxlib %s has no usable oneDNN product, so weights have XLA's layout: decoding few rows is slower",

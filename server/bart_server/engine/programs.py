@@ -168,6 +168,6 @@ class DecodePrograms:
         def run(weights: Params, ids: Array, mask: Array) -> State:
             source = prefill(weights, model.config, ids, mask)
             prompt = jax.numpy.asarray(prompts)
-            return init_state(model.config, source, prompt, options, bucket.beams, mask[:, 0], model.dtype)
+            return init_state(model.config, source, prompt, options, bucket.beams, mask[:, 0], model.cache_dtype)
 
         return model.shapes(jax.eval_shape(run, model.weights, model.shapes(ids), model.shapes(mask)))
