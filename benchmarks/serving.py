@@ -105,11 +105,15 @@ class Server:
         self.ready_seconds = time.perf_counter() - began
         self.usage = psutil.Process(self._process.pid)
 
-    def _until(self, message: str) -> dict[str, Any]:
+    def wait_for_all_programs(self) -> None:
+        """Returns when the programs that are compiled behind the first requests exist."""
+        self._until("compiled", background=True)
+
+    def _until(self, message: str, **fields: Any) -> dict[str, Any]:
         while self._process.poll() is None:
             for line in self._log.read_text().splitlines(keepends=True):
                 record = json.loads(line) if line.startswith("{") and line.endswith("\n") else {}
-                if record.get("message") == message:
+                if record.get("message") == message and fields.items() <= record.items():
                     return record
             time.sleep(0.05)
         raise SystemExit(f"the server ended before {message!r}")
