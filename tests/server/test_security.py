@@ -164,7 +164,7 @@ def test_a_token_file_without_a_token_is_refused_at_the_start(tmp_path):
 
 
 def test_changed_tokens_are_used_without_a_restart_and_unusable_ones_are_not(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("bart_server.transport.interceptor.LOOK_AGAIN", 0.0)
+    monkeypatch.setattr("bart_server.transport.authentication.LOOK_AGAIN", 0.0)
     path = tmp_path / "tokens"
     path.write_text("first")
     server = start(token_file=str(path))

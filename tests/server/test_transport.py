@@ -15,7 +15,6 @@ from bart_server.scheduling.jobs import Reservation
 from bart_server.settings import Settings
 from bart_server.transport import credentials
 from bart_server.transport.grpc_server import GrpcServer, options, remaining
-from bart_server.transport.interceptor import refusing_handler
 from bart_server.transport.reading import Readers
 from bart_server.transport.refusals import BUILT, refusal, request_id_of, trailers, unread
 
@@ -55,27 +54,6 @@ def test_the_pause_before_another_try_is_drawn_between_one_and_two_times_the_hin
 def test_a_caller_that_must_not_try_again_is_told_no_pause():
     error = InvalidArgument("text", "blank")
     assert list(dict(trailers(error, refusal(error).details, "id"))) == ["x-request-id", "grpc-status-details-bin"]
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        grpc.unary_unary_rpc_method_handler,
-        grpc.unary_stream_rpc_method_handler,
-        grpc.stream_unary_rpc_method_handler,
-        grpc.stream_stream_rpc_method_handler,
-    ],
-)
-def test_a_refusal_has_the_kind_of_the_call(make):
-    handler = make(lambda request, context: None)
-    refusal = refusing_handler(handler)
-    kind = (handler.request_streaming, handler.response_streaming)
-    assert (refusal.request_streaming, refusal.response_streaming) == kind
-    functions = [refusal.unary_unary, refusal.unary_stream, refusal.stream_unary, refusal.stream_stream]
-    assert [function is not None for function in functions] == [kind == other for other in KINDS]
-
-
-KINDS = [(False, False), (False, True), (True, False), (True, True)]
 
 
 @pytest.mark.parametrize(("time_remaining", "expected"), [(None, None), (math.inf, None), (2.5, 2.5)])

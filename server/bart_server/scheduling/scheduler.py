@@ -77,6 +77,20 @@ def subtract(counter: Counter[str], key: str, count: int) -> None:
         del counter[key]
 
 
+class CountingRefusals:
+    """Reports every RequestError that a `with` block raises to the observer. It may be entered by several threads."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, RequestError):
+            self._observer.refused(type(error).__name__)
+
+
 class Scheduler:
     """Decides which requests run when. `iterate` and `run` are for a worker's thread, the other methods for any.
 
@@ -99,6 +113,7 @@ class Scheduler:
         self._batches: tuple[tuple[Batch, ...], ...] = ((),) * workers  # the batches of each worker
         self._chunk = chunk
         self._observer = observer or Observer()
+        self._counting_refusals = CountingRefusals(self._observer)
         self._clock = clock
         self._on_death = on_death
         self._admission = Admission(budget)
@@ -150,7 +165,7 @@ class Scheduler:
     def hold(self, client: str = "", count: int = 1) -> Reservation:
         """Takes places for a call before its message is read. Raises Overloaded or Unavailable."""
         reservation = Reservation(client, self._clock(), next(self._orders), self._release_places)
-        with self._changed, self._counting_refusals():
+        with self._changed, self._counting_refusals:
             self._check_alive()
             if self._draining:
                 raise Unavailable("the server is shutting down", RETRY_ELSEWHERE)
@@ -159,7 +174,7 @@ class Scheduler:
 
     def bind(self, reservation: Reservation, engine: Engine) -> None:
         """Sets the engine that a call's places are for. Raises Overloaded or Unavailable."""
-        with self._changed, self._counting_refusals():
+        with self._changed, self._counting_refusals:
             self._check_alive()
             if reservation.revoked:
                 raise reservation.revoked
@@ -171,7 +186,7 @@ class Scheduler:
 
     def extend(self, reservation: Reservation, count: int) -> None:
         """Takes more places for a call, while draining too. Raises Overloaded or Unavailable."""
-        with self._changed, self._counting_refusals():
+        with self._changed, self._counting_refusals:
             self._check_alive()
             self._take_places(reservation, count)
 
@@ -198,7 +213,7 @@ class Scheduler:
         due = reservation.arrived + DEFAULT_DEADLINE if deadline is None else deadline
         revision = reservation.revision
         assert revision is not None
-        with self._changed, self._counting_refusals():
+        with self._changed, self._counting_refusals:
             self._check_alive()
             if reservation.revoked:
                 raise reservation.revoked
@@ -701,15 +716,6 @@ class Scheduler:
             raise Unavailable(BROKEN, RETRY_ELSEWHERE)
         if self._stopped:
             raise Unavailable("the server is shutting down", RETRY_ELSEWHERE)
-
-    @contextlib.contextmanager
-    def _counting_refusals(self) -> Iterator[None]:
-        """Reports a RequestError that the block raises to the observer."""
-        try:
-            yield
-        except RequestError as error:
-            self._observer.refused(type(error).__name__)
-            raise
 
     @contextlib.contextmanager
     def _engine_call(self, requests: int = 0, computes: bool = False) -> Iterator[None]:

@@ -29,7 +29,7 @@ class Metrics(Observer):
         Gauge(
             "bart_log_lines_lost", "Log lines dropped because the log was read too slowly.", registry=registry
         ).set_function(logs.lost)
-        self._refusals: dict[tuple[str, str], Counter] = {}
+        self._children: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
         self._unread = Gauge("bart_calls_unread", "Calls whose message was not read yet.", registry=registry)
         self._latency = Histogram(
             "bart_call_seconds",
@@ -96,10 +96,14 @@ class Metrics(Observer):
 
     def call_refused(self, method: str, code: str) -> None:
         """Counts a call that was refused before its message was read. Such calls are not logged."""
-        key = method, code
-        if key not in self._refusals:  # `labels` takes longer than everything else in a refusal
-            self._refusals[key] = self._calls.labels(method, code)
-        self._refusals[key].inc()
+        self._count(self._calls, method, code)
+
+    def _count(self, counter: Counter, *labels: str) -> None:
+        """Adds 1 to a counter's child. It is kept, because finding it by its labels takes as long as a refusal."""
+        key = counter, labels
+        if key not in self._children:
+            self._children[key] = counter.labels(*labels)
+        self._children[key].inc()
 
     def unread(self, calls: int) -> None:
         """Sets the number of calls that have a place and whose message is not read yet."""
@@ -128,7 +132,7 @@ class Metrics(Observer):
         self._waiting.set(waiting)
 
     def refused(self, reason: str) -> None:
-        self._refused.labels(reason).inc()
+        self._count(self._refused, reason)
 
     def calling(self, requests: int) -> None:
         self._thread.requests = requests

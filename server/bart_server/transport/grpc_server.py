@@ -11,8 +11,6 @@ from typing import Any, cast
 import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
-from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import DeadlineExceeded, MessageTooLarge, Overloaded, RequestError
@@ -21,14 +19,14 @@ from bart_server.services.call import Call
 from bart_server.services.methods import METHODS, SERVICES, Method
 from bart_server.settings import Settings
 from bart_server.transport import credentials
+from bart_server.transport.authentication import Authentication
 from bart_server.transport.health import Health
-from bart_server.transport.interceptor import Authentication, Interceptor
 from bart_server.transport.reading import END_OF_CALL, LOOKAHEAD, NoMessage, Readers
+from bart_server.transport.reflection import add_reflection
 from bart_server.transport.refusals import REQUEST_ID, refusal, request_id_of, trailers, unread
 
 UNREAD_LIMIT = 30.0  # seconds that a message of a stream may wait for the caller to read it
 MAX_UNREAD_STREAMS = 100  # one client's streams that may wait for the client to read them
-REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # gRPC refuses a message by itself, uncounted, only if it has so many bytes more than the limit. We refuse the others.
 MARGIN = 1 << 20
 MAX_PENDING = 100_000  # calls that may wait for the event loop
@@ -51,8 +49,7 @@ class GrpcServer:
         self._readers = Readers(settings.max_readers, max(1, settings.max_readers // 2), settings.message_timeout)
         self._unread_streams: Counter[str] = Counter()  # how many streams wait for each client to read them
         self._authentication = Authentication(settings)
-        interceptor = Interceptor(self._authentication, runtime)
-        self._server = grpc.aio.server(interceptors=[interceptor], options=options(settings))
+        self._server = grpc.aio.server(options=options(settings))
         for name in SERVICES:
             handlers = {
                 method.short_name: self._handler(method) for method in METHODS.values() if method.service == name
@@ -60,7 +57,8 @@ class GrpcServer:
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        add_reflection(self._server, (*SERVICES, health_name))
+        add_reflection(self._server, (*SERVICES, health_name), self._authentication, runtime)
+        self._server.add_generic_rpc_handlers((UnknownMethods(runtime),))  # the last one: it is asked last
         self.port = self._bind(settings)
 
     def _bind(self, settings: Settings) -> int:
@@ -172,6 +170,16 @@ class GrpcServer:
                         del self._unread_streams[call.identity]
 
 
+class UnknownMethods(grpc.GenericRpcHandler):
+    """Serves nothing. It counts the calls that gRPC then ends with UNIMPLEMENTED."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
+        self._runtime.metrics.call_refused("unknown", "UNIMPLEMENTED")
+
+
 def addresses(host: str) -> list[str]:
     """The addresses to listen on: for localhost its IPv4 and IPv6 addresses, as far as this machine has them."""
     if host != "localhost":
@@ -182,20 +190,6 @@ def addresses(host: str) -> list[str]:
             probe.bind((address, 0))
             usable.append(address if family == socket.AF_INET else f"[{address}]")
     return usable
-
-
-def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
-    """Adds the reflection service as v1 and as v1alpha, which differ only in their names."""
-    names = (*services, reflection.SERVICE_NAME, REFLECTION_V1)
-    servicer = reflection.aio.ReflectionServicer(service_names=names)
-    add_ServerReflectionServicer_to_server(servicer, server)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    handlers = {"ServerReflectionInfo": handler}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(REFLECTION_V1, handlers),))
 
 
 def client_of(context: Context, has_certificates: bool) -> str:

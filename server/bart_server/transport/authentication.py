@@ -5,19 +5,14 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import grpc
-
-from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import Unauthenticated
-from bart_server.services.methods import METHODS
 from bart_server.settings import Settings
 from bart_server.transport.credentials import read_tokens
 
 log = logging.getLogger(__name__)
-HEALTH = "/grpc.health.v1.Health/"  # probes carry no tokens
 LOOK_AGAIN = 1.0  # seconds between two checks whether the file of tokens has changed
 REFUSAL = "a valid bearer token is needed"
 
@@ -70,50 +65,3 @@ class Authentication:
         if not known or scheme.lower() != "bearer":
             raise Unauthenticated(REFUSAL)
         return digest.hex()
-
-
-class Interceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls of services other than bart.v1, such as reflection, that have no valid token.
-
-    The handlers of bart.v1 check the token themselves, and health checks need none. Calls of unknown methods are
-    counted.
-    """
-
-    def __init__(self, authentication: Authentication, runtime: Runtime) -> None:
-        self._authentication = authentication
-        self._runtime = runtime
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            self._runtime.metrics.call_refused("unknown", "UNIMPLEMENTED")
-            return None
-        if handler_call_details.method.startswith(HEALTH):
-            return handler
-        if handler_call_details.method in METHODS:  # these check the token and count refusals themselves
-            return handler
-        try:
-            self._authentication.identify(dict(handler_call_details.invocation_metadata))
-        except Unauthenticated:
-            self._runtime.metrics.call_refused(handler_call_details.method, "UNAUTHENTICATED")
-            return refusing_handler(handler)
-        return handler
-
-
-def refusing_handler(handler: Any) -> Any:
-    """A handler that refuses every call, for the same kind of method as `handler`."""
-
-    async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)
-
-    kinds = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }
-    return kinds[bool(handler.request_streaming), bool(handler.response_streaming)](refuse)
