@@ -24,7 +24,7 @@ from bart_inference.inputs import check_source
 
 TorchModel = Any  # transformers' BartForConditionalGeneration, in eval mode
 NEAR = 1e-4  # a margin (a difference of log-probabilities) below this may be due to rounding
-TOLERANCE = 1e-5  # a log-probability x may differ by this times max(1, |x|)
+TOLERANCE = 1e-5  # a log-probability x may differ by this times max(1, |x|) times error_factor
 DEAD = -1e8  # a score below this belongs to a dead beam, whose score is about -1e9 in transformers
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # no warnings about unusual combinations of options

@@ -31,7 +31,7 @@ class Record:
         os.replace(unfinished, self.path)
 
     def of(self, names: Sequence[str]) -> dict[str, Any]:
-        """The figures of those of these parts that have been measured."""
+        """The figures of the parts with these names; parts that have not been measured are left out."""
         return {name: self.figures[name] for name in names if name in self.figures}
 
 
@@ -88,5 +88,5 @@ class Command:
         return [name for name in self.chosen if name not in self.record.figures]
 
     def figures(self) -> dict[str, Any]:
-        """The figures of those chosen parts that have been measured."""
+        """The figures of the chosen parts; parts that have not been measured are left out."""
         return self.record.of(self.chosen)

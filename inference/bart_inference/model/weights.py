@@ -1,6 +1,6 @@
-"""Weight matrices as types, one for each form that some device reads fast, and the products with them.
+"""Weight matrices and the products with them. Each form in which a matrix can be stored is a type.
 
-Letters as in bart_oneliner.
+The choice between XLA and oneDNN for attention's products is stored among the weights too. Letters as in bart_oneliner.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Panels:
 class Int8:
     """A matrix (D,F) as whole numbers and a scale for each column: about integers * scale (see `quantize`).
 
-    x is quantized too, row by row, so that the product is one of int8 with int8. It is summed exactly, in int32.
+    `matmul` quantizes the other factor too, row by row, and multiplies int8 by int8. The sums, in int32, are exact.
     """
 
     integers: Dense | Panels  # of int8
@@ -52,9 +52,9 @@ LARGEST_INT8 = 127  # -128 is not used, so that the range is symmetric
 
 @jax.tree_util.register_static
 class Attention(enum.Enum):
-    """What computes the products of attention. It is stored among the weights, as a leaf without an array.
+    """What computes the products of attention: XLA or oneDNN. It is stored among the weights.
 
-    JAX treats it as part of the tree's structure, so each of the two has programs of its own.
+    JAX treats it as a part of the tree's structure, not as an array, so programs are compiled separately for each.
     """
 
     XLA = "xla"
@@ -64,9 +64,9 @@ class Attention(enum.Enum):
 def quantize(x: Any, axis: int) -> tuple[Any, Any]:
     """x -> int8 whole numbers, and their float32 scale, which has the length 1 along the axis. numpy or jax arrays.
 
-    x is about integers * scale. No element is off by more than half a scale, which is 1/127 of the largest absolute
-    value along the axis. Where x has an element that is not finite, the scale is not finite either, so that a product
-    with it shows this.
+    x is about integers * scale. The scale is 1/127 of the largest absolute value along the axis, or 1 if that value is
+    0; no element is off by more than half of the scale. Where x has an element that is not finite, the scale is not
+    finite either, and so a product with the result is not.
     """
     xp = x.__array_namespace__()
     largest = xp.max(xp.abs(x), axis=axis, keepdims=True).astype(np.float32)
