@@ -35,7 +35,10 @@ def prefill_flops(c: Mapping[str, Any], B: int, S: int) -> int:
 
 
 def step_flops(c: Mapping[str, Any], B: int, N: int, S: float, t: int) -> float:
-    """Operations of a decoder step with t target positions in the cache, the new one included. S may be a mean."""
+    """Operations of a decoder step with t target positions in the cache, the new one included.
+
+    S is the mean of the sources' lengths if they differ.
+    """
     D, F, V = c["d_model"], c["decoder_ffn_dim"], c["vocab_size"]
     layer = 6 * D * D + 2 * D * F  # q, k, v, out; cross-attention's q, out; fc1, fc2
     attention = 2 * (S + t) * D

@@ -9,7 +9,7 @@ from typing import Any
 Figures = Mapping[str, Any]
 SHARE = 0.85  # a cell whose limit is at least this share of its time meets the goals, whatever the rivals' times
 DISTURBED = 0.1  # the table marks a cell during which other processes used more cores than this
-COLUMNS = {  # rival -> heading; a ratio above 1 says that we are faster in float32
+COLUMNS = {  # rival -> heading of its column, which shows the rival's time divided by ours in float32
     "ours-bfloat16": "ours bf16",
     "ours-int8": "ours int8",
     "pytorch": "PyTorch",

@@ -36,7 +36,7 @@ class Chip(NamedTuple):
     """The published peaks of one chip."""
 
     flops: float  # bfloat16 operations per second
-    bandwidth: float  # bytes per second between HBM, its main memory, and the chip
+    bandwidth: float  # bytes per second between the chip and its main memory, HBM
     memory: float  # bytes of HBM
 
 

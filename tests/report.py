@@ -73,7 +73,7 @@ def open_checkpoint(checkpoint: str | None) -> tuple[Twin, Model]:
     model = load(checkpoint)
     folder = embedded() if checkpoint is None else find_folder(checkpoint)
     theirs = BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    params = {name: model.params[name] for name in param_shapes(model.config)}  # without a classification head's
+    params = {name: model.params[name] for name in param_shapes(model.config)}  # without those of a classification head
     return Twin(theirs, params, model.config), model
 
 

@@ -153,7 +153,7 @@ class Process:
         return Exit.DRAINED if drained else Exit.CUT_OFF
 
     def _died(self, error: BaseException) -> None:
-        """Ends the process after an error of the scheduler. Called on a worker's thread."""
+        """Ends the process after an error of the scheduler. Called on one of the runtime's threads."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._finish, Exit.BROKEN)
 

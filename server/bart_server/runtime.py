@@ -50,8 +50,8 @@ class Runtime:
     """Loads the models of the settings and serves calls, without a port.
 
     load: reads the model of a path, on a thread; if None, `bart_server.engine.load`, which imports jax. metrics,
-    tracer: if None, new ones are made. on_death: called on a worker's thread when the workers have ended by an error;
-    every later call raises Unavailable.
+    tracer: if None, new ones are made. on_death: called when the workers end by an error or a call of the device does
+    not return, on a worker's thread or the watchdog's; every later call raises Unavailable.
     """
 
     def __init__(
@@ -355,7 +355,10 @@ class Runtime:
         self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
     def _died(self, on_death: Callable[[BaseException], None], error: BaseException) -> None:
-        """Logs that the scheduler has ended by an error, and calls `on_death`. Called on a worker's thread."""
+        """Logs that the scheduler has ended by an error, and calls `on_death`.
+
+        Called on a worker's thread or the watchdog's.
+        """
         log.critical("the scheduler died", exc_info=error)
         self.metrics.ready(False)
         on_death(error)

@@ -442,7 +442,7 @@ UNUSUAL_TEXTS = [
 
 
 def both_tokenizers(folder: Path, keep: str) -> tuple[Any, Any]:
-    """Ours and transformers' tokenizer of a folder in which only the files `keep` are left."""
+    """Our tokenizer and transformers', of a folder whose only vocabulary files are those that `keep` names."""
     BartTokenizer.from_pretrained(folder, mask_token=AddedToken("<mask>", lstrip=True)).save_pretrained(folder)
     if keep == "tokenizer.json":
         (folder / "vocab.json").unlink(missing_ok=True)

@@ -31,7 +31,7 @@ def t5(d_model: int, d_ff: int, num_heads: int, layers: int) -> dict[str, Any]:
 
 
 def bert(name: str, **fields: Any) -> dict[str, Any]:
-    """The fields of a BERT or RoBERTa: transformers' defaults, which are the base model's, except `fields`."""
+    """Fields of a BERT or RoBERTa: `fields`, and otherwise transformers' defaults, of the base model's size."""
     defaults = FAMILIES[name].config()
     return {field: getattr(defaults, field) for field in FAMILIES[name].tiny} | fields
 

@@ -480,7 +480,8 @@ def spoiled(engine):
     renamed = dict(zip(engine.buckets, spoiled.buckets, strict=True))
     for (kind, *key), executable in engine.store._executables.items():
         if isinstance(executable, partial):
-            executable = partial(executable.func, spoiled._model.weights)  # instead of the other engine's weights
+            # This partial has bound the weights of `engine`.
+            executable = partial(executable.func, spoiled._model.weights)
         spoiled.store._executables[kind, *(renamed.get(part, part) for part in key)] = executable
     spoiled.store.open = {bucket: bucket.sizes for bucket in spoiled.buckets}
     return spoiled

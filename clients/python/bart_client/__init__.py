@@ -7,7 +7,7 @@
 
 `AsyncClient` has the same methods for asyncio. Generation options have Hugging Face's names; an option that is absent
 has the checkpoint's default, and None switches it off. A call that an overloaded or unavailable server refuses is tried
-again with growing pauses until the call's timeout. A call that fails raises BartError.
+up to five times, with growing pauses, within the call's timeout. A call that fails raises BartError.
 """
 
 from bart_client.aio import AsyncClient, AsyncStream

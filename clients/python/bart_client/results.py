@@ -30,7 +30,7 @@ class Sequence:
 
     text: without special tokens. token_ids: with the end token, without the start token. score: the sum of the
     log-probabilities divided by length**length_penalty, as transformers' sequences_scores. finish_reason: "stop" if the
-    model generated the end token, "length" if the length limit was reached.
+    model generated the end token, "length" if the length limit was reached, "unknown" if the server names neither.
     """
 
     text: str

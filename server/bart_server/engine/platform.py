@@ -1,7 +1,7 @@
 """Chooses jax's platform and listens to its compiler.
 
-Both affect the whole process. So the server's process calls this module, and a Runtime, which may be part of another
-program, does not.
+Both affect the whole process, so only `bart_server.process`, which owns the process, calls this module. A program that
+uses `bart_server.runtime.Runtime` sets up jax by itself.
 """
 
 import contextlib

@@ -56,7 +56,10 @@ class Overloaded(RequestError):
 
 
 class Unavailable(RequestError):
-    """The server is loading, draining or broken. retry_after: seconds after which another try makes sense."""
+    """The server is loading, draining or broken, or lacks the revision or program that the request needs.
+
+    retry_after: seconds after which another try makes sense.
+    """
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)

@@ -4,7 +4,7 @@ from bart_server.scheduling.contract import Bucket
 
 
 class Observer:
-    """Methods are called on a worker's thread; `refused`, `queued` and `failed` also on threads that serve calls."""
+    """Methods are called on a worker's thread; `refused`, `queued` and `failed` also on other threads."""
 
     def queued(self, requests: int, cost: int, waiting: int) -> None:
         """One of these has changed: requests and cost in flight, and how many requests wait for a row."""

@@ -206,8 +206,8 @@ class Scheduler:
         """Admits a request that has its place, while draining too. Raises Overloaded or Unavailable.
 
         deliver: called with Deltas (if the request streams) and then one Finish or Failure, unless the job is
-        cancelled. It is called on a worker's thread, so it must return at once. deadline: a time of the scheduler's
-        clock.
+        cancelled. It is called on any thread, sometimes under the scheduler's lock, so it must return at once.
+        deadline: a time of the scheduler's clock.
         """
         now = self._clock()
         due = reservation.arrived + DEFAULT_DEADLINE if deadline is None else deadline

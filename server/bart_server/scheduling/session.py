@@ -30,7 +30,7 @@ class Answer:
         self._ready = asyncio.Event()
 
     def deliver(self, event: Event) -> None:
-        """Hands an event from a worker's thread to the event loop."""
+        """Hands an event to the event loop. May be called on any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for the answer
             self._loop.call_soon_threadsafe(self.put, event)
 
