@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bart_inference import Model, load, prepare, score
 from bart_inference.generation.generate import jit_prefill
-from bart_inference.model import onednn, processor
+from bart_inference.model import attention, onednn, processor
 from bart_inference.model.weights import Dense, Panels
 
 from support.oracle import compare, report
@@ -65,6 +65,21 @@ def test_generation_equals_transformers(name: str, monkeypatch: pytest.MonkeyPat
     ids = np.full((1, 16), 5, np.int32)
     assert onednn.TARGET in jit_prefill.lower(prepared.weights, prepared.config, ids, ids > 0).as_text()
     print(report([compare(case, twin.torch, prepared) for case in combined(name, 12, beams=(1, 3))]))
+
+
+@pytest.mark.skipif(not onednn.available("bfloat16"), reason="this processor or jaxlib has no bfloat16 by oneDNN")
+@pytest.mark.parametrize("least", [0, onednn.MIN_ATTENTION_MULTIPLY_ADDS], ids=["oneDNN", "XLA"])
+def test_a_single_bfloat16_query_attends_as_among_others(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "MIN_ATTENTION_MULTIPLY_ADDS", least)
+    rng = np.random.default_rng(0)
+    q, keys, values = (rng.standard_normal((2, 3, *shape)).astype(np.float32) for shape in ((5, 8), (8, 40), (40, 8)))
+    mask = rng.random((2, 1, 1, 40)) < 0.7
+    expected = attention.attend(q, keys, values, mask)
+    narrow = [jnp.asarray(x, jnp.bfloat16) for x in (q, keys, values)]
+    for t in range(5):
+        attended = jax.jit(onednn.attend)(narrow[0][:, :, t : t + 1], *narrow[1:], mask)
+        assert attended.shape == (2, 1, 24) and attended.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(attended, np.float32), expected[:, t : t + 1], atol=0.03)
 
 
 @pytest.mark.skipif(not onednn.available("bfloat16"), reason="this processor or jaxlib has no bfloat16 by oneDNN")
