@@ -8,7 +8,8 @@ begins when all of the server's programs are compiled. Linux only.
 
 `overload`: in each round 32 callers find the peak, then requests arrive at random at ten times the rate that was
 answered. `shares`: one caller sends a request a second. Its neighbors are two connections, and each either keeps a
-third of the rows busy and no more, or keeps 300 requests outstanding (a refused one is sent again after 0.1 s).
+third of the rows busy and no more, or keeps 300 requests outstanding and sends a refused one again after the pause
+that the server asks for.
 """
 
 import asyncio
@@ -44,7 +45,6 @@ SERVER_CORE, LOAD_CORE = 0, 1
 FACTOR = 10  # arrivals in overload, as a multiple of the rate of answers at the peak
 OVERLOAD_SECONDS = 15
 OUTSTANDING = 300  # requests that a flooding connection keeps outstanding
-PAUSE = 0.1  # seconds before a flooding connection sends again what was refused
 CALLS = 60  # of the careful caller, one a second
 ROWS = 24  # of the server in `shares`; each of three clients has a third of them
 FLAGS = ("--beams", "1", "--sampling-beams", "", "--sources", "128", "--workers", "1")
@@ -78,13 +78,16 @@ def messages(work: Sequence[Work]) -> list[pb.GenerateRequest]:
     ]
 
 
-async def ask(stub: Any, message: pb.GenerateRequest) -> Outcome:
+async def ask(stub: Any, message: pb.GenerateRequest) -> tuple[Outcome, float]:
+    """Sends a request once: how it ended, and the seconds that the server asks to wait before another try."""
     sent = time.perf_counter()
     try:
         answer = await stub.Generate(message, timeout=600)
-        return Outcome("OK", answer.usage.output_tokens, sent, time.perf_counter())
+        return Outcome("OK", answer.usage.output_tokens, sent, time.perf_counter()), 0.0
     except grpc.aio.AioRpcError as error:
-        return Outcome(error.code().name, 0, sent, time.perf_counter())
+        ended = time.perf_counter()
+        pause = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms", "0")
+        return Outcome(error.code().name, 0, sent, ended), int(pause) / 1000
 
 
 async def arrivals(address: str, requests: Sequence[pb.GenerateRequest], rate: float) -> list[Outcome]:
@@ -96,7 +99,7 @@ async def arrivals(address: str, requests: Sequence[pb.GenerateRequest], rate: f
         for index, request in enumerate(requests):
             await asyncio.sleep(max(0.0, began + index / rate - time.perf_counter()))
             tasks.append(asyncio.create_task(ask(stub, request)))
-        return list(await asyncio.gather(*tasks))
+        return [outcome for outcome, _ in await asyncio.gather(*tasks)]
 
 
 def overload(rounds: int) -> dict[str, Any]:
@@ -132,9 +135,8 @@ def keep_outstanding(address: str, count: int, ready: Any) -> None:
 
             async def again_and_again() -> None:
                 while True:
-                    outcome = await ask(stub, next(requests))
-                    if outcome.code != "OK":
-                        await asyncio.sleep(PAUSE)
+                    _, pause = await ask(stub, next(requests))
+                    await asyncio.sleep(pause)
 
             ready.set()
             await asyncio.gather(*(again_and_again() for _ in range(count)))
