@@ -233,7 +233,10 @@ def convert(state_dict: Mapping[str, Any], config: Config) -> Params:
 
 
 def revert(params: Params, config: Config) -> dict[str, np.ndarray]:
-    """Our tree to PyTorch's names and shapes: those of BertModel, or of BertForMaskedLM if the tree has a head."""
+    """Our tree as a state dict with PyTorch's names and shapes; the inverse of convert.
+
+    If the tree has lm_head or next_sentence, the names in ENCODER get the prefix `bert.` or `roberta.`.
+    """
     prefix = f"{config.model_type}." if params.keys() & {"lm_head", "next_sentence"} else ""
     state_dict = {}
     for name, tensor in give(params, naming(config)):

@@ -1,8 +1,9 @@
 """Compares our `generate` with the oracle: transformers' `generate`, recorded with the margins of its decisions.
 
 A difference of tokens is an error unless, at the first decision that differs, transformers preferred its choice by less
-than NEAR: a sum in float32 depends on the order of its terms, so either choice is right. In practice these are exact
-ties: several forced end tokens have the same score, and torch.topk promises no order for equal scores.
+than NEAR: a sum in float32 depends on the order of its terms, so either choice is right. In practice the
+choices have exactly equal scores: all of several forced end tokens have the score 0, and torch.topk promises no order
+for equal scores.
 """
 
 from __future__ import annotations
@@ -274,4 +275,4 @@ def report(outcomes: list[Outcome]) -> str:
     wrong = [outcome for outcome in outcomes if outcome.problem and not outcome.exempt]
     shown = "\n".join(f"{o.case}\n  {o.problem}\n  margin {o.margin:.2e}" for o in wrong[:3])
     assert not wrong, f"{len(wrong)} of {len(outcomes)} cases differ from transformers, the first:\n{shown}"
-    return f"{len(outcomes)} cases equal to transformers, {len(exempt)} of them exempt (margin under {NEAR:.0e})"
+    return f"{len(outcomes)} cases compared with transformers, {len(exempt)} of them exempt (margin under {NEAR:.0e})"

@@ -3,8 +3,8 @@
 A record pairs a package's long description (document) with its one-line synopsis (summary). Writes train, validation
 and test.jsonl.gz (package, source, document, summary) and MANIFEST.json (inputs with SHA-256, counts at each step). The
 same indices give the same bytes. A record's split depends on the name of its source package alone, so that it is the
-same when the archive grows. Validation records that resemble a training record are dropped, and test records that
-resemble one of either.
+same when the archive grows. Validation records that resemble a training record are dropped, and so are test records
+that resemble a training or validation record.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from bart_training.noise import SENTENCE
 SHARED_BY = 20  # a sentence in the descriptions of at least this many source families (see `family`) is boilerplate
 PER_FAMILY = 20  # at most this many records from one source family
 PERCENT = {"test": 5, "validation": 5}  # shares of the source families; all other families are in train
-# Two documents are near-duplicates if their shingles (see `shingles`) reach one of these similarities: the common ones
-# as a share of those of both documents (JACCARD), or of those of the shorter document (CONTAINMENT).
+# Two documents are near-duplicates if the number of shingles that both have (see `shingles`) is at least JACCARD times
+# the number that either of them has, or at least CONTAINMENT times the number of the document that has fewer.
 JACCARD, CONTAINMENT = 0.2, 0.35
 
 
@@ -120,9 +120,9 @@ def rank(package: apt.Package) -> tuple[int, int, str]:
 
 
 def one_per_family(records: list[Record]) -> list[Record]:
-    """The records, where of those of a source family with equal first paragraph, document or summary one is kept.
+    """The records without those that repeat the first paragraph, document or summary of a record from their family.
 
-    That is the one of lowest rank.
+    The records of each source family are compared in the order of their ranks, so the one of lowest rank stays.
     """
     used: set[tuple[str, str, str]] = set()
     kept = []
@@ -185,7 +185,7 @@ def purge(records: list[Record], earlier: list[Record]) -> list[Record]:
 
 
 def resembles(hashes: set[int], index: dict[int, list[int]], sizes: list[int]) -> bool:
-    """Whether a document is a near-duplicate of one of the 20 earlier documents that share most shingles with it.
+    """Whether a document is a near-duplicate of one of the 20 earlier documents that share the most shingles with it.
 
     hashes: its shingles. index: shingle -> earlier documents. sizes: the number of shingles of each earlier document.
     """

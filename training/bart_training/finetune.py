@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from bart_training import stage
 
-LIMITS = {48: 0.85, 128: 0.12, 256: 0.02, 512: 0.01}  # source length in tokens -> share of the batches
+# The length in tokens to which the sources of a batch are cut -> the share of the batches.
+LIMITS = {48: 0.85, 128: 0.12, 256: 0.02, 512: 0.01}
 MIX = {"summary": 0.5, "lead": 0.3, "span": 0.2}  # objective -> share of the batches
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from bart_training import stage
 
-LIMITS = {48: 0.87, 64: 0.10, 128: 0.03}  # source length in tokens -> share of the batches
+# The length in tokens to which the sources of a batch are cut -> the share of the batches.
+LIMITS = {48: 0.87, 64: 0.10, 128: 0.03}
 MIX = {"infill": 0.5, "lead": 0.25, "span": 0.25}  # objective -> share of the batches
 
 

@@ -20,7 +20,8 @@ def run(
 ) -> int:
     """Runs a stage and returns its exit status: 2 if the arguments are wrong or the extra `train` is missing.
 
-    limits: the share of each source length, see Batches. mix: the share of each objective, unless --mix sets it.
+    limits: length in tokens to which a batch's sources are cut -> share of the batches. target_buckets: the lengths in
+    tokens to which targets are padded. mix: the share of the batches of each objective, unless --mix sets it.
     """
     parser = argparse.ArgumentParser(
         prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -34,9 +34,9 @@ SPECIAL = {"<s>": "[CLS]", "</s>": "[SEP]", "<unk>": "[UNK]", "<mask>": "[MASK]"
 def token_embeddings(tokenizer: Tokenizer, bert_tokenizer: Tokenizer, table: np.ndarray, seed: int) -> np.ndarray:
     """Embeddings (V,D) for our vocabulary: for each token the mean over the word pieces that BERT cuts its text into.
 
-    table: BERT's embeddings. This BERT is uncased and our tokenizer is not, so a vector is added to the tokens with a
-    capital, the same to all: "Python" starts near "python" but differs from it. A little noise separates tokens that
-    have the same word pieces.
+    table: BERT's embeddings. This BERT is uncased and our tokenizer is not, so one vector is added to all tokens that
+    begin with a capital, and another to all tokens in capitals: "Python" starts near "python" but differs from it. A
+    little noise separates tokens that have the same word pieces.
     """
     rng = np.random.default_rng(seed)
     D = table.shape[1]

@@ -72,7 +72,7 @@ class AsyncClient:
         self._models = bart_pb2_grpc.ModelServiceStub(self._channel)
 
     async def summarize(self, text: str, *, long_input: str = "error", **options: Any) -> Summary:
-        """The summary of a text. options: of generation, under Hugging Face's names.
+        """The summary of a text. options: generation options under Hugging Face's names.
 
         long_input: what happens to a text that does not fit into the model. "error": BartError. "truncate": its
         beginning is summarized. "chunk": it is split into windows, which are summarized one by one.
@@ -95,7 +95,7 @@ class AsyncClient:
     async def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
         """The best sequences for a source: a text, or token ids with the special tokens.
 
-        long_input: "error" or "truncate". options: of generation, under Hugging Face's names.
+        long_input: "error" or "truncate". options: generation options under Hugging Face's names.
         """
         request = pb.GenerateRequest(**common(self._model, long_input, options), **requests.source(source))
         return results.generated(await self._call(self._generation.Generate, request))

@@ -74,7 +74,7 @@ class Client:
         self._models = bart_pb2_grpc.ModelServiceStub(self._channel)
 
     def summarize(self, text: str, *, long_input: str = "error", **options: Any) -> Summary:
-        """The summary of a text. options: of generation, under Hugging Face's names.
+        """The summary of a text. options: generation options under Hugging Face's names.
 
         long_input: what happens to a text that does not fit into the model. "error": BartError. "truncate": its
         beginning is summarized. "chunk": it is split into windows, which are summarized one by one.
@@ -97,7 +97,7 @@ class Client:
     def generate(self, source: str | Sequence[int], *, long_input: str = "error", **options: Any) -> Generated:
         """The best sequences for a source: a text, or token ids with the special tokens.
 
-        long_input: "error" or "truncate". options: of generation, under Hugging Face's names.
+        long_input: "error" or "truncate". options: generation options under Hugging Face's names.
         """
         request = pb.GenerateRequest(**self._common(long_input, options), **requests.source(source))
         return results.generated(self._call(self._generation.Generate, request))
