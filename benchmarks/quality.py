@@ -3,9 +3,9 @@
     python -m benchmarks.quality --corpus CORPUS --record benchmarks/records/<date>_quality
 
 The embedded checkpoint answers the documents of a split in float32, bfloat16 and int8, beside CTranslate2 in float32
-and int8: greedy search, and four beams, with the checkpoint's other options. Whole answers are compared with those of
-the same program in float32. bfloat16 on a TPU may change other documents than on a CPU, which adds in another order and
-may keep in float32 what a TPU rounds.
+and int8: greedy search and four beams, with the checkpoint's other options, and both without its repetition penalty.
+Whole answers are compared with those of the same program in float32. bfloat16 on a TPU may change other documents than
+on a CPU, which adds in another order and may keep in float32 what a TPU rounds.
 """
 
 from __future__ import annotations
@@ -28,23 +28,29 @@ from support.records import Command
 
 BATCH = 32
 PATIENCE = 1800.0  # seconds for all documents
-SEARCHES = {"greedy": 1, "beam4": 4}
+# CTranslate2 gets no repetition penalty (see rivals). "plain" searches have none in any program.
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {"num_beams": 1},
+    "beam4": {"num_beams": 4},
+    "plain greedy": {"num_beams": 1, "repetition_penalty": 1.0},
+    "plain beam4": {"num_beams": 4, "repetition_penalty": 1.0},
+}
 # A program in a mode for speed -> the same program in float32; the programs are those of benchmarks.rivals.
 EXACT = {"ours-bfloat16": "ours", "ours-int8": "ours", "ctranslate2-int8": "ctranslate2"}
 
 
-def work_of(rows: Tokens, num_beams: int) -> tuple[Work, list[int]]:
+def work_of(rows: Tokens, options: dict[str, Any]) -> tuple[Work, list[int]]:
     """Batches of rows of similar length, and the index in `rows` of each row of the batches."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = []
     for first in range(0, len(order), BATCH):
         batches.append([rows[i] for i in order[first : first + BATCH]])
-    return {"batches": batches, "options": {"num_beams": num_beams}, "pad_token_id": 1}, order
+    return {"batches": batches, "options": options, "pad_token_id": 1}, order
 
 
-def answers(worker: Worker, rows: Tokens, num_beams: int) -> Tokens:
+def answers(worker: Worker, rows: Tokens, options: dict[str, Any]) -> Tokens:
     """A program's answer to each row, in the order of the rows."""
-    work, order = work_of(rows, num_beams)
+    work, order = work_of(rows, options)
     tokens = worker.prepare(work, PATIENCE)["tokens"]
     in_order: Tokens = [[]] * len(rows)
     for i, answer in zip(order, tokens, strict=True):
@@ -72,10 +78,12 @@ def compare(exact: Tokens, fast: Tokens) -> dict[str, float]:
     }
 
 
-def measure(rows: Tokens, references: list[str], tokenizer: Tokenizer, workers: Mapping[str, Worker], N: int) -> Any:
-    """Each program's figures with N beams, by the program's name."""
+def measure(
+    rows: Tokens, references: list[str], tokenizer: Tokenizer, workers: Mapping[str, Worker], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Each program's figures in a search with these options, by the program's name."""
     figures: dict[str, Any] = {}
-    tokens = {name: answers(worker, rows, N) for name, worker in workers.items()}
+    tokens = {name: answers(worker, rows, options) for name, worker in workers.items()}
     for name, answer in tokens.items():
         figures[name] = {"rouge": rouge(references, [decode_text(tokenizer, ids) for ids in answer])}
         if name in EXACT:

@@ -18,7 +18,7 @@ def test_shares_are_of_documents_and_of_tokens() -> None:
 
 def test_batches_hold_rows_of_similar_length_and_every_row_once() -> None:
     rows = [[5] * (1 + i % 7) for i in range(2 * BATCH + 3)]
-    work, order = work_of(rows, 4)
+    work, order = work_of(rows, {"num_beams": 4})
     batched = [row for batch in work["batches"] for row in batch]
     assert [len(batch) for batch in work["batches"]] == [BATCH, BATCH, 3]
     assert [rows[i] for i in order] == batched and sorted(order) == list(range(len(rows)))
