@@ -223,8 +223,8 @@ def yield_to_running_threads() -> None:
 
 def run(settings: Settings, load: Load | None = None) -> None:
     """Serves, and ends the process with the server's exit status."""
-    terminal = logs.set_up(settings.log_level)
     yield_to_running_threads()
+    terminal = logs.set_up(settings.log_level)
     log.info("settings", extra={"settings": dataclasses.asdict(settings)})
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

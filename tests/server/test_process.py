@@ -84,6 +84,9 @@ def check_it_serves(server, checkpoint, adapter=None):
         ready = server.until("ready")
         assert ready["models"]["small"].startswith("sha256:")
         assert ready["layouts"] == {"small": "XLA"}
+        if hasattr(os, "SCHED_BATCH"):
+            policy = os.sched_getscheduler(server.process.pid)  # of the event loop's thread
+            assert policy == os.SCHED_BATCH, "on Linux an arriving call must not interrupt the computation"
         with Client(address, timeout=LIMIT) as client:
             summary = client.summarize("Hello, world.")
             alone = generate(load(checkpoint, adapter=adapter), [byte_tokenizer().encode("Hello, world.").ids])
