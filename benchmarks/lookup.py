@@ -39,7 +39,7 @@ from support.records import Command
 from support.widen import widen
 
 DRAFT_TOKENS = (0, 2, 4, 6)
-BUCKET = 128  # only documents that are padded to so many source positions are used
+BUCKET = 128  # only documents that are padded to this many source positions are used
 CASES = {"embedded-text-b1": 1, "wide-text-b1": 1, "wide-text-b4": 4, "base-random-b1": 1}  # name -> batch size
 RANDOM_SOURCE, RANDOM_TOKENS, SEED = 512, 64, 0
 

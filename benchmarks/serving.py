@@ -106,7 +106,7 @@ class Server:
         self.usage = psutil.Process(self._process.pid)
 
     def wait_for_all_programs(self) -> None:
-        """Returns when the programs that are compiled behind the first requests exist."""
+        """Returns when the server has compiled the programs that it compiles in the background after it is ready."""
         self._until("compiled", background=True)
 
     def _until(self, message: str, **fields: Any) -> dict[str, Any]:

@@ -75,9 +75,10 @@ def once(name: str, folder: pathlib.Path, work: dict[str, Any]) -> None:
 
 
 def measured(contender: str, folder: pathlib.Path, work: dict[str, Any], cache: pathlib.Path) -> dict[str, Any]:
-    """Runs a contender once in a new process: {"seconds", "peak_mb", "cpu_seconds", "tokens"}.
+    """Runs a contender once in a new process. Returns {"seconds", "peak_mb", "cpu_seconds", "tokens"}.
 
-    The seconds are those from the start of the process until this one has read its tokens.
+    "seconds" is the time from the start of the new process until the process that started it has read the tokens.
+    "peak_mb" and "cpu_seconds" are those of the new process.
     """
     name = contender.partition(",")[0]
     if contender.startswith("ours") and not contender.endswith("warm cache"):
@@ -165,7 +166,8 @@ def free_port() -> int:
 def first_answer(folder: pathlib.Path, model: str, cache: pathlib.Path, code: pathlib.Path) -> dict[str, Any]:
     """Starts the server, calls it once and kills it: {"listening", "seconds", "cpu_seconds", "peak_mb", "tokens"}.
 
-    "listening" is the seconds until its port is open, "seconds" those until a client has the first answer.
+    "listening" is the time in seconds from the start until the server's port is open, "seconds" that until a client has
+    the first answer.
     """
     source = work_of(model)["batches"][0][0]
     port = free_port()

@@ -193,9 +193,10 @@ def reason(report: Any) -> str:
 class Contexts:
     """A pytest plugin that records which tests execute a line.
 
-    Lines are usually recorded under a test's name. A shared fixture or a compiled program is made once, in the first
-    test that needs it, but later tests depend on it too. So the lines of shared fixtures, and all lines of
-    tests/inference, are recorded under the name of the test file, which stands for every test in it.
+    A line is usually recorded under the name of the test that executes it. But a shared fixture is made, and a program
+    is compiled, only in the first test that needs it, although later tests depend on it too. So lines that a shared
+    fixture executes, and all lines that tests in tests/inference execute (which compile programs), are recorded under
+    the name of the test file, which stands for every test in the file.
     """
 
     def __init__(self, measured: coverage.Coverage) -> None:

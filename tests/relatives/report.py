@@ -1,4 +1,7 @@
-"""Compares a BERT, RoBERTa or T5 with PyTorch, for tests/report.py: the checkpoint is named or has random weights."""
+"""Compares a BERT, RoBERTa or T5 with PyTorch, for tests/report.py.
+
+The model is a checkpoint (a folder or a hub id), or has random weights in a shape that SHAPES names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An HTTP/2 client that sends what no gRPC library would: calls without a message, a part of one, invalid headers."""
+"""An HTTP/2 client that sends what no gRPC library would: no message, a part of a message, invalid headers."""
 
 import socket
 import struct
@@ -23,7 +23,8 @@ def envelope(message: bytes, size: int | None = None) -> bytes:
 class RawConnection:
     """One connection. It sends no more than the server's flow-control windows allow.
 
-    frames: those that have arrived, as (kind, flags, stream, payload).
+    frames: the frames that have arrived, as (kind, flags, stream, payload). window: the bytes that the server may send
+    on each stream.
     """
 
     def __init__(self, port: int, window: int = 1 << 20) -> None:
@@ -47,7 +48,11 @@ class RawConnection:
         self._frame(HEADERS, END_HEADERS, stream, block)
 
     def send(self, stream: int, data: bytes, end: bool = False) -> int:
-        """Sends data until the server has not extended its window for 0.2 s. Returns how many bytes were sent."""
+        """Sends data on a stream. Returns the number of bytes that were sent.
+
+        These are fewer than all if the server's flow-control window is used up and the server then sends nothing for
+        0.2 s. end: whether the last byte ends the stream.
+        """
         sent = 0
         while sent < len(data):
             room = min(self._windows[0], self._windows[stream], 16384, len(data) - sent)
@@ -87,7 +92,10 @@ class RawConnection:
         return bool(data)
 
     def trailers(self, stream: int) -> bytes:
-        """The header block that ends a stream, in which gRPC's server writes short values without Huffman codes."""
+        """Waits for the header block that ends a stream, and returns its bytes.
+
+        gRPC's server writes short values without Huffman codes, so a test can search the bytes for a text.
+        """
         while True:
             for kind, flags, of, payload in self.frames:
                 if kind == HEADERS and of == stream and flags & END_STREAM:

@@ -52,9 +52,9 @@ class Backend:
             yield session
 
     async def tokenize(self, session: Session, work: Callable[[], Result], characters: int) -> Result:
-        """The result of `work`, which tokenizes a text. characters: those of all texts of the call.
+        """The result of `work`, which tokenizes a text. characters: the number of characters of all texts of the call.
 
-        If there are many, `work` runs on a thread, so that other calls on the event loop do not wait.
+        If it is over INLINE_CHARACTERS, `work` runs on a thread, so that other calls on the event loop do not wait.
         """
         if characters <= INLINE_CHARACTERS:
             return work()
@@ -71,7 +71,8 @@ class Backend:
     ) -> tuple[list[Window], list[Request]]:
         """The windows of a text, and the requests for them: one for each window, or one for each sample of a window.
 
-        windows: tokenizes the text. characters: those of all texts of the call. Raises InvalidArgument.
+        windows: tokenizes the text. characters: the number of characters of all texts of the call. Raises
+        InvalidArgument.
         """
 
         def work() -> tuple[list[Window], list[Request]]:

@@ -8,8 +8,9 @@ from typing import Any
 from bart_server.scheduling.errors import Cancelled, DeadlineExceeded, RequestError
 from bart_server.scheduling.jobs import Reservation
 
-# A client cancels its call when its deadline passes, which is before ours, since its clock began first. A cancellation
-# at most so many seconds before our deadline counts as that.
+# Seconds. A client cancels its call when the deadline passes. The client starts to count before the server does, so the
+# cancellation arrives shortly before the server's own deadline for the call. A call that is cancelled at most this long
+# before the server's deadline therefore ends with DeadlineExceeded instead of Cancelled.
 CANCELLED_EARLY = 0.1
 
 

@@ -70,7 +70,7 @@ class SummarizationService:
                 finishes = await session.finish(answers)
                 return pb.BatchSummarizeItem(summary=conversion.summary(served, windows, finishes))
             except RequestError as error:
-                call.check()  # raises if the whole call has ended, so that the error is not taken for this text's
+                call.check()  # raises if the whole call has ended, since the error is then not one of this text alone
                 failure = status(error)
                 item_status = pb.ItemStatus(code=failure.code, message=failure.message, details=failure.details)
                 return pb.BatchSummarizeItem(error=item_status)
@@ -105,7 +105,8 @@ class SummarizationService:
     ) -> tuple[list[Window], list[Answer]]:
         """Tokenizes a text and submits a request for each of its windows.
 
-        field: the text's field, for errors. characters: those of all texts of the call; None if this is the only text.
+        field: the name of the text's field, for errors. characters: the number of characters of all texts of the call,
+        None if this is the only text. If it is large, a thread tokenizes the text, so that other calls do not wait.
         """
         backend = self._backend
 

@@ -71,7 +71,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> None:
-        """Waits until everything is written, for at most so many seconds."""
+        """Waits until everything is written, for at most `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._lines and self._bar == self._drawn, timeout)
 

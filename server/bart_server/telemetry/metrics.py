@@ -89,7 +89,7 @@ class Metrics(Observer):
         self._active.labels(method).inc()
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
-        """Counts a call that ended with this status, after so many seconds."""
+        """Counts a call that ended with the status `code`, and records that it took `seconds`."""
         self._active.labels(method).dec()
         self._calls.labels(method, code).inc()
         self._latency.labels(method).observe(seconds)

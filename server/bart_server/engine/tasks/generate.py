@@ -244,7 +244,8 @@ class Generation:
     def _open_encoders(self, bucket: Bucket, size: int) -> list[EncoderShape]:
         """The encoder shapes that are open for this row count.
 
-        The shape of one longest row opens with the row count.
+        The shape of one row that holds any source of the bucket is always among them, because the row count itself
+        opens only when the programs of that shape are compiled and have run.
         """
         longest = self._programs.longest_row(bucket, size)
         shapes = []
