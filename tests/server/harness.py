@@ -3,18 +3,19 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2_grpc
 from bart_server.process import Exit, Process
-from bart_server.runtime import Load
+from bart_server.runtime import Load, Runtime
 from bart_server.scheduling.contract import Delta, Event, Failure, Finish
 from bart_server.scheduling.scheduler import Scheduler
 from bart_server.settings import Settings
 from bart_server.telemetry.tracing import Tracer
+from bart_server.transport.grpc_server import GrpcServer
 from tokenizers import Tokenizer
 
 from support.echo import FakeEngine
@@ -188,6 +189,22 @@ def wait_until(holds: Callable[[], Any]) -> None:
             return
         deadline.wait(0.005)
     raise AssertionError(f"the condition did not become true within {PATIENCE:g} s")
+
+
+@contextlib.asynccontextmanager
+async def summarization_service(
+    engine: FakeEngine, chunk: int, unread_limit: float, channel_options: Sequence[tuple[str, int]] = ()
+) -> AsyncIterator[tuple[Any, Runtime]]:
+    """A stub of a server in this event loop, and the server's runtime. Both are stopped even if the test fails."""
+    settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=chunk)
+    async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
+        server = GrpcServer(settings, runtime, unread_limit=unread_limit)
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=channel_options) as channel:
+                yield bart_pb2_grpc.SummarizationServiceStub(channel), runtime
+        finally:
+            await server.stop(0)
 
 
 @pytest.fixture

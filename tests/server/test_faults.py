@@ -11,17 +11,12 @@ import threading
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
-from bart_proto.v1 import bart_pb2_grpc
 from bart_server.process import Exit
-from bart_server.runtime import Runtime
-from bart_server.settings import Settings
-from bart_server.transport.grpc_server import GrpcServer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.echo import FakeEngine
-from support.tokenizer import byte_tokenizer
-from tests.server.harness import PATIENCE, Gate, Running, wait_until
+from tests.server.harness import PATIENCE, Gate, Running, summarization_service, wait_until
 
 
 def code_of(call) -> grpc.StatusCode:
@@ -240,27 +235,21 @@ def active(metrics):
 def test_a_stream_that_stays_unread_is_given_up():
     """The client's window is smaller than the stream, so that the server cannot write to its end."""
     engine = FakeEngine(sources=(600,), beams=(1,), target_tokens=600)
-    settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=1)
     window = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
 
     async def main():
-        async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
-            server = GrpcServer(settings, runtime, unread_limit=1.5)
-            await server.start()
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=window) as channel:
-                stub = bart_pb2_grpc.SummarizationServiceStub(channel)
-                stream = stub.StreamSummarize(pb.StreamSummarizeRequest(text="z" * 590), timeout=PATIENCE)
-                assert (await stream.read()).delta.text
-                async with asyncio.timeout(PATIENCE):
-                    while not runtime.scheduler.idle():
-                        await asyncio.sleep(0.01)
-                    assert active(runtime.metrics) == 1, "its place is free as soon as its work is done"
-                    while active(runtime.metrics):
-                        await asyncio.sleep(0.01)
-                with pytest.raises(grpc.aio.AioRpcError) as error:
-                    while await stream.read() is not grpc.aio.EOF:
-                        pass
-            await server.stop(0)
+        async with summarization_service(engine, chunk=1, unread_limit=1.5, channel_options=window) as (stub, runtime):
+            stream = stub.StreamSummarize(pb.StreamSummarizeRequest(text="z" * 590), timeout=PATIENCE)
+            assert (await stream.read()).delta.text
+            async with asyncio.timeout(PATIENCE):
+                while not runtime.scheduler.idle():
+                    await asyncio.sleep(0.01)
+                assert active(runtime.metrics) == 1, "its place is free as soon as its work is done"
+                while active(runtime.metrics):
+                    await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                while await stream.read() is not grpc.aio.EOF:
+                    pass
         assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert error.value.details() == "the stream was not read for 1.5 s"
 
@@ -270,25 +259,20 @@ def test_a_stream_that_stays_unread_is_given_up():
 def test_a_finished_stream_that_is_read_slowly_but_steadily_is_given_up():
     """Every message is read in time, but the last one not within `unread_limit` after the last token."""
     engine = FakeEngine(sources=(600,), beams=(1,), target_tokens=600)
-    settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=1000)
     window = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
     sentences = [chr(97 + index) * 580 + "." for index in range(25)]  # one window each, and one message
     request = pb.StreamSummarizeRequest(text=" ".join(sentences), long_input=pb.LONG_INPUT_CHUNK)
 
     async def main():
-        async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
-            server = GrpcServer(settings, runtime, unread_limit=1.0)
-            await server.start()
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=window) as channel:
-                stream = bart_pb2_grpc.SummarizationServiceStub(channel).StreamSummarize(request, timeout=PATIENCE)
-                received, error = 0, None
-                try:
-                    while await stream.read() is not grpc.aio.EOF:
-                        received += 1
-                        await asyncio.sleep(0.15)
-                except grpc.aio.AioRpcError as raised:
-                    error = raised
-            await server.stop(0)
+        async with summarization_service(engine, chunk=1000, unread_limit=1.0, channel_options=window) as (stub, _):
+            stream = stub.StreamSummarize(request, timeout=PATIENCE)
+            received, error = 0, None
+            try:
+                while await stream.read() is not grpc.aio.EOF:
+                    received += 1
+                    await asyncio.sleep(0.15)
+            except grpc.aio.AioRpcError as raised:
+                error = raised
         assert error is not None, f"all of the {received} messages were sent"
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert error.details() == "the stream was not read to its end within 1 s after the last token"

@@ -8,19 +8,16 @@ import time
 import grpc
 import pytest
 from bart_proto.v1 import bart_pb2 as pb
-from bart_proto.v1 import bart_pb2_grpc
-from bart_server.runtime import Runtime
 from bart_server.scheduling.errors import InvalidArgument, Overloaded, Unavailable
 from bart_server.scheduling.jobs import Reservation
 from bart_server.settings import Settings
 from bart_server.transport import credentials
-from bart_server.transport.grpc_server import GrpcServer, options, remaining
+from bart_server.transport.grpc_server import options, remaining
 from bart_server.transport.reading import Readers
 from bart_server.transport.refusals import BUILT, refusal, request_id_of, trailers, unread
 
 from support.echo import FakeEngine
-from support.tokenizer import byte_tokenizer
-from tests.server.harness import PATIENCE
+from tests.server.harness import PATIENCE, summarization_service
 
 
 def test_grpcs_channel_arguments_follow_from_the_settings():
@@ -146,17 +143,11 @@ def test_streams_that_were_read_do_not_count_as_unread(start, stubs, monkeypatch
 
 def test_a_stream_may_take_longer_than_its_reader_may_pause():
     engine = FakeEngine(on_call=lambda verb, requests: time.sleep(0.3 if verb == "step" else 0))
-    settings = Settings(model=("echo=echo",), host="127.0.0.1", port=0, chunk=1)
 
     async def main():
-        async with Runtime(settings, lambda settings, path: (engine, byte_tokenizer())) as runtime:
-            server = GrpcServer(settings, runtime, unread_limit=1.0)
-            await server.start()
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-                stub = bart_pb2_grpc.SummarizationServiceStub(channel)
-                stream = stub.StreamSummarize(pb.StreamSummarizeRequest(text="hello"), timeout=PATIENCE)
-                messages = [message async for message in stream]
-            await server.stop(0)
+        async with summarization_service(engine, chunk=1, unread_limit=1.0) as (stub, _):
+            stream = stub.StreamSummarize(pb.StreamSummarizeRequest(text="hello"), timeout=PATIENCE)
+            messages = [message async for message in stream]
         assert messages[-1].summary.text == "hello"
 
     asyncio.run(main())
