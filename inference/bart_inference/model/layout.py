@@ -103,7 +103,7 @@ def default_layout(model: Model) -> str:
     """The layout that `prepare` gives a model on this process's default device."""
     backend = jax.default_backend()
     dtype = dtype_of(model)
-    if backend == "cpu" and has_onednn(dtype) and gains_from_onednn(model, dtype):
+    if backend == "cpu" and gains_from_onednn(model, dtype) and has_onednn(dtype):  # has_onednn compiles trials
         return "onednn"
     return backend
 
