@@ -215,10 +215,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 def yield_to_running_threads() -> None:
     """On Linux, a thread of this process that wakes up waits until the running thread's time slice ends.
 
-    On a busy processor every arriving call would otherwise interrupt the computation. Threads inherit the policy.
+    On a busy processor every arriving call would otherwise interrupt the computation. Threads inherit the policy. A
+    policy that the operator has chosen stays, and so does the default where the system does not allow the change.
     """
-    if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def run(settings: Settings, load: Load | None = None) -> None:

@@ -99,7 +99,10 @@ class Metrics(Observer):
         self._count(self._calls, method, code)
 
     def _count(self, counter: Counter, *labels: str) -> None:
-        """Adds 1 to a counter's child. It is kept, because finding it by its labels takes as long as a refusal."""
+        """Adds 1 to the child of a counter that has these labels.
+
+        The children are kept, because finding one by its labels takes as long as the rest of a refusal.
+        """
         key = counter, labels
         if key not in self._children:
             self._children[key] = counter.labels(*labels)

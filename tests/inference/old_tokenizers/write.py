@@ -52,7 +52,7 @@ FRAGMENTS = [
 
 
 def texts() -> list[str]:
-    """The texts to tokenize, equal in every version: CORPUS, unusual texts, and FRAGMENTS in random order."""
+    """The texts to tokenize, the same for every version of transformers: CORPUS, unusual texts, shuffled FRAGMENTS."""
     draw = random.Random(0)
     mixed = ["".join(draw.choices(FRAGMENTS, k=draw.randint(1, 12))) for _ in range(20)]
     return [*CORPUS, "", " ", "\n\t  \r\n", "he is n't here , no ? emoji 👩‍👩‍👧 end", *mixed]

@@ -41,7 +41,7 @@ from bart_server.scheduling.errors import InvalidArgument
 from bart_server.scheduling.tasks import Generate
 
 log = logging.getLogger(__name__)
-MAX_CACHED_OPTIONS = 256  # sets of options that are kept resolved, with their defaults
+MAX_CACHED_OPTIONS = 256  # requests often repeat their options; the prepared form of this many sets is kept
 MAX_KEY_LENGTH = 1000  # characters of a set of options as text; longer ones are not cached, since they take much memory
 
 
